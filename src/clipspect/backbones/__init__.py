@@ -1,0 +1,1 @@
+"""Whatever turns pixels and sentences into Features and embeddings."""

@@ -1,0 +1,225 @@
+"""From a model's name to an open_clip module with weights in it, or an error that says what to do.
+
+Weights are read as safetensors or through ``torch.load(weights_only=True)``; nothing that could run code is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint, load_state_dict
+from torch import nn
+
+from clipspect.backbones.presets import PRESETS
+from clipspect.errors import UsageError, WeightsError
+
+RANDOM = "random"
+_CONFIG = "open_clip_config.json"
+_OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+
+
+def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, Any, str]:
+    """An open_clip model, its tokenizer and a label of its weights.
+
+    Args:
+        model: a preset, an open_clip architecture, ``hf-hub:org/name``, a folder with ``open_clip_config.json``,
+            or an OpenAI checkpoint file.
+        weights: a pretrained tag, a checkpoint file, ``"random"``, or None for the model's own.
+        seed: seed of random weights; unused otherwise.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode; a tokenizer; "random (seed 0)", a tag or a file name.
+
+    Raises:
+        UsageError: no such architecture, or weights that go with no model.
+        WeightsError: weights that are not here, damaged, or of another architecture.
+    """
+    if model in PRESETS:
+        preset = PRESETS[model]
+        model, weights = preset.architecture, weights or preset.weights
+    with _quiet():
+        if weights == RANDOM:
+            return _random(model, seed)
+        if model.startswith("hf-hub:"):
+            return _from_hub(model, weights)
+        if Path(model).is_dir():
+            return _from_folder(Path(model), weights)
+        if Path(model).is_file():
+            return _from_openai_file(Path(model), weights)
+        return _from_architecture(model, weights)
+
+
+def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
+    if model.startswith("hf-hub:"):
+        raise UsageError("random weights need an architecture that is known here; name an open_clip one")
+    if Path(model).is_file():
+        raise UsageError(f"{model} is a checkpoint; random weights go with an architecture or a folder")
+    name = f"local-dir:{model}" if Path(model).is_dir() else _known(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+    return built.eval(), open_clip.get_tokenizer(name), f"{RANDOM} (seed {seed})"
+
+
+def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    name = _known(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights is None:
+        raise UsageError(
+            f"{name} has no default weights; add --weights with one of its tags ({', '.join(tags) or 'none known'}),"
+            f" a checkpoint file, or 'random' for a control"
+        )
+    if Path(weights).is_file():
+        quick = _is_openai(Path(weights))
+        built = open_clip.create_model(name, force_quick_gelu=quick, pretrained_text=False)
+        _load(built, Path(weights), f"the architecture {name}")
+        return built.eval(), open_clip.get_tokenizer(name), Path(weights).name
+    if weights not in tags:
+        raise WeightsError(
+            f"weights {weights!r} for {name}: neither a file here nor a known tag; tags: {', '.join(tags) or 'none'}"
+        )
+    config = open_clip.get_pretrained_cfg(name, weights)
+    source = _source_in_words(config)
+    try:
+        built = open_clip.create_model(
+            name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
+        )
+    except Exception as error:  # open_clip and the hub client raise many kinds, all meaning "not to be had"
+        raise WeightsError(
+            f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed: {source}."
+            f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
+            f" model that ships with clipspect (--model tiny). [{_first_line(error)}]"
+        ) from error
+    return built.eval(), open_clip.get_tokenizer(name), weights
+
+
+def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    if weights is not None:
+        raise UsageError(f"{model} brings its own weights; leave --weights out")
+    repository = model.removeprefix("hf-hub:")
+    try:
+        built = open_clip.create_model(model, require_pretrained=True)
+        return built.eval(), open_clip.get_tokenizer(model), repository
+    except Exception as error:  # as above
+        raise WeightsError(
+            f"{model} is not on this machine and could not be downloaded. Needed: {_CONFIG} and"
+            f" open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub. Put both into"
+            f" one folder and pass it with --model FOLDER. [{_first_line(error)}]"
+        ) from error
+
+
+def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+    if not (folder / _CONFIG).is_file():
+        raise WeightsError(f"{folder} holds no {_CONFIG}; a model folder needs it beside its weights")
+    if weights is None:
+        found = [folder / f"open_clip_model.{kind}" for kind in ("safetensors", "bin", "pt")]
+        found = [path for path in found if path.is_file()] or sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise WeightsError(f"{folder} holds no weights; open_clip_model.safetensors is looked for")
+        path = found[0]
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such checkpoint file")
+    name = f"local-dir:{folder}"
+    try:
+        built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({_first_line(error)})") from error
+    _load(built, path, f"the configuration in {folder}")
+    return built.eval(), tokenizer, path.name
+
+
+def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+    if weights is not None:
+        raise UsageError(f"{path} is a checkpoint itself; pass the architecture with --model and the file with --weights")
+    if (path.parent / _CONFIG).is_file():
+        return _from_folder(path.parent, str(path))
+    state = _read(path)
+    if not all(mark in state for mark in _OPENAI_MARKS):
+        raise UsageError(
+            f"{path} does not say which architecture it is; add it: --model ViT-B-16 --weights {path.name},"
+            f" or put {_CONFIG} beside it"
+        )
+    try:
+        built = open_clip.model.build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+    except (KeyError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({_first_line(error)})") from error
+    length = int(state["positional_embedding"].shape[0])
+    return built.float().eval(), open_clip.SimpleTokenizer(context_length=length), path.name
+
+
+def _known(name: str) -> str:
+    name = name.replace("/", "-")
+    if name not in open_clip.list_models():
+        names = sorted(PRESETS) + [m for m in open_clip.list_models() if m.split("-")[0] == name.split("-")[0]][:12]
+        raise UsageError(
+            f"unknown model {name!r}; try one of: {', '.join(dict.fromkeys(names))}, any other open_clip architecture,"
+            f" hf-hub:org/name, or a local folder or checkpoint file"
+        )
+    return name
+
+
+def _is_openai(path: Path) -> bool:
+    """Whether a checkpoint carries the marks of OpenAI's releases, which were trained with QuickGELU."""
+    return path.suffix != ".safetensors" and all(mark in _read(path) for mark in _OPENAI_MARKS)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(load_state_dict(str(path), weights_only=True))
+    except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
+        raise WeightsError(_unreadable(path, error)) from error
+
+
+def _load(model: nn.Module, path: Path, what: str) -> None:
+    if path.suffix != ".safetensors":
+        _read(path)  # tells a damaged file from one of another architecture
+    try:
+        load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
+    except Exception as error:  # as in _read
+        raise WeightsError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "TorchScript" in str(error):
+        return (
+            f"{path} is a TorchScript archive, which can carry code and is not opened. Save its weights alone as"
+            f" safetensors or with torch.save(model.state_dict(), …) and pass that file"
+        )
+    return f"{path} cannot be read as weights (truncated, or not a checkpoint): {_first_line(error)}"
+
+
+def _source_in_words(config: dict[str, Any]) -> str:
+    if config.get("hf_hub"):
+        repository = str(config["hf_hub"]).rstrip("/")
+        return f"open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub"
+    return f"the file {str(config.get('url', '')).rsplit('/', 1)[-1]!r} that open_clip's page of pretrained models names"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:240] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip logs through the root logger what clipspect says itself, or raises."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers

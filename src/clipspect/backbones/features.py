@@ -1,0 +1,140 @@
+"""Features: the currency between backbones and methods, and the request that says which of them are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from clipspect.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FeatureRequest:
+    """What a method needs from one encoding of each image. Blocks count from 1, negative ones from the end.
+
+    Requests are joined with ``|``, so that several methods share one encoding.
+    """
+
+    value_blocks: frozenset[int] = frozenset()
+    """Blocks whose V-V patch tokens are wanted (METHODS §1)."""
+    ordinary_blocks: frozenset[int] = frozenset()
+    """Blocks whose ordinary (Q-K) patch tokens are wanted: baselines and ablations."""
+    start_block: int = 0
+    """How many blocks pass before the V-V stream starts; 0 = it runs through all of them, as published."""
+    views: bool = False
+    """The image embeddings of the 22 official views as well (METHODS §3)."""
+    windows: frozenset[int] = frozenset()
+    """Window sizes in patches for WinCLIP's window embeddings (METHODS §7)."""
+    unprojected: bool = False
+    """Ordinary patch tokens after ``ln_post``, before the projection (WinCLIP's references)."""
+
+    def __or__(self, other: FeatureRequest) -> FeatureRequest:
+        """The request that serves both.
+
+        Raises:
+            UsageError: the two start the V-V stream at different blocks.
+        """
+        starts = {r.start_block for r in (self, other) if r.value_blocks}
+        if len(starts) > 1:
+            raise UsageError(
+                f"methods that share one encoding must share start_block; these ask for {sorted(starts)}"
+            )
+        return FeatureRequest(
+            value_blocks=self.value_blocks | other.value_blocks,
+            ordinary_blocks=self.ordinary_blocks | other.ordinary_blocks,
+            start_block=starts.pop() if starts else 0,
+            views=self.views or other.views,
+            windows=self.windows | other.windows,
+            unprojected=self.unprojected or other.unprojected,
+        )
+
+    def resolved(self, depth: int) -> FeatureRequest:
+        """The same with every block number in 1…depth.
+
+        Raises:
+            UsageError: a block the backbone does not have.
+        """
+
+        def resolve(blocks: frozenset[int]) -> frozenset[int]:
+            numbers = frozenset(b + depth + 1 if b < 0 else b for b in blocks)
+            if any(not 1 <= b <= depth for b in numbers):
+                raise UsageError(f"blocks {sorted(blocks)} asked for; this backbone has blocks 1…{depth}")
+            return numbers
+
+        if not 0 <= self.start_block < depth:
+            raise UsageError(f"start_block={self.start_block}; this backbone allows 0…{depth - 1}")
+        return FeatureRequest(
+            resolve(self.value_blocks),
+            resolve(self.ordinary_blocks),
+            self.start_block,
+            self.views,
+            self.windows,
+            self.unprojected,
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone makes of a batch of B images. Every tensor is float32, on the backbone's device."""
+
+    image: Tensor
+    """(B, D) image embeddings, unit length: the CLS token of the ordinary path after ``ln_post @ proj``."""
+    grid: tuple[int, int]
+    """(H, W) of the patch grid."""
+    depth: int
+    """Number of blocks of the backbone; blocks below are numbered 1…depth."""
+    value_patches: Mapping[int, Tensor] = field(default_factory=dict)
+    """block → (B, H, W, D) V-V patch tokens in the joint space, not normalised."""
+    ordinary_patches: Mapping[int, Tensor] = field(default_factory=dict)
+    """block → (B, H, W, D) ordinary patch tokens in the joint space, not normalised."""
+    views: Tensor | None = None
+    """(B, V, D) unit image embeddings of the official views."""
+    windows: Mapping[int, Tensor] = field(default_factory=dict)
+    """window size → (B, number of windows, D) window embeddings, not normalised."""
+    unprojected: Tensor | None = None
+    """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
+
+    def __len__(self) -> int:
+        """Number of images B."""
+        return len(self.image)
+
+    def values(self, block: int) -> Tensor:
+        """(B, H, W, D) V-V tokens of a block, negative numbers counted from the end."""
+        return self.value_patches[block + self.depth + 1 if block < 0 else block]
+
+    def ordinary(self, block: int) -> Tensor:
+        """(B, H, W, D) ordinary tokens of a block, negative numbers counted from the end."""
+        return self.ordinary_patches[block + self.depth + 1 if block < 0 else block]
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Features:
+        """The features of some of the images."""
+        return self._map(lambda parts: parts[0][index], [self])
+
+    @staticmethod
+    def concat(parts: Sequence[Features]) -> Features:
+        """One Features of several, in order. All must come from one backbone and one request."""
+        return parts[0] if len(parts) == 1 else Features._map(torch.cat, parts)
+
+    @staticmethod
+    def _map(combine: Callable[[list[Tensor]], Tensor], parts: Sequence[Features]) -> Features:
+        first = parts[0]
+
+        def each(name: str) -> dict[int, Tensor]:
+            return {key: combine([getattr(p, name)[key] for p in parts]) for key in getattr(first, name)}
+
+        def one(name: str) -> Tensor | None:
+            return None if getattr(first, name) is None else combine([getattr(p, name) for p in parts])
+
+        return Features(
+            combine([p.image for p in parts]),
+            first.grid,
+            first.depth,
+            each("value_patches"),
+            each("ordinary_patches"),
+            one("views"),
+            each("windows"),
+            one("unprojected"),
+        )

@@ -1,0 +1,233 @@
+"""Backbone: an open_clip model that turns pixels into Features and sentences into embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer, text_global_pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipspect.backbones.checkpoints import RANDOM, build_model
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
+from clipspect.backbones.value_attention import Tokens, check_vit, encode_resnet, encode_vit, encode_windows
+from clipspect.backbones.views import official_views
+from clipspect.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SENTENCES_PER_PASS = 128
+
+
+class Backbone:
+    """An open_clip vision transformer or ModifiedResNet with its text tower. Never trained or changed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        weights: str,
+        image_size: int | None = None,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        """Wrap a model; :func:`load_backbone` is the usual way.
+
+        Raises:
+            UsageError: a vision tower the V-V path is not defined for, or a size its patches do not divide.
+        """
+        visual: Any = model.visual
+        if not isinstance(visual, VisionTransformer | ModifiedResNet):
+            raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
+        if isinstance(visual, VisionTransformer):
+            check_vit(visual)
+        self.name, self.weights = name, weights
+        self.device, self.precision = torch.device(device), precision
+        self.is_vit = isinstance(visual, VisionTransformer)
+        self.depth = len(visual.transformer.resblocks) if self.is_vit else 1
+        self.patch = int(visual.patch_size[0]) if self.is_vit else 32
+        own = visual.image_size
+        self.image_size = int(image_size or (own if isinstance(own, int) else own[0]))
+        if self.image_size % self.patch or self.image_size < self.patch:
+            near = max(round(self.image_size / self.patch), 1) * self.patch
+            raise UsageError(
+                f"image size {self.image_size} is not a multiple of {name}'s patch of {self.patch} pixels; try {near}"
+            )
+        config = open_clip.get_model_preprocess_cfg(model)
+        self.mean: tuple[float, ...] = tuple(config.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+        self.std: tuple[float, ...] = tuple(config.get("std") or open_clip.OPENAI_DATASET_STD)
+        self._dtype = _DTYPES[precision]
+        self._model: Any = model.eval().requires_grad_(False).to(self.device, self._dtype)
+        self._tokenizer = tokenizer
+        self._fingerprint: str | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are random: a control, never a result."""
+        return self.weights.startswith(RANDOM)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that tells two backbones' weights and precision apart; cheap next to hashing every byte.
+
+        Per tensor: name, shape, the float64 sum and sum of magnitudes, and 64 evenly spaced values.
+        """
+        if self._fingerprint is None:
+            digest = hashlib.sha256(self.precision.encode())
+            for name, tensor in sorted(self._model.state_dict().items()):
+                flat = tensor.detach().cpu().float().flatten()
+                spaced = flat[:: max(len(flat) // 64, 1)].double()
+                sums = torch.stack([flat.sum(dtype=torch.float64), flat.abs().sum(dtype=torch.float64)])
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(torch.cat([sums, spaced]).numpy().tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, request: FeatureRequest) -> Features:
+        """Encode a batch once, with everything that was asked for and nothing else.
+
+        Args:
+            images: (B, 3, S, T) float32, normalised with :attr:`mean` and :attr:`std`; sides multiples of the patch.
+            request: what the methods need.
+
+        Raises:
+            UsageError: a block, window or view this backbone cannot give.
+        """
+        request = request.resolved(self.depth)
+        images = images.to(self.device)
+        tokens, grid = self._forward(images.to(self._dtype), request)
+        views = None
+        if request.views:
+            others = official_views(images)
+            flat, _ = self._forward(others.flatten(0, 1).to(self._dtype), FeatureRequest())
+            views = F.normalize(flat.pooled.float(), dim=-1).unflatten(0, others.shape[:2])
+        windows = {}
+        if request.windows:
+            if not self.is_vit:
+                raise UsageError("WinCLIP's windows need a vision transformer; this backbone is a ResNet")
+            windows = {
+                size: encode_windows(self._model.visual, images.to(self._dtype), size).float()
+                for size in sorted(request.windows)
+            }
+        return Features(
+            F.normalize(tokens.pooled.float(), dim=-1),
+            grid,
+            self.depth,
+            {block: t.float().unflatten(1, grid) for block, t in tokens.value.items()},
+            {block: t.float().unflatten(1, grid) for block, t in tokens.ordinary.items()},
+            views,
+            windows,
+            None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
+        )
+
+    def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
+        visual = self._model.visual
+        if self.is_vit:
+            return encode_vit(
+                visual,
+                images,
+                request.value_blocks,
+                request.ordinary_blocks,
+                start_block=request.start_block,
+                unprojected=request.unprojected,
+            )
+        if request.unprojected:
+            raise UsageError("a ResNet backbone has no patch tokens before its projection")
+        return encode_resnet(
+            visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
+        )
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """(P, context) token ids; a sentence longer than the context raises UsageError instead of losing its end."""
+        tokens: Tensor = self._tokenizer(list(sentences))
+        last = tokens[:, -1]
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, open_clip.SimpleTokenizer) and bool((last == tokenizer.eot_token_id).any()):
+            longest = max(sentences, key=lambda s: len(tokenizer.encode(s)))
+            if len(tokenizer.encode(longest)) + 2 > tokens.shape[1]:
+                raise UsageError(
+                    f"the sentence {longest!r} is longer than the {tokens.shape[1]} tokens {self.name} reads;"
+                    f" use a shorter object name"
+                )
+        return tokens
+
+    @torch.inference_mode()
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """(P, D) float32 text embeddings of P sentences, not normalised; in batches, without gradients."""
+        tokens = self.tokenize(sentences).to(self.device)
+        return torch.cat([self._encode_tokens(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        model = self._model
+        causal = getattr(model, "attn_mask", None) is not None
+        if not (isinstance(model, open_clip.CLIP) and causal and model.text_pool_type in ("argmax", "eos")):
+            encoded: Tensor = model.encode_text(tokens)
+            return encoded
+        # Under a causal mask nothing after the end-of-text token reaches it: cut the padding, same numbers, less work.
+        length = int(tokens.ne(0).sum(1).max())
+        tokens = tokens[:, :length]
+        x = model.token_embedding(tokens).to(self._dtype) + model.positional_embedding[:length].to(self._dtype)
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        pooled: Tensor = text_global_pool(
+            model.ln_final(x), tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
+        )
+        projection = model.text_projection
+        if projection is None:
+            return pooled
+        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def load_backbone(
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    *,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> Backbone:
+    """Load a backbone by name.
+
+    Args:
+        model: a preset ("tiny", "ViT-B-16-plus-240", …), any open_clip ViT or ResNet architecture, "hf-hub:org/name",
+            a folder with ``open_clip_config.json`` and weights, or an OpenAI checkpoint file.
+        weights: a pretrained tag, a checkpoint file (safetensors, or ``.pt`` read with ``weights_only``), "random"
+            for a seeded control, or None for the preset's own.
+        image_size: input side in pixels, a multiple of the patch; None for the preset's or the model's own.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: arithmetic of the two towers; features come out as float32 either way.
+        seed: of random weights.
+
+    Raises:
+        UsageError: unknown name or impossible setting.
+        WeightsError: weights that are not here or not readable; the message says which file and how to pass it.
+    """
+    if precision not in _DTYPES:
+        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(_DTYPES)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from error
+    built, tokenizer, label = build_model(model, weights, seed)
+    if image_size is None and model in PRESETS:
+        image_size = PRESETS[model].image_size
+    backbone = Backbone(
+        built, tokenizer, name=model, weights=label, image_size=image_size, device=device, precision=precision
+    )
+    if backbone.is_random:
+        warnings.warn(
+            f"{model} runs with random weights: a control whose scores mean nothing by themselves", stacklevel=2
+        )
+    return backbone

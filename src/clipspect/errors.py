@@ -1,0 +1,35 @@
+"""One family of errors, each written for the person who reads it: what was wrong, with what, what to do.
+
+Surfaces map them to exit codes and HTTP statuses in one place each; nothing else catches them by type.
+"""
+
+from __future__ import annotations
+
+
+class ClipspectError(Exception):
+    """Base of every error clipspect raises on purpose."""
+
+
+class UsageError(ClipspectError):
+    """A setting, name or argument that cannot be right; the message lists what can."""
+
+
+class ImageError(ClipspectError):
+    """One photograph that cannot be read or scored. A folder run records it and goes on."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class WeightsError(ClipspectError):
+    """Weights that are missing, damaged or of another architecture."""
+
+
+class ReferenceError(ClipspectError):  # noqa: A001 - the field's own word; the builtin is never meant here
+    """References that are missing, damaged, or made with another backbone or other settings."""
+
+
+class ResultsError(ClipspectError):
+    """A results folder that cannot be written, or that holds a run with other settings."""

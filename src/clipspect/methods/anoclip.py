@@ -1,0 +1,65 @@
+"""AnoCLIP: V-V patch tokens against domain-aware state anchors, zero-shot, one image at a time.
+
+Deng, Zhang, Bao, Li, "Bootstrap Fine-Grained Vision-Language Alignment for Unified Zero-Shot Anomaly Localization"
+(arXiv 2308.15939); METHODS §1–3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.errors import UsageError
+from clipspect.methods.base import Method, Scene, Scores, check_choice, check_range
+from clipspect.methods.scoring import abnormal_probability, smooth, upsample
+
+
+@dataclass(frozen=True)
+class AnoCLIP(Method):
+    """Zero-shot localisation with no training and no reference: the default method."""
+
+    name: ClassVar[str] = "anoclip"
+
+    views: Literal["none", "official"] = "none"
+    """Image score from the image alone, or averaged over the 22 views of the official code (22 encodings more)."""
+    temperature: float = 1.0
+    """Divides the cosines before the softmax; 1 as in the official code, smaller = sharper maps."""
+    smoothing: int = 3
+    """Side of the mean filter on the patch grid, odd; 1 = none."""
+    block: int = -1
+    """Block whose V-V tokens make the map; -1 = the last, as published."""
+    start_block: int = 0
+    """Blocks that pass before the V-V stream starts; 0 as published."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_choice("views", self.views, ("none", "official"))
+        check_range("temperature", self.temperature, 1e-4, 1e4)
+        if self.smoothing < 1 or self.smoothing % 2 == 0:
+            raise UsageError(f"smoothing={self.smoothing}; it is the side of a window: an odd number from 1")
+
+    def request(self) -> FeatureRequest:
+        """One block's V-V tokens, and the views where they are averaged over."""
+        return FeatureRequest(
+            value_blocks=frozenset([self.block]), start_block=self.start_block, views=self.views == "official"
+        )
+
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """METHODS §3: map from V-V tokens, image score from the class token."""
+        return Scores(self.image_score(features, scene), self.finish(self.patch_map(features, scene), scene))
+
+    def patch_map(self, features: Features, scene: Scene) -> Tensor:
+        """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""
+        return abnormal_probability(features.values(self.block), scene.anchors.pair, self.temperature)
+
+    def finish(self, patch_map: Tensor, scene: Scene) -> Tensor:
+        """(B, H, W) → (B, S, T): smoothed and brought to the input size."""
+        return upsample(smooth(patch_map, self.smoothing), scene.size)
+
+    def image_score(self, features: Features, scene: Scene) -> Tensor:
+        """(B,) abnormal probability of the image embedding, mean over the views."""
+        embeddings = features.image[:, None] if features.views is None or self.views == "none" else features.views
+        return abnormal_probability(embeddings, scene.anchors.pair, self.temperature).mean(1)

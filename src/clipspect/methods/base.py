@@ -1,0 +1,121 @@
+"""What a method is: a frozen dataclass of its settings that turns Features and TextAnchors into Scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.errors import UsageError
+from clipspect.prompts.anchors import TextAnchors
+
+if TYPE_CHECKING:
+    from clipspect.backbones.open_clip import Backbone
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a method says of B images: the currency between methods and the detector."""
+
+    image: Tensor
+    """(B,) image anomaly scores in [0, 1]."""
+    map: Tensor
+    """(B, S, T) anomaly maps in [0, 1] at the input size."""
+    notes: Sequence[tuple[str, ...]] = ()
+    """Per image, what the user must know of its row (an adaptation that diverged); empty = nothing for anyone."""
+
+    @staticmethod
+    def concat(parts: Sequence[Scores]) -> Scores:
+        """One Scores of several, in order."""
+        notes: list[tuple[str, ...]] = []
+        for part in parts:
+            notes.extend(part.notes or [()] * len(part.image))
+        return Scores(torch.cat([p.image for p in parts]), torch.cat([p.map for p in parts]), notes)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything beside the features that a method may look at when it scores N images of one object."""
+
+    anchors: TextAnchors
+    size: tuple[int, int]
+    """(S, T) of the input, and of the maps."""
+    seeds: Sequence[int]
+    """N seeds taken from the images' content: whatever is random depends on the picture, never on batch or order."""
+    backbone: Backbone | None = None
+    """For methods that encode pictures they make themselves (Dual-Image+)."""
+    images: Tensor | None = None
+    """(N, 3, S, T) normalised images, where :attr:`Method.wants_images` says so."""
+    references: Features | None = None
+    """Features of explicit references, used for every image; None where the set itself is the reference."""
+    paired_references: Features | None = None
+    """Features of N explicit references, one for each image, in order."""
+    own: Sequence[int] = ()
+    """Per image its position in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
+    state: Any = None
+    """What :meth:`Method.prepare` returned for the run."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A published system or a baseline. Its dataclass fields are its settings, documented and typed."""
+
+    name: ClassVar[str]
+    """The name users type."""
+    prompts: ClassVar[str] = "anoclip"
+    """Its prompt set (prompts.toml)."""
+    scope: ClassVar[Literal["image", "set"]] = "image"
+    """"image": each image is scored by itself. "set": the other images of the set matter, as references or as scale."""
+    accepts_references: ClassVar[bool] = False
+    """Whether explicit references mean anything to it."""
+    needs_references: ClassVar[bool] = False
+    """Whether it cannot run without explicit references."""
+    wants_images: ClassVar[bool] = False
+    """Whether it needs the images themselves beside their features."""
+
+    @abstractmethod
+    def request(self) -> FeatureRequest:
+        """What it needs from the one encoding of each image."""
+
+    def prepare(self, pool: Features, scene: Scene) -> Any:
+        """Look once at the set before its images are scored; only called where :attr:`scope` is "set".
+
+        Args:
+            pool: features of a bounded sample of the set's images (all of a small set), which serve as references
+                where no explicit ones are given, and as the set whose statistics align maps.
+            scene: of the pool's images, in order; ``own`` is 0…M-1.
+
+        Returns:
+            Whatever :meth:`score` wants to find in ``scene.state``.
+        """
+        return None
+
+    @abstractmethod
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """Score N images of one object.
+
+        Args:
+            features: of the N images, a batch of any size.
+            scene: anchors, sizes, seeds, references, the state of the set.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Its settings as JSON-able values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def check_choice(what: str, value: object, choices: Sequence[object]) -> None:
+    """Raise UsageError where a setting is none of its choices."""
+    if value not in choices:
+        raise UsageError(f"{what}={value!r}; there are: {', '.join(map(repr, choices))}")
+
+
+def check_range(what: str, value: float, low: float, high: float) -> None:
+    """Raise UsageError where a number lies outside [low, high]."""
+    if not low <= value <= high:
+        raise UsageError(f"{what}={value}; allowed are {low:g} to {high:g}")

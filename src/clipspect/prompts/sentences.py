@@ -1,0 +1,146 @@
+"""From an object's name to sentences: state phrases × templates × domain phrases, built by rule (METHODS §2)."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from clipspect.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The states and templates of one method, and the domain phrases its templates are qualified with."""
+
+    normal: tuple[str, ...]
+    """State phrases with ``{}`` for the object's name: ``"{} without flaw"``."""
+    abnormal: tuple[str, ...]
+    templates: tuple[str, ...]
+    """Sentences with ``{}`` for the state phrase, with the word *photo* where a domain may qualify it."""
+    domain_aware: bool = False
+    """Whether each template is said once per domain phrase, in place of the word *photo*."""
+    states_outer: bool = False
+    """Order of the sentences: states as the outer loop (WinCLIP), else templates (AnoCLIP)."""
+
+    def sentences(self, noun: str, domain: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        """Normal and abnormal sentences for a noun, used as it stands.
+
+        Args:
+            noun: the object's name, see :func:`clean_object_name`.
+            domain: phrases such as "industrial image"; unused where the set is not domain-aware.
+        """
+        templates = [_qualify(t, phrase) for phrase in domain for t in self.templates]
+        if not self.domain_aware:
+            templates = list(self.templates)
+
+        def compose(states: tuple[str, ...]) -> list[str]:
+            phrases = [state.format(noun) for state in states]
+            if self.states_outer:
+                return [t.format(p) for p in phrases for t in templates]
+            return [t.format(p) for t in templates for p in phrases]
+
+        return compose(self.normal), compose(self.abnormal)
+
+    def with_states(self, normal: tuple[str, ...] = (), abnormal: tuple[str, ...] = ()) -> PromptSet:
+        """The same set with a user's own state phrases added.
+
+        Raises:
+            UsageError: a phrase without exactly one ``{}``.
+        """
+        _check_phrases((*normal, *abnormal))
+        return replace(self, normal=self.normal + normal, abnormal=self.abnormal + abnormal)
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """All prompt sets and domains: the shipped ones, and a user's file merged over them."""
+
+    sets: Mapping[str, PromptSet]
+    domains: Mapping[str, tuple[str, ...]]
+    textures: frozenset[str]
+
+    def prompt_set(self, name: str) -> PromptSet:
+        """The prompt set of that name; UsageError lists the names there are."""
+        if name not in self.sets:
+            raise UsageError(f"unknown prompt set {name!r}; there are: {', '.join(sorted(self.sets))}")
+        return self.sets[name]
+
+    def domain(self, name: str, noun: str) -> tuple[str, ...]:
+        """The phrases of a domain; ``auto`` takes "texture" for nouns known to be one, else "object"."""
+        if name == "auto":
+            name = "texture" if noun.lower().split()[-1] in self.textures else "object"
+        if name not in self.domains:
+            raise UsageError(f"unknown domain {name!r}; there are: auto, {', '.join(sorted(self.domains))}")
+        return self.domains[name]
+
+
+def clean_object_name(name: str) -> str:
+    """An object's name as a sentence would say it: ``metal_nut`` → ``metal nut``, ``macaroni2`` → ``macaroni``.
+
+    Raises:
+        UsageError: nothing is left, or the name is longer than a sentence can hold.
+    """
+    words = re.sub(r"[\s_]+", " ", "".join(c if c.isprintable() else " " for c in name)).strip()
+    words = re.sub(r"(?<=[a-z]{3})\d+$", "", words)
+    words = words.replace("{", "").replace("}", "").strip()
+    if not words:
+        raise UsageError(f"the object's name {name!r} is empty; name what is on the photographs, e.g. 'metal nut'")
+    if len(words) > 80:
+        raise UsageError(f"the object's name is {len(words)} characters long; use a short noun of up to 80")
+    return words
+
+
+def load_prompts(path: Path | None = None) -> PromptTable:
+    """The shipped table, with a user's TOML file of the same form merged over it.
+
+    Raises:
+        UsageError: the file is missing, not TOML, or a phrase in it is malformed.
+    """
+    shipped = _shipped()
+    if path is None:
+        return shipped
+    try:
+        own = _table(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"prompt file {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"prompt file {path}: {error}; see docs/prompts.md for its form") from error
+    return PromptTable(
+        {**shipped.sets, **own.sets}, {**shipped.domains, **own.domains}, shipped.textures | own.textures
+    )
+
+
+@cache
+def _shipped() -> PromptTable:
+    return _table(tomllib.loads(resources.files(__package__).joinpath("prompts.toml").read_text("utf-8")))
+
+
+def _table(data: Mapping[str, Any]) -> PromptTable:
+    sets = {}
+    for name, entry in data.get("sets", {}).items():
+        phrases = {key: tuple(entry[key]) for key in ("normal", "abnormal", "templates")}
+        flags = {key: bool(entry.get(key, False)) for key in ("domain_aware", "states_outer")}
+        for part in phrases.values():
+            _check_phrases(part)
+        sets[name] = PromptSet(**phrases, **flags)
+    domains = {name: tuple(phrases) for name, phrases in data.get("domains", {}).items()}
+    return PromptTable(sets, domains, frozenset(data.get("auto", {}).get("textures", ())))
+
+
+def _check_phrases(phrases: tuple[str, ...]) -> None:
+    for phrase in phrases:
+        if not isinstance(phrase, str) or phrase.count("{}") != 1 or phrase.count("{") != 1:
+            raise UsageError(f"the phrase {phrase!r} must hold {{}} once, where the object's name goes")
+
+
+def _qualify(template: str, phrase: str) -> str:
+    """Put a domain phrase in place of the word *photo*, and mend the article before it."""
+    article = "an" if phrase[0].lower() in "aeiou" else "a"
+    template = re.sub(r"\ba photo\b", f"{article} {phrase}", template)
+    return re.sub(r"\bphoto\b(?= of)", phrase, template) if phrase not in template else template
