@@ -1,0 +1,1 @@
+"""What becomes of detections: thresholds, regions, heatmaps, stored rows, the report."""

@@ -1,0 +1,136 @@
+"""Thresholds without labels: from known-good photographs, or guessed from the run itself, or given.
+
+An image threshold decides which photographs are flagged (score ≥ threshold), a pixel threshold where their
+maps are cut into regions (value ≥ threshold). Both guesses are made on the log-odds scale, log(p / (1 − p)):
+scores are probabilities, which pile up at 0, and there a good photograph's spread is closer to symmetric; a
+threshold also can never leave (0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipspect.detection import Thresholds
+from clipspect.errors import UsageError
+
+MIN_PHOTOGRAPHS_TO_GUESS = 8
+NEUTRAL_SCORE = 0.5
+"""Where a score leans to neither side: the sentences about damage fit as well as those about a good part."""
+IMAGE_SIGMAS = 3.0
+PIXEL_SIGMAS = 4.0
+LEAST_SPREAD = 0.05
+"""Least standard deviation in log-odds that a guess works with, so that equal scores flag nothing."""
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+LOWER_QUARTILE, LOWER_TAIL = 0.25, 0.05
+QUARTILE_Z, TAIL_Z = 0.6745, 1.6449
+"""Distance of these two quantiles below the mean of a normal distribution, in standard deviations."""
+
+
+def given_thresholds(image: float, pixel: float | None = None) -> Thresholds:
+    """Thresholds somebody chose; the pixel threshold is the image threshold where none is given.
+
+    Raises UsageError outside [0, 1].
+    """
+    pixel = image if pixel is None else pixel
+    for value in (image, pixel):
+        if not 0 <= value <= 1:
+            raise UsageError(f"threshold {value}: scores lie within [0, 1], and so must a threshold")
+    return Thresholds(
+        image, pixel, "given", f"Chosen by hand: scores from {image:g}, map values from {pixel:g}."
+    )
+
+
+def thresholds_from_good(
+    scores: Sequence[float], map_peaks: Sequence[float], false_alarm_rate: float
+) -> Thresholds:
+    """Thresholds that a good photograph passes with probability at most ``false_alarm_rate``.
+
+    ``scores`` and ``map_peaks`` are the score and the highest compact-map value of each known-good
+    photograph. Each threshold lies just above the ⌈(n + 1)(1 − rate)⌉-th smallest of the n values: the
+    conformal quantile, which holds for any distribution as long as later good photographs are like these.
+    With n < 1 / rate − 1 that rank is beyond the highest value; then the highest is taken and the note says
+    which rate that stands for.
+
+    Raises UsageError for a rate outside (0, 1) or no good photograph that could be scored.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise UsageError(
+            f"false-alarm rate {false_alarm_rate}: wanted is a share between 0 and 1, such as 0.01"
+        )
+    good = _finite(scores)
+    if not len(good):
+        raise UsageError("none of the good photographs could be scored, so no threshold follows from them")
+    count, rank = len(good), math.ceil((len(good) + 1) * (1 - false_alarm_rate))
+    photographs = "photographs" if count > 1 else "photograph"
+    note = f"From {count} good {photographs} at a false-alarm rate of {false_alarm_rate:.3g}"
+    if rank > count:
+        note += f"; so few allow no rate below {1 / (count + 1):.2g}, and the highest good score was taken"
+    return Thresholds(
+        _just_above(good, rank), _just_above(_finite(map_peaks), rank), "good photographs", note + "."
+    )
+
+
+def guess_thresholds(scores: Sequence[float], pixel_samples: ArrayLike) -> Thresholds:
+    """Thresholds from the unlabelled photographs of a run: robust estimates, never NaN, marked as a guess.
+
+    Image threshold: the lower half of the scores is taken for good photographs. Their middle and standard
+    deviation σ follow, as for a normal distribution in log-odds, from the 25 % and the 5 % quantile of all
+    scores, and the threshold is the middle + 3 σ. Where half of the photographs are defective it lies higher
+    (about 5 σ), so obvious defects stay flagged and hardly any good photograph is. Below 8 photographs
+    nothing can be estimated and the neutral score 0.5 is taken.
+
+    Pixel threshold: median + 4 · 1.4826 · MAD of map values sampled from all photographs, in log-odds;
+    defects cover little of the area, so the median stands for good material even where every photograph has
+    one.
+    """
+    pixel = _robust_limit(_finite(pixel_samples), PIXEL_SIGMAS)
+    finite = _finite(scores)
+    if len(finite) < MIN_PHOTOGRAPHS_TO_GUESS:
+        note = (
+            f"A guess: fewer than {MIN_PHOTOGRAPHS_TO_GUESS} photographs allow no estimate, so the neutral "
+            f"score {NEUTRAL_SCORE} was taken. Give good photographs or a number for a threshold to rely on."
+        )
+        return Thresholds(NEUTRAL_SCORE, pixel, "guess", note)
+    quartile, tail = np.quantile(_log_odds(finite), [LOWER_QUARTILE, LOWER_TAIL])
+    sigma = max(float(quartile - tail) / (TAIL_Z - QUARTILE_Z), LEAST_SPREAD)
+    image = _probability(float(quartile) + (QUARTILE_Z + IMAGE_SIGMAS) * sigma)
+    note = (
+        f"A guess from the {len(finite)} scores of this run, taking the lower half for good photographs. "
+        "Give good photographs or a number for a threshold to rely on."
+    )
+    return Thresholds(image, pixel, "guess", note)
+
+
+def _robust_limit(values: NDArray[np.float64], sigmas: float) -> float:
+    if not len(values):
+        return NEUTRAL_SCORE
+    odds = _log_odds(values)
+    middle = float(np.median(odds))
+    sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(odds - middle))), LEAST_SPREAD)
+    return _probability(middle + sigmas * sigma)
+
+
+def _just_above(values: NDArray[np.float64], rank: int) -> float:
+    """The next number after the rank-th smallest value (from 1), the highest where there is no such rank."""
+    if not len(values):
+        return NEUTRAL_SCORE
+    return float(np.nextafter(np.sort(values)[min(rank, len(values)) - 1], np.inf))
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]
+
+
+def _log_odds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(values, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _probability(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds))
