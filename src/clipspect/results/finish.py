@@ -1,0 +1,166 @@
+"""The end of a run, from its rows alone: thresholds, flags and regions, then overlays, CSV and report.
+
+Everything here can be repeated: a run killed in between does it again and comes to the same result.
+"""
+
+from __future__ import annotations
+
+import csv as csv_format
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.detection import Thresholds
+from clipspect.errors import ClipspectError
+from clipspect.images.prefetch import prefetch
+from clipspect.results.files import open_whole, results_errors, write_whole
+from clipspect.results.heatmap import colour_scale, draw_overlay
+from clipspect.results.rows import LIGHT_COLUMNS, judge, map_of, regions_of
+from clipspect.results.run import OverlayChoice, output_path
+from clipspect.results.store import CSV, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
+from clipspect.results.thresholds import guess_thresholds
+
+SAMPLES_PER_PHOTOGRAPH = 256
+SAMPLES = 1_000_000
+"""Map values looked at to guess the pixel threshold and to choose the colours."""
+OVERLAY_SIDE = 1600
+OVERLAY_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rows of a finished run add up to."""
+
+    rows: int
+    flagged: int
+    failed: int
+    errors: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    thresholds: Thresholds
+    report: Path | None
+    csv: Path | None
+
+
+def finish_run(
+    store: ResultStore,
+    photographs: Mapping[str, Path],
+    *,
+    thresholds: Thresholds | None,
+    overlays: OverlayChoice,
+    csv: bool,
+    report: bool,
+    progress: Callable[[int, str], None],
+) -> Outcome:
+    """Judge all rows with one threshold and one colour scale, and write what people look at.
+
+    ``photographs`` maps the rows' paths to files, for the overlays. Raises ResultsError.
+    """
+    from clipspect.results.report import write_report
+
+    scores, samples = sample_rows(store.out)
+    thresholds = thresholds or guess_thresholds(scores, samples)
+    scale = colour_scale(samples, thresholds.pixel)
+    store.update_manifest(thresholds=asdict(thresholds), colour_scale=scale)
+    for name in (OVERLAYS, CSV, REPORT):  # those of earlier thresholds would contradict the rows
+        with results_errors(store.out / name):
+            shutil.rmtree(store.out / name, ignore_errors=True)
+            if name != OVERLAYS:
+                (store.out / name).unlink(missing_ok=True)
+
+    rows = flagged = 0
+    errors: list[tuple[str, str]] = []
+    warnings: dict[str, None] = {}  # a set in order of appearance
+    for part in store.parts():
+        part_rows = read_rows(part)
+        judge(part_rows, thresholds)
+        store.write_part(part, part_rows)
+        undrawn = 0
+        for row, drawn in prefetch(
+            part_rows,
+            lambda row: _draw(store.out, row, photographs, overlays, scale),
+            workers=OVERLAY_THREADS,
+            ahead=2 * OVERLAY_THREADS,
+        ):
+            rows += 1
+            flagged += bool(row["flag"])
+            undrawn += isinstance(drawn, ClipspectError)
+            if row["error"] is not None:
+                errors.append((row["path"], row["error"]))
+            warnings.update(dict.fromkeys(row["warnings"] or []))
+            progress(rows, row["path"])
+        if undrawn:
+            warnings["Some overlays are missing, because their photographs could not be read again."] = None
+    return Outcome(
+        rows=rows,
+        flagged=flagged,
+        failed=len(errors),
+        errors=tuple(errors),
+        warnings=tuple(warnings),
+        thresholds=thresholds,
+        report=write_report(store.out) if report else None,
+        csv=_write_csv(store.out) if csv else None,
+    )
+
+
+def sample_rows(out: Path) -> tuple[list[float], NDArray[np.float32]]:
+    """All scores of a results folder and evenly spread samples of its maps, at most a million."""
+    columns = ["score", "map", "map_height", "map_width"]
+    total = sum(1 for _ in iterate_rows(out, ["width"]))
+    each = max(1, min(SAMPLES_PER_PHOTOGRAPH, SAMPLES // max(1, total)))
+    scores, samples = [], []
+    for row in iterate_rows(out, columns):
+        score_map = map_of(row)
+        if score_map is None or row["score"] is None:
+            continue
+        scores.append(row["score"])
+        # a step without a factor in common with most widths, so that samples do not line up in columns
+        step = max(1, score_map.size // each)
+        samples.append(score_map.ravel()[:: step | 1].astype(np.float32))
+    return scores, np.concatenate(samples) if samples else np.empty(0, np.float32)
+
+
+def _draw(
+    out: Path,
+    row: Mapping[str, Any],
+    photographs: Mapping[str, Path],
+    overlays: OverlayChoice,
+    scale: tuple[float, float],
+) -> None:
+    from clipspect.images.decode import read_image
+
+    score_map = map_of(row)
+    wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
+    if score_map is None or not wanted or row["path"] not in photographs:
+        return
+    pixels, _ = read_image(photographs[row["path"]])
+    picture = draw_overlay(
+        pixels, score_map.astype(np.float32), regions_of(row), scale=scale, max_side=OVERLAY_SIDE
+    )
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    write_whole(out, output_path(out / OVERLAYS, row["path"], ".png"), buffer.getvalue())
+
+
+def _write_csv(out: Path) -> Path:
+    """The rows without maps and previews, regions as JSON; UTF-8 with a mark, for spreadsheets."""
+    target = out / CSV
+    columns = [column for column in LIGHT_COLUMNS if column != "regions"] + ["region_count", "regions"]
+    with open_whole(out, target) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="", write_through=True)
+        writer = csv_format.DictWriter(text, columns)
+        writer.writeheader()
+        for row in iterate_rows(out, LIGHT_COLUMNS):
+            row["region_count"] = len(row["regions"] or [])
+            row["regions"] = json.dumps(row["regions"] or [])
+            row["warnings"] = "; ".join(row["warnings"] or [])
+            row["finished_at"] = row["finished_at"].isoformat(timespec="seconds")
+            writer.writerow(row)
+        text.detach()
+    return target

@@ -1,0 +1,210 @@
+"""One run over a folder: photographs in, rows, overlays and a report out, resumable at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.detection import Detection, Thresholds
+from clipspect.errors import ClipspectError, ImageError
+from clipspect.images.find import find_photographs
+from clipspect.results.files import open_whole
+from clipspect.results.rows import row_path
+from clipspect.results.store import MAPS, ResultStore
+
+PREVIEW_SIDE = 256
+SHOWN_ERRORS = 20
+
+MapFormat = Literal["none", "png16", "npy"]
+OverlayChoice = Literal["all", "flagged", "none"]
+
+
+class DetectorLike(Protocol):
+    """What a run needs of a detector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the same photograph could be scored differently."""
+
+    def settings(self) -> dict[str, Any]:
+        """JSON settings: method and its settings, model, weights."""
+
+    def stream(self, photos: Iterable[Path], *, object: str, root: Path | None) -> Iterator[Detection]:
+        """One detection per photograph, in order; ``path`` is relative to ``root``."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: ``detect`` scores photographs, ``finish`` draws and writes what people see."""
+
+    stage: Literal["detect", "finish"]
+    done: int
+    """Photographs behind us in this stage, kept ones included."""
+    total: int
+    kept: int
+    """Photographs an earlier run had finished."""
+    failed: int
+    path: str
+    """The photograph just done."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run has left behind."""
+
+    out: Path
+    photographs: int
+    computed: int
+    """Photographs scored by this run."""
+    kept: int
+    """Photographs an earlier run had finished and that have not changed since."""
+    flagged: int
+    failed: int
+    errors: tuple[tuple[str, str], ...]
+    """(path, reason) of the first 20 photographs that failed."""
+    warnings: tuple[str, ...]
+    thresholds: Thresholds
+    seconds: float
+    report: Path | None
+    csv: Path | None
+
+
+def run_folder(
+    detector: DetectorLike,
+    source: Path,
+    *,
+    object: str,
+    out: Path,
+    thresholds: Thresholds | None = None,
+    maps: MapFormat = "none",
+    overlays: OverlayChoice = "all",
+    csv: bool = False,
+    report: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunSummary:
+    """Score the photographs of ``source`` (a folder or one file) into the results folder ``out``.
+
+    Photographs that an earlier run with the same settings has finished, told by path and content, are kept. A
+    photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
+    they are guessed from the scores of the run. Memory does not grow with the number of photographs.
+
+    Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
+    detector raises; rows written until then are kept.
+    """
+    from clipspect.results.finish import finish_run
+
+    started = time.monotonic()
+    paths = find_photographs(source)
+    root = source if source.is_dir() else source.parent
+    photographs = {row_path(path.relative_to(root).as_posix()): path for path in paths}
+    settings = {
+        **detector.settings(),
+        "fingerprint": detector.fingerprint,
+        "object": object,
+        "source": row_path(str(source.resolve())),
+        "maps": maps,
+    }
+    report_progress = progress or (lambda _: None)
+    with ResultStore(out, settings, overwrite=overwrite) as store:
+        pending = _pending(store, photographs)
+        kept = len(photographs) - len(pending)
+        failed = 0
+        stream = detector.stream(pending, object=object, root=root)
+        for number, detection in enumerate(stream, start=kept + 1):
+            failed += detection.score_map is None
+            _write_map(out, detection, maps)
+            store.add(detection, _preview(detection))
+            report_progress(Progress("detect", number, len(photographs), kept, failed, detection.path))
+        store.flush()
+        outcome = finish_run(
+            store,
+            photographs,
+            thresholds=thresholds,
+            overlays=overlays,
+            csv=csv,
+            report=report,
+            progress=lambda done, path: report_progress(
+                Progress("finish", done, max(done, len(photographs)), kept, failed, path)
+            ),
+        )
+    return RunSummary(
+        out=out,
+        photographs=outcome.rows,
+        computed=len(pending),
+        kept=kept,
+        flagged=outcome.flagged,
+        failed=outcome.failed,
+        errors=outcome.errors[:SHOWN_ERRORS],
+        warnings=outcome.warnings,
+        thresholds=outcome.thresholds,
+        seconds=time.monotonic() - started,
+        report=outcome.report,
+        csv=outcome.csv,
+    )
+
+
+def output_path(folder: Path, path: str, suffix: str) -> Path:
+    """Where a file made from the photograph ``path`` goes: the same tree below ``folder``, ``suffix`` added.
+
+    ``path`` cannot lead out of ``folder``.
+    """
+    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+    return folder.joinpath(*parts[:-1], parts[-1] + suffix)
+
+
+def _pending(store: ResultStore, photographs: Mapping[str, Path]) -> list[Path]:
+    """The photographs still to be scored; rows of those that have changed are dropped from the store."""
+    from clipspect.images.decode import hash_file
+
+    hashes = dict(store.finished())
+    pending, changed = [], []
+    for name, path in photographs.items():
+        if name not in hashes:
+            pending.append(path)
+            continue
+        try:
+            unchanged = hash_file(path) == hashes[name]
+        except ImageError:  # it could be read once; the detector will say what is wrong now
+            unchanged = False
+        if not unchanged:
+            changed.append(name)
+            pending.append(path)
+    store.forget(changed)
+    return pending
+
+
+def _preview(detection: Detection) -> bytes | None:
+    from clipspect.results.heatmap import encode_preview
+
+    if detection.pixels is None or detection.score_map is None:
+        return None
+    try:
+        return encode_preview(detection.pixels(), PREVIEW_SIDE)
+    except ClipspectError:  # the file went away since it was scored; its row stays good
+        return None
+
+
+def _write_map(out: Path, detection: Detection, maps: MapFormat) -> None:
+    """The map at the photograph's size: 16-bit grey (65535 is 1) or float32. Comes before its row."""
+    if maps == "none" or detection.score_map is None:
+        return
+    values = detection.anomaly_map
+    suffix = ".npy" if maps == "npy" else ".png"
+    with open_whole(out, output_path(out / MAPS, row_path(detection.path), suffix)) as file:
+        if maps == "npy":
+            np.save(file, values)
+        else:
+            _save_grey(file, (np.clip(values, 0, 1) * 65535 + 0.5).astype(np.uint16))
+
+
+def _save_grey(file: Any, values: NDArray[np.uint16]) -> None:
+    from PIL import Image
+
+    Image.fromarray(values).save(file, "PNG")

@@ -1,0 +1,235 @@
+"""ResultStore: the rows of a run on disk, safe against a kill at any moment, and resumed by the next run.
+
+    OUT/manifest.json            what the run was: settings, version, thresholds
+    OUT/detections/part-*.parquet    rows, one dataset for pyarrow, pandas or DuckDB
+    OUT/overlays, OUT/maps, OUT/report.html, OUT/detections.csv    made from the rows
+
+A part is written elsewhere, synchronised and renamed into place, so readers only ever see whole parts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import clipspect
+from clipspect.detection import Detection
+from clipspect.errors import ResultsError
+from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
+from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
+from clipspect.results.rows import detection_to_row, detections_schema, row_path
+
+SCHEMA_VERSION = 1
+DETECTIONS = "detections"
+OVERLAYS = "overlays"
+MAPS = "maps"
+REPORT = "report.html"
+CSV = "detections.csv"
+OWNED = (DETECTIONS, OVERLAYS, MAPS, REPORT, CSV)
+"""All that a run writes beside its manifest, and all that ``overwrite`` removes."""
+FLUSH_ROWS = 256
+FLUSH_SECONDS = 1.0
+
+
+class ResultStore:
+    """The rows of one run in the folder ``out``. Use it as a context manager; one process at a time."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Open or create the folder; drop leftovers of a killed run and rows with an error, to be tried
+        again.
+
+        ``settings`` (JSON) tell one run from another: rows made with others are never mixed. ``overwrite``
+        removes the results that are there, and nothing else.
+
+        Raises ResultsError: not writable, in use by another run, holding other files or other settings.
+        """
+        self.out = out
+        self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+        self._rows: list[dict[str, Any]] = []
+        self._flushed_at = time.monotonic()
+        self._check_ours()
+        self._lock = FolderLock(out)
+        try:
+            with results_errors(out):
+                shutil.rmtree(out / STAGING, ignore_errors=True)
+                self._open_manifest(overwrite)
+                (out / DETECTIONS).mkdir(exist_ok=True)
+                self._finished = self._prune()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._next_part = 1 + max((int(part.stem.split("-")[1]) for part in self.parts()), default=-1)
+
+    def __enter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is waiting, also when the run was interrupted, and let go of the folder."""
+        try:
+            self.flush()
+        except ResultsError:
+            if error is None:  # otherwise the first error says what happened
+                raise
+        finally:
+            self._lock.release()
+
+    def finished(self) -> set[tuple[str, str]]:
+        """(path, content hash) of the rows without an error that were there when the store was opened."""
+        return set(self._finished)
+
+    def forget(self, paths: Collection[str]) -> None:
+        """Remove the rows of photographs that have changed since. Raises ResultsError."""
+        gone = {row_path(path) for path in paths}
+        if gone:
+            self._finished = self._prune(gone)
+
+    def add(self, detection: Detection, preview: bytes | None = None) -> None:
+        """Append a row; written with others every 256 rows or every second. Raises ResultsError."""
+        self._rows.append(detection_to_row(detection, preview))
+        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting rows as a new part. Raises ResultsError, keeping them waiting."""
+        if self._rows:
+            self.write_part(self.out / DETECTIONS / f"part-{self._next_part:06d}.parquet", self._rows)
+            self._next_part += 1
+            self._rows = []
+        self._flushed_at = time.monotonic()
+
+    def parts(self) -> list[Path]:
+        """The parts on disk, in the order they were written."""
+        return sorted((self.out / DETECTIONS).glob("part-*.parquet"))
+
+    def write_part(self, part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write or replace a part, whole or not at all. Raises ResultsError."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # in memory first (a part is a few MB), so that a full disk is the ordinary OSError of a write
+        buffer = pa.BufferOutputStream()
+        pq.write_table(
+            pa.Table.from_pylist(list(rows), schema=detections_schema()), buffer, compression="zstd"
+        )
+        write_whole(self.out, part, buffer.getvalue())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says."""
+        return read_manifest(self.out)
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Set entries of manifest.json. Raises ResultsError."""
+        self._write_manifest({**self.manifest, **entries})
+
+    def _check_ours(self) -> None:
+        """Create the folder, or make sure that nothing but results is in it."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ResultsError(f"{self.out}: is a file; results need a folder, choose another name")
+        with results_errors(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            strange = [entry.name for entry in self.out.iterdir() if not entry.name.startswith(".")]
+        if strange and not is_results_folder(self.out):
+            raise ResultsError(
+                f"{self.out}: holds other files ({sorted(strange)[0]} …) and no results of clipspect; "
+                "choose an empty or a new folder"
+            )
+
+    def _open_manifest(self, overwrite: bool) -> None:
+        if is_results_folder(self.out):
+            if not overwrite:
+                self._compare(self.manifest)
+                return
+            for name in OWNED:
+                _remove(self.out / name)
+        self._write_manifest(
+            {
+                "kind": RESULTS_MARKER,
+                "schema_version": SCHEMA_VERSION,
+                "clipspect": clipspect.__version__,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "settings": self._settings,
+                "files": list(OWNED),
+            }
+        )
+
+    def _compare(self, manifest: Mapping[str, Any]) -> None:
+        remedy = "choose another folder, or pass --overwrite to start afresh"
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise ResultsError(f"{self.out}: written by another version of clipspect; {remedy}")
+        there = manifest.get("settings", {})
+        names = sorted({*there, *self._settings})
+        other = [name for name in names if there.get(name) != self._settings.get(name)]
+        if other:
+            changes = ", ".join(
+                f"{name} was {there.get(name)!r}, now {self._settings.get(name)!r}" for name in other
+            )
+            raise ResultsError(f"{self.out}: holds a run with other settings: {changes}; {remedy}")
+
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        write_whole(self.out, self.out / MANIFEST, text.encode("utf-8", "backslashreplace"))
+
+    def _prune(self, gone: Collection[str] = ()) -> set[tuple[str, str]]:
+        """Drop rows with an error, rows of ``gone`` paths and repeated rows; the finished ones that stay."""
+        finished: set[tuple[str, str]] = set()
+        seen: set[str] = set()
+        for part in self.parts():
+            keep = []
+            for row in read_rows(part, ["path", "content_hash", "error"]):
+                stays = row["error"] is None and row["path"] not in gone and row["path"] not in seen
+                keep.append(stays)
+                if stays:
+                    seen.add(row["path"])
+                    finished.add((row["path"], row["content_hash"]))
+            if not any(keep):
+                part.unlink()
+            elif not all(keep):
+                rows = [row for row, stays in zip(read_rows(part), keep, strict=True) if stays]
+                self.write_part(part, rows)
+        return finished
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """What manifest.json of a results folder says. Raises ResultsError where there is none."""
+    if not is_results_folder(out):
+        raise ResultsError(f"{out}: no results of clipspect there; check the path")
+    manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of one part, of all columns or of some. Raises ResultsError for a damaged file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(part) as file:
+            rows: list[dict[str, Any]] = file.read(columns=columns and list(columns)).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ResultsError(
+            f"{part}: damaged ({error}); delete this file and run again, only its photographs are repeated"
+        ) from error
+    return rows
+
+
+def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a results folder one by one, with one part in memory at a time. Raises ResultsError."""
+    for part in sorted((out / DETECTIONS).glob("part-*.parquet")):
+        yield from read_rows(part, columns)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
