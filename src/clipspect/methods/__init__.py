@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, tuple[str, str]] = {
     "anoclip": ("anoclip:AnoCLIP", "text only, one photo at a time, no training (AnoCLIP)"),
+    "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
+    "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference photos (WinCLIP+)"),
 }
 """name → (module:class below ``clipspect.methods``, one line for people)."""
 

@@ -55,6 +55,8 @@ class Scene:
     """Features of explicit references, used for every image; None where the set itself is the reference."""
     paired_references: Features | None = None
     """Features of N explicit references, one for each image, in order."""
+    reference_seeds: Sequence[int] = ()
+    """Seeds of the explicit references, where known: an image is never compared with itself."""
     own: Sequence[int] = ()
     """Per image its position in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
     state: Any = None
@@ -67,8 +69,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     """The name users type."""
-    prompts: ClassVar[str] = "anoclip"
-    """Its prompt set (prompts.toml)."""
     scope: ClassVar[Literal["image", "set"]] = "image"
     """"image": each image is scored by itself. "set": the other images of the set matter, as references or as scale."""
     accepts_references: ClassVar[bool] = False
@@ -77,6 +77,11 @@ class Method(ABC):
     """Whether it cannot run without explicit references."""
     wants_images: ClassVar[bool] = False
     """Whether it needs the images themselves beside their features."""
+
+    @property
+    def prompts(self) -> str:
+        """Its prompt set (prompts.toml)."""
+        return "anoclip"
 
     @abstractmethod
     def request(self) -> FeatureRequest:

@@ -1,0 +1,47 @@
+"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline of the others (METHODS §7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.methods.base import Method, Scene, Scores, check_range
+from clipspect.methods.scoring import abnormal_probability, upsample
+
+
+@dataclass(frozen=True)
+class CLIP(Method):
+    """The image embedding against two anchors. A baseline: CLIP-AC has no map of its own.
+
+    So that there is a map to look at and to measure, the ordinary (Q-K) patch tokens of the last block are
+    compared with the same anchors: what CLIP localises before anybody helps it, which is little.
+    """
+
+    name: ClassVar[str] = "clip"
+
+    ensemble: bool = True
+    """WinCLIP's compositional ensemble of 147 and 84 sentences a side; false = one plain sentence a side."""
+    temperature: float = 0.07
+    """Divides the cosines before the softmax, as in WinCLIP."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_range("temperature", self.temperature, 1e-4, 1e4)
+
+    @property
+    def prompts(self) -> str:
+        """One sentence a side, "a photo of a damaged {}", or the ensemble."""
+        return "winclip" if self.ensemble else "plain"
+
+    def request(self) -> FeatureRequest:
+        """The ordinary tokens of the last block."""
+        return FeatureRequest(ordinary_blocks=frozenset([-1]))
+
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """Abnormal probabilities of the image embedding and of the ordinary patch tokens."""
+        pair = scene.anchors.pair
+        grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)
+        return Scores(
+            abnormal_probability(features.image, pair, self.temperature), upsample(grid, scene.size)
+        )

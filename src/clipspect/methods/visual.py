@@ -1,0 +1,38 @@
+"""Visual scores: how far each patch is from the nearest patch of a reference (METHODS §5).
+
+Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is "seen before" and 1 its opposite. One
+image at a time, so that a number never depends on which other images share its batch, and in blocks, so that
+memory is bounded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_COSINES_AT_ONCE = 1 << 24  # 64 MiB of float32
+
+
+def unit_tokens(patches: Tensor) -> Tensor:
+    """(B, H, W, D) patch tokens of any length → (B, N, D) unit tokens, row-major. A zero token stays zero."""
+    return F.normalize(patches.flatten(1, -2), dim=-1)
+
+
+def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
+    """Distance of each patch of one image to the nearest patch of each reference image.
+
+    Args:
+        tokens: (N, D) unit.
+        references: (K, R, D) unit: K images of R patches.
+
+    Returns:
+        (K, N) in [0, 1].
+    """
+    count, length, dim = references.shape
+    images_at_once = max(_COSINES_AT_ONCE // (len(tokens) * length), 1)
+    nearest = [
+        (tokens @ part.reshape(-1, dim).T).reshape(len(tokens), len(part), length).amax(2).T
+        for part in torch.split(references, images_at_once)
+    ]
+    return ((1 - torch.cat(nearest)) / 2).clamp(0, 1) if count else tokens.new_zeros(0, len(tokens))

@@ -1,0 +1,141 @@
+"""WinCLIP and WinCLIP+: windows of patches at several scales, without and with a few normal references.
+
+Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023 (arXiv 2303.14814), §4;
+the numbers are anomalib's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.value_attention import window_index
+from clipspect.errors import ReferenceError, UsageError
+from clipspect.methods.base import Method, Scene, Scores, check_range
+from clipspect.methods.scoring import abnormal_probability, upsample
+from clipspect.methods.visual import nearest_distances, unit_tokens
+
+_SIZES = (2, 3)
+_TINY = 1e-12  # a harmonic mean of zeros is zero, not a division by it
+
+
+def harmonic_mean_over_windows(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Harmonic mean, for each patch, of the scores of the windows it lies in (WinCLIP eq. 5).
+
+    Args:
+        scores: (B, M) of all ``size``×``size`` windows, row-major, ≥ 0.
+        grid: (H, W) of the patch grid.
+        size: window side in patches.
+
+    Returns:
+        (B, H, W).
+    """
+    index = window_index(grid, size).to(scores.device)  # (M, size²)
+    contains = torch.zeros(len(index), grid[0] * grid[1], device=scores.device)
+    contains.scatter_(1, index, 1.0)  # (M, H·W)
+    inverse = scores.clamp_min(_TINY).reciprocal() @ contains
+    return (contains.sum(0) / inverse).reshape(-1, *grid)
+
+
+@dataclass(frozen=True)
+class WinCLIP(Method):
+    """Language score of the image, of 2×2 and of 3×3 windows, harmonically averaged per patch."""
+
+    name: ClassVar[str] = "winclip"
+
+    temperature: float = 0.07
+    """Divides the cosines before the softmax; 0.07 as published."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_range("temperature", self.temperature, 1e-4, 1e4)
+
+    @property
+    def prompts(self) -> str:
+        """The compositional ensemble."""
+        return "winclip"
+
+    def request(self) -> FeatureRequest:
+        """Window embeddings: every window goes through the transformer by itself, which is what it costs."""
+        return FeatureRequest(windows=frozenset(_SIZES))
+
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """Image score from the class token; map from all scales, upsampled without aligned corners."""
+        grid = self.text_grid(features, scene)
+        return Scores(self.text_score(features, scene), upsample(grid, scene.size, align_corners=False))
+
+    def text_score(self, features: Features, scene: Scene) -> Tensor:
+        """(B,) abnormal probability of the image embedding."""
+        return abnormal_probability(features.image, scene.anchors.pair, self.temperature)
+
+    def text_grid(self, features: Features, scene: Scene) -> Tensor:
+        """(B, H, W) harmonic mean over the scales; the whole image is one of them."""
+        scales = [self.text_score(features, scene)[:, None, None].expand(-1, *features.grid)]
+        for size in _SIZES:
+            scores = abnormal_probability(features.windows[size], scene.anchors.pair, self.temperature)
+            scales.append(harmonic_mean_over_windows(scores, features.grid, size))
+        inverses = torch.stack(scales).clamp_min(_TINY).reciprocal().sum(0)
+        return len(scales) / inverses
+
+
+@dataclass(frozen=True)
+class WinCLIPPlus(WinCLIP):
+    """WinCLIP and the distance to a few *normal* references, half and half."""
+
+    name: ClassVar[str] = "winclip+"
+    accepts_references: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = True
+
+    def request(self) -> FeatureRequest:
+        """Patch tokens before the projection as well, which the references are compared by."""
+        return super().request() | FeatureRequest(unprojected=True)
+
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """Means of language and visual association, for the map and for its highest value.
+
+        Raises:
+            UsageError: no references.
+            ReferenceError: references of another size.
+        """
+        visual = self.visual_grid(features, scene)
+        grid = (self.text_grid(features, scene) + visual) / 2
+        image = (self.text_score(features, scene) + visual.amax((1, 2))) / 2
+        return Scores(image, upsample(grid, scene.size, align_corners=False))
+
+    def visual_grid(self, features: Features, scene: Scene) -> Tensor:
+        """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
+        paired = scene.references is None
+        references = scene.paired_references if paired else scene.references
+        if references is None:
+            raise UsageError("winclip+ compares with normal photographs; name some with --references")
+        if references.grid != features.grid:
+            raise ReferenceError(
+                f"the references have {references.grid} patches, the photographs {features.grid};"
+                f" they must be encoded at the same size"
+            )
+
+        def association(queries: Tensor, known: Tensor) -> Tensor:
+            """(B, N, D), (R, M, D) → (B, N)."""
+            return torch.stack(
+                [
+                    nearest_distances(tokens, known[i : i + 1] if paired else known).amin(0)
+                    for i, tokens in enumerate(queries)
+                ]
+            )
+
+        assert features.unprojected is not None
+        assert references.unprojected is not None
+        patches = association(unit_tokens(features.unprojected), unit_tokens(references.unprojected))
+        scales = [patches.reshape(-1, *features.grid)]
+        for size in _SIZES:
+            windows = association(
+                F.normalize(features.windows[size], dim=-1),
+                F.normalize(references.windows[size], dim=-1),
+            )
+            scales.append(harmonic_mean_over_windows(windows, features.grid, size))
+        return torch.stack(scales).mean(0)

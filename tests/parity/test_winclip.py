@@ -1,0 +1,71 @@
+"""WinCLIP gives anomalib's numbers: embeddings, grids, maps and scores, without and with references."""
+
+import json
+
+import pytest
+
+from clipspect.backbones.value_attention import window_index
+from clipspect.methods import make_method
+from clipspect.methods.base import Scene
+
+
+@pytest.fixture(scope="module")
+def recorded(parity):
+    return parity.arrays("winclip")
+
+
+@pytest.fixture(scope="module")
+def noun(parity):
+    return json.loads((parity.folder / "winclip_prompts.json").read_text(encoding="utf-8"))["class_name"]
+
+
+@pytest.fixture(scope="module")
+def features(parity, recorded):
+    method = make_method("winclip+")
+    return parity.backbone.encode(parity.tensor(recorded, "images"), method.request())
+
+
+@pytest.fixture(scope="module")
+def scene(parity, recorded, noun):
+    return Scene(parity.anchors(noun, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
+
+
+def sizes_in(recorded):
+    return sorted(int(k.removeprefix("window_masks_s")) for k in recorded if k.startswith("window_masks_s"))
+
+
+def test_sentences_are_those_anomalib_composed(parity, noun):
+    expected = json.loads((parity.folder / "winclip_prompts.json").read_text(encoding="utf-8"))
+    normal, abnormal = parity.prompts.prompt_set("winclip").sentences(noun, ())
+    assert normal == expected["normal"]
+    assert abnormal == expected["abnormal"]
+
+
+def test_window_embeddings_and_masks_match(features, recorded, close):
+    for size in sizes_in(recorded):
+        close(window_index(features.grid, size), recorded[f"window_masks_s{size}"], 0)
+        close(features.windows[size], recorded[f"window_embeddings_s{size}"], 1e-5)
+
+
+def test_patch_tokens_before_the_projection_match(features, recorded, close):
+    close(features.unprojected.flatten(1, 2), recorded["patch_embeddings"], 1e-5)
+
+
+def test_zero_shot_grid_map_and_score_match(features, scene, recorded, close):
+    method = make_method("winclip")
+    scores = method.score(features, scene)
+    close(method.text_grid(features, scene), recorded["zero_shot.zero_shot_grid"], 2e-6)
+    close(scores.map, recorded["zero_shot.anomaly_map"], 2e-6)
+    close(scores.image, recorded["zero_shot.image_score"], 2e-6)
+
+
+@pytest.mark.parametrize(("shots", "case"), [(1, "one_shot"), (2, "two_shot")])
+def test_few_shot_grid_map_and_score_match(parity, features, scene, recorded, close, shots, case):
+    method = make_method("winclip+")
+    references = parity.backbone.encode(parity.tensor(recorded, "reference_images")[:shots], method.request())
+    scene = Scene(scene.anchors, scene.size, scene.seeds, references=references)
+    scores = method.score(features, scene)
+    close(method.text_grid(features, scene), recorded[f"{case}.zero_shot_grid"], 2e-6)
+    close(method.visual_grid(features, scene), recorded[f"{case}.few_shot_grid"], 2e-6)
+    close(scores.map, recorded[f"{case}.anomaly_map"], 2e-6)
+    close(scores.image, recorded[f"{case}.image_score"], 2e-6)
