@@ -1,0 +1,209 @@
+"""The HTML report: one self-contained file, made from a results folder's rows and manifest alone."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import html
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.results.files import open_whole
+from clipspect.results.heatmap import COOL, INFERNO, WARM, colour_scale
+from clipspect.results.rows import map_of
+from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
+
+MOST_CARDS = 500
+MOST_ERRORS = 200
+BINS = 40
+ROWS_MARK = "/*rows*/"
+"""Where the template's rows are streamed in."""
+
+
+@dataclass
+class _Overview:
+    """What the light columns of all rows add up to."""
+
+    total: int = 0
+    flagged: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
+    best: list[tuple[float, str]] = field(default_factory=list)
+    """A heap of the highest (score, path)."""
+    first: dict[str, Any] = field(default_factory=dict)
+
+
+def write_report(out: Path) -> Path:
+    """Write OUT/report.html: the 500 photographs with the highest scores, the first 200 errors, all counts.
+
+    Raises ResultsError.
+    """
+    manifest = read_manifest(out)
+    overview = _read_overview(out)
+    threshold = overview.first.get("pixel_threshold") or 0.5
+    scale = tuple(manifest.get("colour_scale") or colour_scale([], threshold))
+    shown = {path for _, path in overview.best}
+    template = files("clipspect.results").joinpath("report.html").read_text(encoding="utf-8")
+    before, after = template.split(ROWS_MARK)
+    before = before.replace("{{title}}", html.escape(_title(overview)))
+    before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, scale)))
+    target = out / REPORT
+    with open_whole(out, target) as file:
+        file.write(before.encode())
+        _write_rows(file, _cards(out, shown, scale))
+        file.write(after.encode())
+    return target
+
+
+def _read_overview(out: Path) -> _Overview:
+    overview = _Overview()
+    columns = [
+        "path",
+        "score",
+        "flag",
+        "error",
+        "seconds",
+        "warnings",
+        "object",
+        "method",
+        "model",
+        "weights",
+    ]
+    columns += ["image_threshold", "pixel_threshold", "threshold_source"]
+    for row in iterate_rows(out, columns):
+        overview.first = overview.first or row
+        overview.total += 1
+        overview.seconds += row["seconds"] or 0.0
+        overview.warnings.update(dict.fromkeys(row["warnings"] or []))
+        if row["error"] is not None:
+            overview.failed += 1
+            if len(overview.errors) < MOST_ERRORS:
+                overview.errors.append((row["path"], row["error"]))
+            continue
+        overview.flagged += bool(row["flag"])
+        overview.scores.append(row["score"])
+        push = heapq.heappush if len(overview.best) < MOST_CARDS else heapq.heappushpop
+        push(overview.best, (row["score"], row["path"]))
+    return overview
+
+
+def _title(overview: _Overview) -> str:
+    return f"{overview.first.get('object', 'Inspection')}: {overview.flagged} of {overview.total} flagged"
+
+
+def _header(
+    out: Path, manifest: Mapping[str, Any], overview: _Overview, scale: tuple[float, ...]
+) -> dict[str, Any]:
+    settings = manifest.get("settings", {})
+    first = overview.first
+    return {
+        "object": first.get("object", ""),
+        "method": first.get("method", ""),
+        "model": first.get("model", ""),
+        "weights": first.get("weights", ""),
+        "folder": Path(settings.get("source", out)).name,
+        "settings": _flat(settings),
+        "created": manifest.get("created", ""),
+        "version": manifest.get("clipspect", ""),
+        "total": overview.total,
+        "flagged": overview.flagged,
+        "failed": overview.failed,
+        "seconds": overview.seconds,
+        "threshold": first.get("image_threshold"),
+        "pixelThreshold": first.get("pixel_threshold"),
+        "thresholdSource": first.get("threshold_source"),
+        "thresholdNote": manifest.get("thresholds", {}).get("note", ""),
+        "warnings": list(overview.warnings),
+        "errors": overview.errors,
+        "histogram": _histogram(overview.scores, first.get("image_threshold")),
+        "scale": scale,
+        "colours": INFERNO.tolist(),
+        "clear": [COOL, WARM],
+        "cardLimit": MOST_CARDS,
+    }
+
+
+def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, Any]:
+    """Counts of all scores, with the threshold inside the range shown."""
+    if not scores:
+        return {"low": 0.0, "high": 1.0, "counts": []}
+    marks = [*scores, *([] if threshold is None else [threshold])]
+    low, high = min(marks), max(marks)
+    margin = max((high - low) * 0.03, 0.005)
+    low, high = max(0.0, low - margin), min(1.0, high + margin)
+    return {"low": low, "high": high, "counts": np.histogram(scores, BINS, (low, high))[0].tolist()}
+
+
+def _cards(out: Path, shown: set[str], scale: tuple[float, ...]) -> Iterator[dict[str, Any]]:
+    columns = ["path", "width", "height", "score", "flag", "regions", "seconds"]
+    columns += ["map", "map_height", "map_width", "preview"]
+    for row in iterate_rows(out, columns):
+        if row["path"] not in shown:
+            continue
+        overlay = f"{OVERLAYS}/{row['path']}.png"
+        yield {
+            "name": row["path"],
+            "width": row["width"],
+            "height": row["height"],
+            "score": row["score"],
+            "flag": row["flag"],
+            "seconds": row["seconds"],
+            "regions": [
+                [r["left"], r["top"], r["width"], r["height"], r["area"], round(r["peak"], 4)]
+                for r in row["regions"] or []
+            ],
+            "photo": row["preview"] and _base64(row["preview"]),
+            "heat": _heat_png(map_of(row), scale),
+            "overlay": quote(overlay) if (out / overlay).is_file() else None,
+        }
+
+
+def _heat_png(score_map: NDArray[np.float16] | None, scale: tuple[float, ...]) -> str | None:
+    """The map as an 8-bit grey PNG, black to white over the colour scale; the page colours it."""
+    from PIL import Image
+
+    if score_map is None:
+        return None
+    low, high = scale
+    share = np.clip((score_map.astype(np.float32) - low) / (high - low), 0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray((share * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG")
+    return _base64(buffer.getvalue())
+
+
+def _write_rows(file: IO[bytes], cards: Iterator[dict[str, Any]]) -> None:
+    for number, card in enumerate(cards):
+        file.write(((",\n" if number else "") + _script_json(card)).encode())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text)."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
+    return pairs
+
+
+def _script_json(value: Any) -> str:
+    """JSON that can stand inside a script element whatever it holds: no ``</script>``, no ``<!--``."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
