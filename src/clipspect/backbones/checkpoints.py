@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import open_clip
 import torch
 from open_clip.factory import load_checkpoint, load_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from clipspect.backbones.presets import PRESETS
@@ -88,14 +91,15 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
     config = open_clip.get_pretrained_cfg(name, weights)
     source = _source_in_words(config)
     try:
-        built = open_clip.create_model(
-            name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
-        )
+        with _hub():
+            built = open_clip.create_model(
+                name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
+            )
     except Exception as error:  # open_clip and the hub client raise many kinds, all meaning "not to be had"
         raise WeightsError(
             f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed: {source}."
             f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
-            f" model that ships with clipspect (--model tiny). [{_first_line(error)}]"
+            f" model that ships with clipspect (--model tiny)."
         ) from error
     return built.eval(), open_clip.get_tokenizer(name), weights
 
@@ -105,13 +109,14 @@ def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
         raise UsageError(f"{model} brings its own weights; leave --weights out")
     repository = model.removeprefix("hf-hub:")
     try:
-        built = open_clip.create_model(model, require_pretrained=True)
-        return built.eval(), open_clip.get_tokenizer(model), repository
+        with _hub():
+            built = open_clip.create_model(model, require_pretrained=True)
+            return built.eval(), open_clip.get_tokenizer(model), repository
     except Exception as error:  # as above
         raise WeightsError(
             f"{model} is not on this machine and could not be downloaded. Needed: {_CONFIG} and"
             f" open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub. Put both into"
-            f" one folder and pass it with --model FOLDER. [{_first_line(error)}]"
+            " one folder and pass it with --model FOLDER."
         ) from error
 
 
@@ -181,13 +186,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, path: Path, what: str) -> None:
-    if path.suffix != ".safetensors":
-        _read(path)  # tells a damaged file from one of another architecture
+    if path.suffix == ".safetensors":
+        _check_safetensors(path)
+    else:
+        _read(path)
+    # The file itself is sound from here on: whatever fails now is that it belongs to another architecture.
     try:
         load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except RuntimeError as error:
+    except Exception as error:
         raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
-    except Exception as error:  # as in _read
+
+
+def _check_safetensors(path: Path) -> None:
+    """Header and length alone, so that a large file is not read twice."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
         raise WeightsError(_unreadable(path, error)) from error
 
 
@@ -214,12 +229,26 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip logs through the root logger what clipspect says itself, or raises."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.setLevel(logging.CRITICAL)
+    """Silence the libraries' logs of what clipspect says itself, or raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def _hub() -> Iterator[None]:
+    """Let the hub client look in its cache alone where the hub cannot be reached: it would retry for a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

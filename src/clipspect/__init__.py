@@ -1,0 +1,63 @@
+"""clipspect: zero-shot visual inspection with CLIP.
+
+    detector = clipspect.load("anoclip", model="tiny")
+    found = detector.detect("part.png", object="metal nut")
+    found.score, found.anomaly_map, found.regions
+
+Everything public is here; nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clipspect.errors import (
+    ClipspectError,
+    ImageError,
+    ReferenceError,
+    ResultsError,
+    UsageError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from clipspect.detection import Detection, Region, Thresholds
+    from clipspect.detector import Detector, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClipspectError",
+    "Detection",
+    "Detector",
+    "ImageError",
+    "ReferenceError",
+    "Region",
+    "ResultsError",
+    "Thresholds",
+    "UsageError",
+    "WeightsError",
+    "load",
+]
+
+_LAZY = {
+    "Detection": "detection",
+    "Region": "detection",
+    "Thresholds": "detection",
+    "Detector": "detector",
+    "load": "detector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that ``import clipspect`` loads no torch."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*__all__, "__version__"])

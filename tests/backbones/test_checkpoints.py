@@ -1,0 +1,162 @@
+"""Small random checkpoints in every real format load to the numbers upstream open_clip gives, or fail with a remedy."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import open_clip
+import pytest
+import torch
+from small_models import ARCHITECTURES, normalised_images
+from safetensors.torch import save_file
+
+from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.open_clip import load_backbone
+from clipspect.errors import UsageError, WeightsError
+
+
+def write_folder(folder, config, model, suffix="safetensors"):
+    folder.mkdir(exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    path = folder / f"open_clip_model.{suffix}"
+    save_file(model.state_dict(), path) if suffix == "safetensors" else torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])
+def test_a_folder_gives_the_image_and_text_embeddings_of_open_clip(tmp_path, name, suffix):
+    torch.manual_seed(1)
+    config = ARCHITECTURES[name]
+    model = open_clip.CLIP(**config).eval()
+    write_folder(tmp_path / "model", config, model, suffix)
+    backbone = load_backbone(str(tmp_path / "model"))
+    images = normalised_images(3, backbone.image_size)
+    with torch.inference_mode():
+        expected = model.encode_image(images, normalize=True)
+        tokens = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])(["a photo of a nut"])
+        expected_text = model.encode_text(tokens)
+    torch.testing.assert_close(backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode_text(["a photo of a nut"]), expected_text, atol=1e-5, rtol=0)
+
+
+def test_an_architecture_of_open_clip_takes_a_checkpoint_file(tmp_path, monkeypatch):
+    config = ARCHITECTURES["vit"]
+    added = tmp_path / "tiny-test-vit.json"
+    added.write_text(json.dumps(config))
+    open_clip.add_model_config(added)
+    model = open_clip.CLIP(**config).eval()
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}, "epoch": 3}, file)
+    backbone = load_backbone("tiny-test-vit", str(file))
+    images = normalised_images(2, backbone.image_size)
+    with torch.inference_mode():
+        expected = model.encode_image(images, normalize=True)
+    torch.testing.assert_close(backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0)
+    assert backbone.weights == "weights.pt"
+
+
+@pytest.mark.parametrize("name", ["openai-vit", "openai-resnet"])
+def test_an_openai_checkpoint_needs_no_architecture_and_runs_with_quick_gelu(tmp_path, name):
+    torch.manual_seed(2)
+    config = ARCHITECTURES[name]
+    model = open_clip.CLIP(**config).eval()
+    marks = {"input_resolution": 64, "context_length": 20, "vocab_size": 49408}
+    state = {key: value.half().float() for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    file = tmp_path / "openai.pt"
+    torch.save(state | {key: torch.tensor(value) for key, value in marks.items()}, file)
+    backbone = load_backbone(str(file))
+    images = normalised_images(2, backbone.image_size)
+    with torch.inference_mode():
+        expected = model.encode_image(images, normalize=True)
+    torch.testing.assert_close(backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0)
+
+
+def test_random_weights_are_seeded_named_and_warned_about(small_model):
+    with pytest.warns(UserWarning, match="random weights"):
+        first = load_backbone(str(small_model), "random", seed=3)
+    with pytest.warns(UserWarning, match="control"):
+        again = load_backbone(str(small_model), "random", seed=3)
+    with pytest.warns(UserWarning):
+        other = load_backbone(str(small_model), "random", seed=4)
+    assert first.is_random
+    assert first.weights == "random (seed 3)"
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_weights_that_cannot_be_had_are_named_with_their_source_and_the_option(monkeypatch):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors.*Hugging Face hub.*--weights FILE"):
+        load_backbone("ViT-B-16-plus-240")
+    with pytest.raises(WeightsError, match=r"open_clip_config\.json.*'nobody/nothing'.*--model FOLDER"):
+        load_backbone("hf-hub:nobody/nothing")
+
+
+def test_a_truncated_checkpoint_is_called_damaged_in_every_format(tmp_path):
+    config = ARCHITECTURES["vit"]
+    model = open_clip.CLIP(**config)
+    for suffix in ("safetensors", "pt"):
+        path = write_folder(tmp_path / suffix, config, model, suffix)
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(WeightsError, match="cannot be read as weights"):
+            load_backbone(str(tmp_path / suffix))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    write_folder(tmp_path / "model", ARCHITECTURES["vit"], open_clip.CLIP(**ARCHITECTURES["quick-gelu-vit"]))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_backbone(str(tmp_path / "model"))
+
+
+def test_a_pickle_that_would_run_code_is_not_opened(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return print, ("attacked",)
+
+    file = tmp_path / "model.pt"
+    torch.save({"state_dict": Attack()}, file)
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
+        load_backbone(str(file))
+
+
+def test_a_torchscript_archive_is_refused_with_what_to_do_instead(tmp_path):
+    file = tmp_path / "jit.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
+    assert zipfile.is_zipfile(file)
+    with pytest.raises(WeightsError, match="TorchScript archive.*safetensors"):
+        load_backbone(str(file))
+
+
+def test_a_state_dict_without_architecture_says_what_to_add(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file(open_clip.CLIP(**ARCHITECTURES["vit"]).state_dict(), file)
+    with pytest.raises(UsageError, match="--model ViT-B-16 --weights weights.safetensors"):
+        load_backbone(str(file))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "ViT-Z-99"}, "unknown model 'ViT-Z-99'"),
+        ({"model": "RN50"}, "has no default weights.*openai"),
+        ({"model": "RN50", "weights": "no-such-tag"}, "neither a file here nor a known tag"),
+        ({"model": "hf-hub:a/b", "weights": "random"}, "name an open_clip one"),
+        ({"model": "tiny", "image_size": 250}, "not a multiple.*try 248"),
+        ({"model": "tiny", "device": "cuda:77"}, "not usable here"),
+        ({"model": "tiny", "precision": "fp8"}, "unknown precision"),
+    ],
+)
+def test_impossible_settings_say_what_is_possible(options, message):
+    with pytest.raises((UsageError, WeightsError), match=message):
+        load_backbone(**options)
+
+
+def test_a_model_without_patch_tokens_is_refused(tmp_path):
+    config = json.loads(json.dumps(ARCHITECTURES["vit"]))
+    config["vision_cfg"]["attentional_pool"] = True
+    config["vision_cfg"]["attn_pooler_heads"] = 2
+    write_folder(tmp_path / "coca", config, open_clip.CLIP(**config))
+    with pytest.raises(UsageError, match="attentional pooler"):
+        load_backbone(str(tmp_path / "coca"))

@@ -1,0 +1,142 @@
+"""What a backbone's encoding promises beside parity: any size, any block, nothing done twice, weights untouched."""
+
+from __future__ import annotations
+
+import json
+
+import open_clip
+import pytest
+import torch
+from small_models import ARCHITECTURES, normalised_images
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.open_clip import Backbone, load_backbone
+from clipspect.errors import UsageError
+
+VALUE = FeatureRequest(value_blocks=frozenset([-1]))
+
+
+def backbone_of(name: str, **options) -> Backbone:
+    torch.manual_seed(5)
+    config = json.loads(json.dumps(ARCHITECTURES[name]))
+    context = config["text_cfg"]["context_length"]
+    return Backbone(
+        open_clip.CLIP(**config),
+        open_clip.SimpleTokenizer(context_length=context),
+        name=name,
+        weights="test",
+        **options,
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_patches_come_on_the_grid_of_any_size_the_patch_divides(name):
+    backbone = backbone_of(name)
+    for height, width in ((64, 64), (96, 64), (128, 160)):
+        features = backbone.encode(normalised_images(2, 160)[:, :, :height, :width], VALUE)
+        grid = (height // backbone.patch, width // backbone.patch)
+        assert features.grid == grid
+        assert features.values(-1).shape[:3] == (2, *grid)
+        assert features.image.norm(dim=-1).sub(1).abs().max() < 1e-5
+
+
+def test_a_resnets_value_path_is_its_pool_with_unit_values_and_eightfold_scale():
+    backbone = backbone_of("resnet")
+    images = normalised_images(2, 64)
+    visual = backbone._model.visual
+    with torch.inference_mode():
+        maps = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+        pool = visual.attnpool
+        x = maps.flatten(2).mT
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
+        v = pool.v_proj(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        unit = v / v.norm(dim=-1, keepdim=True)
+        attention = (unit @ unit.mT * 8 / v.shape[-1] ** 0.5).softmax(-1)
+        expected = pool.c_proj((attention @ v).transpose(1, 2).flatten(2))[:, 1:]
+    torch.testing.assert_close(backbone.encode(images, VALUE).values(1).flatten(1, 2), expected, atol=1e-5, rtol=0)
+
+
+def test_a_later_start_leaves_the_ordinary_path_and_copies_it_at_the_start():
+    backbone = backbone_of("quick-gelu-vit")
+    images = normalised_images(2, 48)
+    late = backbone.encode(images, FeatureRequest(frozenset([2, 3]), start_block=1))
+    full = backbone.encode(images, FeatureRequest(frozenset([2, 3])))
+    assert torch.equal(late.image, full.image)
+    assert (late.values(3) - full.values(3)).abs().max() > 1e-4
+    with pytest.raises(UsageError, match="start_block=3"):
+        backbone.encode(images, FeatureRequest(frozenset([3]), start_block=3))
+
+
+def test_the_value_path_lets_gradients_through_for_training():
+    from clipspect.backbones.value_attention import encode_vit
+
+    model = open_clip.CLIP(**ARCHITECTURES["vit"])
+    tokens, _ = encode_vit(model.visual, normalised_images(1, 64), [2])
+    tokens.value[2].square().sum().backward()
+    assert model.visual.conv1.weight.grad.abs().sum() > 0
+
+
+def test_encoding_leaves_weights_and_no_graph():
+    backbone = backbone_of("vit")
+    before = backbone.fingerprint
+    features = backbone.encode(normalised_images(2, 64), VALUE)
+    backbone._fingerprint = None
+    assert backbone.fingerprint == before
+    assert not features.values(-1).requires_grad
+
+
+def test_bf16_agrees_with_fp32():
+    images = normalised_images(4, 64)
+    exact = backbone_of("vit").encode(images, VALUE).image
+    rough = backbone_of("vit", precision="bf16").encode(images, VALUE).image
+    assert rough.dtype == torch.float32
+    assert (exact * rough).sum(-1).min() > 0.999
+
+
+def test_requests_join_and_a_block_the_backbone_lacks_is_named():
+    joined = VALUE | FeatureRequest(ordinary_blocks=frozenset([1]), windows=frozenset([2]))
+    features = backbone_of("vit").encode(normalised_images(1, 64), joined)
+    assert set(features.value_patches) == {2}
+    assert set(features.ordinary_patches) == {1}
+    assert features.windows[2].shape[1] == 9
+    with pytest.raises(UsageError, match="blocks 1…2"):
+        backbone_of("vit").encode(normalised_images(1, 64), FeatureRequest(frozenset([7])))
+    with pytest.raises(UsageError, match="start_block"):
+        VALUE | FeatureRequest(frozenset([2]), start_block=1)
+
+
+def test_features_are_cut_and_joined_in_order():
+    backbone = backbone_of("vit")
+    images = normalised_images(5, 64)
+    whole = backbone.encode(images, VALUE)
+    joined = Features.concat([whole[:2], whole[2:]])
+    assert torch.equal(joined.values(-1), whole.values(-1))
+    assert len(whole[[3, 1]]) == 2
+    assert torch.equal(whole[[3, 1]].image[0], whole.image[3])
+
+
+def test_text_is_the_same_whatever_padding_is_cut():
+    backbone = backbone_of("quick-gelu-vit")
+    sentences = ["a nut", "a cropped industrial photo of the unblemished nut"]
+    together = backbone.encode_text(sentences)
+    alone = torch.cat([backbone.encode_text([s]) for s in sentences])
+    torch.testing.assert_close(together, alone, atol=5e-6, rtol=0)
+    with torch.inference_mode():
+        expected = backbone._model.encode_text(backbone.tokenize(sentences))
+    torch.testing.assert_close(together, expected, atol=5e-6, rtol=0)
+
+
+def test_a_sentence_longer_than_the_context_is_refused_not_cut():
+    with pytest.raises(UsageError, match="shorter object name"):
+        backbone_of("vit").encode_text(["very " * 30 + "long"])
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-quickgelu", "RN50"])
+@pytest.mark.slow
+def test_full_size_architectures_of_open_clip(name):
+    with pytest.warns(UserWarning):
+        backbone = load_backbone(name, "random")
+    images = normalised_images(1, backbone.image_size)
+    with torch.inference_mode():
+        expected = backbone._model.encode_image(images, normalize=True)
+    torch.testing.assert_close(backbone.encode(images, VALUE).image, expected, atol=1e-5, rtol=0)

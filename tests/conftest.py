@@ -1,0 +1,58 @@
+"""What every test may use: a private cache, a small model folder, rendered photographs of a plate with a blot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+SMALL_VIT = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anchors are cached in a folder of the test session, never in the user's own."""
+    monkeypatch.setenv("CLIPSPECT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small random ViT as open_clip would publish it."""
+    folder = tmp_path_factory.mktemp("small-vit")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**SMALL_VIT)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL_VIT, "preprocess_cfg": {}}))
+    return folder
+
+
+def plate(seed: int, *, blot: bool = False, height: int = 60, width: int = 80) -> np.ndarray:
+    """(height, width, 3) uint8: a grey plate with grain, and a dark blot at a seeded place."""
+    random = np.random.default_rng(seed)
+    pixels = 150 + 8 * random.standard_normal((height, width, 1)) + np.zeros((1, 1, 3))
+    if blot:
+        y, x = random.integers(15, height - 15), random.integers(15, width - 15)
+        rows, columns = np.ogrid[:height, :width]
+        pixels[(rows - y) ** 2 + (columns - x) ** 2 < 64] = 20
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def plates(tmp_path: Path) -> Path:
+    """A folder of ten photographs of plates in two subfolders, three of them with a blot."""
+    folder = tmp_path / "plates"
+    for number in range(10):
+        path = folder / ("a" if number % 2 else "b") / f"plate {number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(plate(number, blot=number < 3)).save(path)
+    return folder
