@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, tuple[str, str]] = {
     "anoclip": ("anoclip:AnoCLIP", "text only, one photo at a time, no training (AnoCLIP)"),
+    "anoclip+": ("anoclip_plus:AnoCLIPPlus", "anoclip, refined for a few steps on each photo by itself (AnoCLIP+)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
     "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference photos (WinCLIP+)"),

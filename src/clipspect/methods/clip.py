@@ -1,4 +1,4 @@
-"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline of the others (METHODS §7)."""
+"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline (METHODS §7)."""
 
 from __future__ import annotations
 

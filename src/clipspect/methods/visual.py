@@ -1,8 +1,8 @@
 """Visual scores: how far each patch is from the nearest patch of a reference (METHODS §5).
 
-Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is "seen before" and 1 its opposite. One
-image at a time, so that a number never depends on which other images share its batch, and in blocks, so that
-memory is bounded.
+Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is "seen before" and 1 its opposite.
+One image at a time, so that a number never depends on which other images share its batch, and in blocks, so
+that memory is bounded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """WinCLIP and WinCLIP+: windows of patches at several scales, without and with a few normal references.
 
-Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023 (arXiv 2303.14814), §4;
-the numbers are anomalib's.
+Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023 (arXiv 2303.14814),
+§4; the numbers are anomalib's.
 """
 
 from __future__ import annotations

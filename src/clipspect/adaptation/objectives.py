@@ -1,0 +1,63 @@
+"""What adapters are trained on: pure, differentiable functions, one loss per image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def state_logits(tokens: Tensor, pair: Tensor, temperature: float = 1.0) -> Tensor:
+    """(B, N, D) tokens of any length → (B, N, 2) cosines with the (2, D) anchors, over the temperature."""
+    return F.normalize(tokens, dim=-1) @ pair.T / temperature
+
+
+def noise_contrast_loss(clean: Tensor, noisy: Tensor) -> Tensor:
+    """AnoCLIP+'s loss: ``H(P(Φ(p))) + ½ mean(−log P_abn(Φ(p̃)) − log P_norm(Φ(p)))`` (METHODS §4).
+
+    Args:
+        clean: (B, ..., 2) normal and abnormal logits of the adapted tokens, or of any map made of them.
+        noisy: the same of the adapted noise-corrupted tokens.
+
+    Returns:
+        (B,) natural-log losses, mean over everything but the image.
+    """
+    clean_log, noisy_log = clean.log_softmax(-1), noisy.log_softmax(-1)
+    entropy = -(clean_log.exp() * clean_log).sum(-1)
+    contrast = -noisy_log[..., 1] - clean_log[..., 0]
+    return (entropy + contrast / 2).flatten(1).mean(1)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """(B,) mean cross-entropy of (B, N, 2) logits with (B, N) abnormal probabilities (METHODS §6)."""
+    log = logits.log_softmax(-1)
+    return -(target * log[..., 1] + (1 - target) * log[..., 0]).mean(1)
+
+
+def focal_loss(probability: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+    """Binary focal loss (Lin et al., arXiv 1708.02002): easy patches count little.
+
+    Args:
+        probability: (B, N) that a patch is corrupted, in [0, 1].
+        mask: (B, N) share of the patch that is.
+        gamma: how little.
+
+    Returns:
+        (B,).
+    """
+    p = probability.clamp(1e-6, 1 - 1e-6)
+    positive = mask * (1 - p) ** gamma * p.log()
+    negative = (1 - mask) * p**gamma * (1 - p).log()
+    return -(positive + negative).mean(1)
+
+
+def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
+    """(B,) one minus the Dice overlap of (B, N) probabilities and masks; an empty mask is no 0/0."""
+    overlap = 2 * (probability * mask).sum(1) + 1
+    return 1 - overlap / ((probability**2).sum(1) + (mask**2).sum(1) + 1)
+
+
+def keep_where(finite: Tensor, adapted: Tensor, fallback: Tensor) -> Tensor:
+    """(B, ...) the adapted values of images whose adaptation stayed finite, the fallback's for the others."""
+    shape = (-1, *[1] * (adapted.ndim - 1))
+    return torch.where(finite.view(shape), adapted, fallback)

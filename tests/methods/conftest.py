@@ -1,0 +1,109 @@
+"""A small CLIP with random weights, some rendered photographs, and the scene a detector makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from clipspect.backbones.open_clip import Backbone
+from clipspect.methods.base import Scene
+from clipspect.prompts.anchors import make_anchors
+
+SIZE = 64
+
+
+def make_backbone(seed: int = 0) -> Backbone:
+    """A CLIP of four blocks whose text tower is never asked."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(
+            embed_dim=32,
+            vision_cfg={"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 48, "head_width": 16},
+            text_cfg={"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
+        )
+    return Backbone(
+        model, open_clip.SimpleTokenizer(context_length=8), name="small", weights="random (seed 0)"
+    )
+
+
+def make_photos(count: int, seed: int = 0) -> torch.Tensor:
+    """(count, 3, S, S) striped plates that differ in phase and noise; every second one has a bright spot."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    photos = []
+    for i in range(count):
+        plate = np.sin(x / 5 + rng.uniform(0, 6)) + 0.1 * rng.standard_normal((3, SIZE, SIZE))
+        if i % 2:
+            plate[:, (x - rng.uniform(16, 48)) ** 2 + (y - rng.uniform(16, 48)) ** 2 < 36] += 3
+        photos.append(plate)
+    return torch.tensor(np.stack(photos), dtype=torch.float32)
+
+
+def seeds_of(photos: torch.Tensor) -> list[int]:
+    """As the detector does: a number made of each photograph's content."""
+    return [int(hashlib.sha256(p.numpy().tobytes()).hexdigest()[:12], 16) for p in photos]
+
+
+@pytest.fixture(scope="session")
+def backbone() -> Backbone:
+    return make_backbone()
+
+
+@pytest.fixture(scope="session")
+def anchors():
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randn(2, 6, 32, generator=generator)
+    return make_anchors(raw[0], raw[1])
+
+
+@pytest.fixture(scope="session")
+def photos() -> torch.Tensor:
+    return make_photos(6)
+
+
+@pytest.fixture(scope="session")
+def detect(backbone, anchors):
+    """One encoding, one preparation, scores in batches: what the detector does with a set."""
+
+    def run(method, photos, *, batch=4, order=None, references=None, reference_photos=None, paired=None):
+        order = list(range(len(photos))) if order is None else order
+        photos = photos[order]
+        with torch.inference_mode():
+            features = backbone.encode(photos, method.request())
+            explicit = references
+            if reference_photos is not None:
+                explicit = backbone.encode(reference_photos, method.request())
+            pairs = None if paired is None else backbone.encode(paired[order], method.request())
+
+        def scene(part, own, state):
+            return Scene(
+                anchors,
+                (SIZE, SIZE),
+                [seeds_of(photos)[i] for i in part],
+                backbone=backbone,
+                images=photos[part] if method.wants_images else None,
+                references=explicit,
+                reference_seeds=() if reference_photos is None else seeds_of(reference_photos),
+                paired_references=None if pairs is None else pairs[part],
+                own=own,
+                state=state,
+            )
+
+        everything = list(range(len(photos)))
+        with torch.inference_mode():
+            state = (
+                method.prepare(features, scene(everything, everything, None))
+                if method.scope == "set"
+                else None
+            )
+            parts = [everything[i : i + batch] for i in range(0, len(photos), batch)]
+            scores = [method.score(features[part], scene(part, part, state)) for part in parts]
+        joined = type(scores[0]).concat(scores)
+        back = torch.argsort(torch.tensor(order))
+        return type(joined)(joined.image[back], joined.map[back], [joined.notes[i] for i in back.tolist()])
+
+    return run
