@@ -87,7 +87,6 @@ def detect(backbone, anchors):
                 backbone=backbone,
                 images=photos[part] if method.wants_images else None,
                 references=explicit,
-                reference_seeds=() if reference_photos is None else seeds_of(reference_photos),
                 paired_references=None if pairs is None else pairs[part],
                 own=own,
                 state=state,

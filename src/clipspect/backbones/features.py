@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from clipspect.errors import UsageError
+
+
+Span = tuple[float, float]
+"""A part of a backbone by relative depth: (0.75, 1) is the last quarter of its blocks."""
+
+
+def span_blocks(span: Span, depth: int) -> list[int]:
+    """Blocks of a span in a backbone of ``depth`` blocks, from 1; at least the one its end lies in."""
+    start, end = span
+    return [b for b in range(1, depth + 1) if start * depth < b <= end * depth] or [max(ceil(end * depth), 1)]
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,10 @@ class FeatureRequest:
     """Window sizes in patches for WinCLIP's window embeddings (METHODS §7)."""
     unprojected: bool = False
     """Ordinary patch tokens after ``ln_post``, before the projection (WinCLIP's references)."""
+    value_spans: frozenset[Span] = frozenset()
+    """V-V blocks by relative depth, for methods that do not know how deep the backbone is."""
+    ordinary_spans: frozenset[Span] = frozenset()
+    """Ordinary blocks by relative depth."""
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """The request that serves both.
@@ -37,7 +52,7 @@ class FeatureRequest:
         Raises:
             UsageError: the two start the V-V stream at different blocks.
         """
-        starts = {r.start_block for r in (self, other) if r.value_blocks}
+        starts = {r.start_block for r in (self, other) if r.value_blocks or r.value_spans}
         if len(starts) > 1:
             raise UsageError(
                 f"methods that share one encoding must share start_block; these ask for {sorted(starts)}"
@@ -49,17 +64,20 @@ class FeatureRequest:
             views=self.views or other.views,
             windows=self.windows | other.windows,
             unprojected=self.unprojected or other.unprojected,
+            value_spans=self.value_spans | other.value_spans,
+            ordinary_spans=self.ordinary_spans | other.ordinary_spans,
         )
 
     def resolved(self, depth: int) -> FeatureRequest:
-        """The same with every block number in 1…depth.
+        """The same with every block number in 1…depth, and no spans.
 
         Raises:
             UsageError: a block the backbone does not have.
         """
 
-        def resolve(blocks: frozenset[int]) -> frozenset[int]:
+        def resolve(blocks: frozenset[int], spans: frozenset[Span]) -> frozenset[int]:
             numbers = frozenset(b + depth + 1 if b < 0 else b for b in blocks)
+            numbers = numbers.union(*(span_blocks(span, depth) for span in spans))
             if any(not 1 <= b <= depth for b in numbers):
                 raise UsageError(f"blocks {sorted(blocks)} asked for; this backbone has blocks 1…{depth}")
             return numbers
@@ -67,8 +85,8 @@ class FeatureRequest:
         if not 0 <= self.start_block < depth:
             raise UsageError(f"start_block={self.start_block}; this backbone allows 0…{depth - 1}")
         return FeatureRequest(
-            resolve(self.value_blocks),
-            resolve(self.ordinary_blocks),
+            resolve(self.value_blocks, self.value_spans),
+            resolve(self.ordinary_blocks, self.ordinary_spans),
             self.start_block,
             self.views,
             self.windows,

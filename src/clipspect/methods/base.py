@@ -29,6 +29,10 @@ class Scores:
     notes: Sequence[tuple[str, ...]] = ()
     """Per image, what the user must know of its row (an adaptation that diverged); empty = nothing for anyone."""
 
+    def __getitem__(self, index: slice) -> Scores:
+        """The scores of some of the images."""
+        return Scores(self.image[index], self.map[index], self.notes[index])
+
     @staticmethod
     def concat(parts: Sequence[Scores]) -> Scores:
         """One Scores of several, in order."""
@@ -55,8 +59,6 @@ class Scene:
     """Features of explicit references, used for every image; None where the set itself is the reference."""
     paired_references: Features | None = None
     """Features of N explicit references, one for each image, in order."""
-    reference_seeds: Sequence[int] = ()
-    """Seeds of the explicit references, where known: an image is never compared with itself."""
     own: Sequence[int] = ()
     """Per image its position in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
     state: Any = None
