@@ -1,0 +1,1 @@
+"""Measuring: metrics, and the runs that use them."""
