@@ -1,0 +1,91 @@
+"""Settings of the tiny model's training, read from one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from clipspect.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """Rendered scenes of one size."""
+
+    size: int
+    """Side in pixels."""
+    shards: int
+    scenes_per_shard: int = 256
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one kind of batch."""
+
+    until: float
+    """Share of the whole training at which the phase ends; the last is 1."""
+    window: int
+    """Side of the windows cut from the scenes, in patches."""
+    batch: int
+    """Windows a step: half cut from defective pictures, half from their clean twins."""
+    scene_sizes: tuple[int, ...]
+    """Sizes of the scene sets the windows are cut from; each step takes one at random."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of ``losses.total_loss``; the dense term has weight 1."""
+
+    prototypes: float = 1.0
+    ordinary: float = 0.25
+    image: float = 0.5
+    pair: float = 0.5
+    words: float = 0.1
+    captions: float = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything the training depends on."""
+
+    seed: int
+    steps: int
+    scenes: tuple[SceneSet, ...]
+    phases: tuple[Phase, ...]
+    model: dict[str, Any]
+    """open_clip's ``model_cfg``."""
+    preprocess: dict[str, Any]
+    """open_clip's ``preprocess_cfg``."""
+    loss: LossWeights = field(default_factory=LossWeights)
+    learning_rate: float = 1e-3
+    """AdamW's, for embeddings, norms, biases and the text tower."""
+    matrix_learning_rate: float = 2e-3
+    """Muon's, for the matrices of the vision blocks."""
+    weight_decay: float = 0.02
+    warmup_steps: int = 50
+    ema_decay: float = 0.995
+    checkpoint_every: int = 200
+    validate_every: int = 400
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Read a training configuration.
+
+    Raises:
+        UsageError: a setting is unknown or missing.
+    """
+    table = tomllib.loads(path.read_text())
+    known = {f.name for f in fields(TrainingConfig)}
+    if unknown := sorted(set(table) - known):
+        raise UsageError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+    try:
+        table["scenes"] = tuple(SceneSet(**entry) for entry in table["scenes"])
+        table["phases"] = tuple(
+            Phase(**{**entry, "scene_sizes": tuple(entry["scene_sizes"])}) for entry in table["phases"]
+        )
+        table["loss"] = LossWeights(**table.get("loss", {}))
+        return TrainingConfig(**table)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}: {error}") from None

@@ -1,0 +1,119 @@
+"""Defects of large areas, and the table of all kinds with the words people use for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipspect.training.render import defects
+from clipspect.training.render.defects import Changed, on_part
+from clipspect.training.render.fields import Canvas, inside, outline, soften, standardise
+from clipspect.training.render.structure import Ground, blend, ink
+
+
+def _area(c: Canvas, g: Ground) -> Tensor:
+    """(N, S, S) a large soft region: a big rough blob, a band, or one side of a wavy front."""
+    n, centre = len(g.picture), on_part(c, g)
+    blob = c.blob(centre, c.log_uniform(n, 0.25, 1.0), c.uniform(n, 0.1, 0.9))
+    turn = c.angle(n)
+    across = (c.x - centre[:, 0, None, None]) * turn.cos() + (c.y - centre[:, 1, None, None]) * turn.sin()
+    front = across / c.uniform(n, 0.3, 0.8) + c.uniform(n, 0.05, 0.4) * c.noise(n, c.uniform(n, 1.6, 2.4))
+    way = c.uniform(n)
+    distance = torch.where(way < 0.55, blob, torch.where(way < 0.8, front.abs() * 2, 1 + front))
+    return inside(distance, c.uniform(n, 0.08, 1.2)) * g.part
+
+
+def discolouration(c: Canvas, g: Ground) -> Changed:
+    """A region of another hue or tone."""
+    n, region = len(g.picture), _area(c, g)
+    gain = torch.exp(0.4 * c.normal(n, 1, 1, 1) + 0.2 * c.normal(n, 3, 1, 1))
+    mean = g.picture.mean((2, 3))
+    grey = ((mean.amax(1) - mean.amin(1)) < 0.03).view(n, 1, 1, 1)
+    gain = torch.where(grey, gain.mean(1, keepdim=True).expand_as(gain), gain)
+    return g.picture * (1 + region[:, None] * (gain - 1)), region
+
+
+def uneven(c: Canvas, g: Ground) -> Changed:
+    """A large patch ground, coated or cured differently: tone and roughness both change."""
+    n, region = len(g.picture), _area(c, g)
+    base = soften(g.picture, 4)
+    detail = (g.picture - base) * c.uniform(n, 0.0, 2.5)[:, None]
+    grain = c.uniform(n, 0, 0.2) * c.noise(n, c.uniform(n, 0.1, 1.8), anisotropy=c.log_uniform(n, 0.05, 1))
+    tone = torch.exp(c.uniform(n, 0.08, 0.5) * (2 * c.chance(n, 0.5) - 1))
+    other = base * (tone * (1 + grain))[:, None] + detail
+    return blend(g.picture, other.clamp(0, 1), region, c.uniform(n, 0.6, 1)), region
+
+
+def worn(c: Canvas, g: Ground) -> Changed:
+    """The texture is rubbed away or roughened."""
+    n, region = len(g.picture), _area(c, g)
+    smooth = soften(soften(g.picture, 3), 2) * c.uniform(n, 0.8, 1.2)[:, None]
+    grain = c.noise(n, c.uniform(n, 0, 1), anisotropy=c.log_uniform(n, 0.05, 1))
+    rough = g.picture + c.uniform(n, 0.1, 0.4)[:, None] * grain[:, None] * g.picture.mean(
+        (1, 2, 3), keepdim=True
+    )
+    other = torch.where(c.uniform(n)[:, None] < 0.4, smooth, rough.clamp(0, 1))
+    return blend(g.picture, other, region, c.uniform(n, 0.6, 1)), region
+
+
+def fraying(c: Canvas, g: Ground) -> Changed:
+    """A stretch of the rim, or a strip, is ragged: streaks of background and of loose matter."""
+    n = len(g.picture)
+    rim = outline(g.part)
+    has_rim = (rim.flatten(1).sum(1) > 4).float().view(n, 1, 1)
+    centre = c.place(rim + 1e-4 * g.part)
+    near = inside(c.blob(centre, c.log_uniform(n, 0.2, 0.9), c.uniform(n, 0.2, 0.7)), c.uniform(n, 0.2, 0.6))
+    band = soften((g.part > 0.5).float(), max(2, c.size // 12))
+    near = near * (has_rim * (4 * band * (1 - band)) ** 2 + 1 - has_rim)
+    tufts = standardise(c.noise(n, c.uniform(n, 0.3, 1.0), anisotropy=c.uniform(n, 0.04, 0.5)))
+    torn = torch.sigmoid((tufts - c.uniform(n, -0.8, 0.6)) * c.uniform(n, 2, 8))
+    region = (near * g.part).clamp(0, 1)
+    loose = ink(c, g.picture, region, 0.45, 0.45)
+    loose = torch.where(c.uniform(n)[:, None] < 0.35, g.background, loose.expand_as(g.picture))
+    return blend(g.picture, loose, region * torn, c.uniform(n, 0.4, 1)), region
+
+
+def smear(c: Canvas, g: Ground) -> Changed:
+    """A streaked film: paste, oil or glue drawn across the part."""
+    n, centre, turn = len(g.picture), on_part(c, g), c.angle(len(g.picture))
+    x, y = c.x - centre[:, 0, None, None], c.y - centre[:, 1, None, None]
+    along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    streaks = c.noise(n, c.uniform(n, 0.6, 1.4), anisotropy=c.uniform(n, 0.03, 0.15), angle=turn)
+    length, width = c.uniform(n, 0.3, 1.2), c.uniform(n, 0.08, 0.4)
+    distance = ((along / length) ** 2 + (across / width) ** 2).sqrt() + 0.25 * streaks
+    region = inside(distance, c.uniform(n, 0.1, 0.6)) * g.part
+    film = ink(c, g.picture, region, 0.45, 0.4)
+    veil = region * torch.sigmoid(streaks * 1.5 + c.uniform(n, 0, 2))
+    return blend(g.picture, film, veil, c.uniform(n, 0.2, 0.8)), region
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A kind of defect: how it is drawn, how often, and what people call it."""
+
+    draw: Callable[[Canvas, Ground], Changed]
+    weight: float
+    words: tuple[str, ...]
+
+
+DEFECTS: Mapping[str, Defect] = {
+    "scratch": Defect(defects.scratch, 1.1, ("scratch", "scratches", "abrasion")),
+    "crack": Defect(defects.crack, 1.6, ("crack", "cracks", "fracture")),
+    "hole": Defect(defects.hole, 1.2, ("hole", "blowhole", "pore")),
+    "pits": Defect(defects.pits, 0.8, ("pits", "pitting", "small holes")),
+    "dent": Defect(defects.dent, 0.8, ("dent", "bump")),
+    "stain": Defect(defects.stain, 1.1, ("stain", "contamination", "dirt")),
+    "fibre": Defect(defects.fibre, 0.6, ("thread", "fiber", "foreign object")),
+    "foreign patch": Defect(defects.foreign_patch, 0.7, ("foreign material", "misplaced patch")),
+    "distortion": Defect(defects.distortion, 0.7, ("deformation", "distortion")),
+    "broken edge": Defect(defects.broken_edge, 1.1, ("broken edge", "missing piece", "chip", "break")),
+    "flaking": Defect(defects.flaking, 0.7, ("flaking", "peeling", "delamination")),
+    "discolouration": Defect(discolouration, 0.9, ("discoloration", "color defect")),
+    "uneven": Defect(uneven, 1.1, ("uneven surface", "uneven patch")),
+    "worn": Defect(worn, 0.9, ("worn area", "roughness")),
+    "fraying": Defect(fraying, 0.8, ("fraying", "frayed edge")),
+    "smear": Defect(smear, 0.6, ("smear", "glue", "oil")),
+}

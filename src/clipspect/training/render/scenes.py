@@ -1,0 +1,118 @@
+"""Scenes: a clean picture, the same with defects, and the mask of what visibly changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipspect.training.render.fields import Canvas, grow, soften
+from clipspect.training.render.large_defects import DEFECTS
+from clipspect.training.render.objects import (
+    HELD_OUT_SHAPES,
+    TRAINING_SHAPES,
+    Shape,
+    draw_parts,
+    draw_pose,
+)
+from clipspect.training.render.photometry import add_noise, develop
+from clipspect.training.render.structure import Ground, add_structure
+from clipspect.training.render.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES, Texture, draw_surfaces
+
+
+@dataclass(frozen=True)
+class World:
+    """The kinds of textures and parts that scenes are made of."""
+
+    textures: Mapping[str, Texture]
+    shapes: Mapping[str, Shape]
+    object_share: float = 0.45
+    """Share of scenes that show a part over a background; the rest are surfaces."""
+
+
+TRAINING = World(TRAINING_TEXTURES, TRAINING_SHAPES)
+HELD_OUT = World(HELD_OUT_TEXTURES, HELD_OUT_SHAPES)
+"""Kinds never rendered in training: for validation and for the demo photographs."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """N scenes. Both pictures of a scene share everything but the defect and the sensor's noise."""
+
+    clean: Tensor
+    """(N, 3, S, S) in [0, 1]."""
+    defective: Tensor
+    """(N, 3, S, S) in [0, 1]."""
+    mask: Tensor
+    """(N, S, S) of 0 and 1: pixels that visibly changed; empty where the defect cannot be seen."""
+    nouns: Sequence[str]
+    """What the part or surface is called."""
+    defects: Sequence[str]
+    """The first defect's kind, a key of ``DEFECTS``."""
+
+
+_SECOND_DEFECT = 0.15
+_LEAST_AREA = 1 / 4096
+"""Masks smaller than this share of the picture are emptied: nobody would see the defect."""
+
+
+def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
+    is_object = c.uniform(n).flatten() < world.object_share
+    picture, nouns = draw_surfaces(c, n, world.textures, plain=0.05)
+    ground = Ground(picture, torch.ones(n, c.size, c.size, device=c.device), picture.clone())
+    rows = is_object.nonzero().flatten()
+    if len(rows):
+        material, materials = draw_surfaces(c, len(rows), world.textures, plain=0.5)
+        behind, _ = draw_surfaces(c, len(rows), TRAINING_TEXTURES, plain=0.6)
+        pose = draw_pose(c, len(rows))
+        drawn = draw_parts(c, material, behind, pose, world.shapes, materials)
+        ground.picture[rows], ground.part[rows], ground.background[rows] = drawn[:3]
+        for row, noun in zip(rows.tolist(), drawn[3], strict=True):
+            nouns[row] = noun
+    add_structure(c, ground)
+    return ground, nouns
+
+
+def add_defects(c: Canvas, ground: Ground, kinds: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The pictures (N, 3, S, S) with a defect of the given kind each, and the regions touched (N, S, S)."""
+    picture, region = ground.picture.clone(), torch.zeros_like(ground.part)
+    for name in dict.fromkeys(kinds):
+        rows = torch.tensor([row for row, kind in enumerate(kinds) if kind == name], device=c.device)
+        changed, touched = DEFECTS[name].draw(c, ground.rows(rows))
+        picture[rows], region[rows] = changed.clamp(0, 1), touched
+    return picture, region
+
+
+def visible_change(clean: Tensor, defective: Tensor, region: Tensor, noise_level: Tensor) -> Tensor:
+    """(N, S, S) of 0 and 1: pixels of the region whose change stands out from the sensor's noise.
+
+    A pixel counts by itself (a line), by the mean of its neighbourhood (a faint large patch), and with the
+    unchanged specks between (roughened texture).
+    """
+    difference = defective - clean
+    alone = difference.abs().amax(1) > 0.03 + noise_level
+    together = soften(difference, 2).abs().amax(1) > 0.02 + 0.4 * noise_level
+    near = 1 - grow(1 - grow((alone | together).float(), 2), 1)
+    mask = near * (region > 0.3)
+    seen = mask.mean((1, 2), keepdim=True) >= _LEAST_AREA
+    return mask * seen
+
+
+def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
+    """Draw N scenes; about one in twelve has an invisible defect and so an empty mask."""
+    ground, nouns = _draw_ground(c, n, world)
+    names = list(DEFECTS)
+    weights = [defect.weight for defect in DEFECTS.values()]
+    kinds = [names[i] for i in c.weighted(n, weights).tolist()]
+    picture, region = add_defects(c, ground, kinds)
+    second = (c.uniform(n) < _SECOND_DEFECT).flatten().nonzero().flatten()
+    if len(second):
+        more = [names[i] for i in c.weighted(len(second), weights).tolist()]
+        again = Ground(picture[second], ground.part[second], ground.background[second])
+        picture[second], touched = add_defects(c, again, more)
+        region[second] = torch.maximum(region[second], touched)
+    clean, defective, level = develop(c, ground.picture, picture)
+    mask = visible_change(clean, defective, region, level)
+    return Scenes(add_noise(c, clean, level), add_noise(c, defective, level), mask, nouns, kinds)

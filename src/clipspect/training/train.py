@@ -1,0 +1,240 @@
+"""Train the tiny model: render what is missing, then steps of windows and captions; resumable, annealed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipspect.backbones.value_attention import encode_vit
+from clipspect.training.attention import PlainAttention
+from clipspect.training.captions import CaptionSource
+from clipspect.training.config import Phase, TrainingConfig, load_config
+from clipspect.training.evaluate import validate
+from clipspect.training.losses import StepEmbeddings, patch_targets, total_loss
+from clipspect.training.model import build_tiny, normalise, save_model
+from clipspect.training.scene_store import Shard, open_shards, render_store
+from clipspect.training.windows import WindowBatch, draw_windows
+
+_GROUPS = 8
+_CAPTIONS = 4
+_LOG_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Optimisers:
+    """Muon for the matrices of the vision blocks, AdamW for the rest."""
+
+    matrices: torch.optim.Optimizer
+    rest: torch.optim.Optimizer
+
+    def step(self, share: float) -> None:
+        """One step at a share of the full learning rates, then clear the gradients."""
+        for optimiser in (self.matrices, self.rest):
+            for group in optimiser.param_groups:
+                group["lr"] = share * group["full_lr"]
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+
+class Trainer:
+    """The model, its average, the optimisers and the step count: everything a checkpoint holds."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.model = build_tiny(config)
+        self.average = build_tiny(config)
+        generator = torch.Generator().manual_seed(config.seed)
+        directions = torch.randn(2, config.model["embed_dim"], generator=generator)
+        self.prototypes = nn.Parameter(F.normalize(directions, dim=-1))
+        self.captions = CaptionSource(config.model["text_cfg"]["context_length"])
+        self.optimisers = self._build_optimisers()
+        self.step_number = 0
+        self.seconds = 0.0
+
+    def _build_optimisers(self) -> Optimisers:
+        config = self.config
+        named = dict(self.model.named_parameters())
+        matrices = [p for n, p in named.items() if n.startswith("visual.transformer") and p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in named.values() if id(p) not in chosen]
+        muon = torch.optim.Muon(
+            matrices,
+            lr=config.matrix_learning_rate,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        adamw = torch.optim.AdamW(
+            [{"params": rest}, {"params": [self.prototypes]}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        for optimiser in (muon, adamw):
+            for group in optimiser.param_groups:
+                group["full_lr"] = group["lr"]
+        return Optimisers(muon, adamw)
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at a progress in [0, 1]."""
+        return next((p for p in self.config.phases if progress < p.until), self.config.phases[-1])
+
+    def train_step(
+        self, windows: WindowBatch, progress: float, generator: torch.Generator
+    ) -> dict[str, float]:
+        """One step on a batch of windows at a progress in [0, 1]; returns the loss terms."""
+        self.model.train()
+        terms = self._loss(windows, generator)
+        terms["total"].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        warm = min(1.0, (self.step_number + 1) / self.config.warmup_steps)
+        self.optimisers.step(warm * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(50))
+            keep = min(self.config.ema_decay, (1 + self.step_number) / (10 + self.step_number))
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - keep)
+        self.step_number += 1
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _loss(self, windows: WindowBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        model, visual = self.model, self.model.visual
+        depth, half = len(visual.transformer.resblocks), len(windows.mask)
+        drawn = self.captions.draw(windows.nouns, _GROUPS, _CAPTIONS, generator)
+        targets = patch_targets(windows.mask, visual.patch_size[0])
+        targets = torch.cat([targets, torch.zeros_like(targets)])
+        pictures = normalise(torch.cat([windows.defective, windows.clean]), self.config)
+        with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+            tokens, _ = encode_vit(visual, pictures, value_blocks=(depth,), ordinary_blocks=(depth,))
+            ids = torch.cat([drawn.normal.flatten(0, 1), drawn.abnormal.flatten(0, 1), drawn.kinds])
+            text = model.encode_text(ids).float()
+        sides = text[: 2 * _GROUPS * _CAPTIONS].view(2, _GROUPS, _CAPTIONS, -1)
+        anchors = F.normalize(sides.mean(2), dim=-1).transpose(0, 1)  # (groups, 2, D)
+        pair = torch.arange(half) % _GROUPS  # twins share their anchors
+        embeddings = StepEmbeddings(
+            value=F.normalize(tokens.value[depth].float(), dim=-1),
+            ordinary=F.normalize(tokens.ordinary[depth].float(), dim=-1),
+            image=F.normalize(tokens.pooled.float(), dim=-1),
+            anchors=anchors[torch.cat([pair, pair])],
+            captions=F.normalize(sides.flatten(1, 2), dim=-1),
+            kinds=F.normalize(text[2 * _GROUPS * _CAPTIONS :], dim=-1),
+            prototypes=F.normalize(self.prototypes, dim=-1),
+            scale=model.logit_scale.exp(),
+        )
+        return total_loss(embeddings, targets, windows.kinds, self.config.loss)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "prototypes": self.prototypes.detach(),
+            "matrices": self.optimisers.matrices.state_dict(),
+            "rest": self.optimisers.rest.state_dict(),
+            "step": self.step_number,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint: the next step is the one that would have come."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        with torch.no_grad():
+            self.prototypes.copy_(state["prototypes"])
+        self.optimisers.matrices.load_state_dict(state["matrices"])
+        self.optimisers.rest.load_state_dict(state["rest"])
+        self.step_number, self.seconds = state["step"], state["seconds"]
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Chance of one step, a function of the seed and the step alone: resuming needs no generator state."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def draw_step(
+    trainer: Trainer, shards: dict[int, list[Shard]], progress: float, chance: torch.Generator
+) -> WindowBatch:
+    """The windows of the next step."""
+    phase = trainer.phase(progress)
+    size = phase.scene_sizes[int(torch.randint(0, len(phase.scene_sizes), (1,), generator=chance))]
+    side = phase.window * trainer.model.visual.patch_size[0]
+    return draw_windows(shards[size], phase.batch // 2, side, chance)
+
+
+def train(config: TrainingConfig, out: Path, minutes: float) -> open_clip.CLIP:
+    """Train to the end of the schedule and write the model folder ``out/model``.
+
+    Progress is the larger of the share of steps and the share of minutes gone, so that the learning rate
+    always reaches zero in time. Both models, raw and averaged, are validated; the better is written.
+    """
+    render_store(out / "scenes", config.scenes, config.seed)
+    shards = {s.size: open_shards(out / "scenes", s) for s in config.scenes}
+    trainer = Trainer(config)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(torch.load(checkpoint, weights_only=True))
+        print(f"resumed at step {trainer.step_number}", flush=True)
+    with (out / "log.jsonl").open("a") as log:
+        while True:
+            progress = max(trainer.step_number / config.steps, trainer.seconds / (60 * minutes))
+            if progress >= 1:
+                break
+            started = time.monotonic()
+            chance = step_generator(config.seed, trainer.step_number)
+            windows = draw_step(trainer, shards, progress, chance)
+            terms = trainer.train_step(windows, progress, chance)
+            step = trainer.step_number
+            entry: dict[str, Any] = {"step": step, "progress": progress, **terms}
+            if step % _LOG_EVERY == 0:
+                print(
+                    f"{step:6d} {progress:6.1%} " + " ".join(f"{k} {v:.3f}" for k, v in terms.items()),
+                    flush=True,
+                )
+            if step % config.validate_every == 0:
+                entry["validation"] = validate(trainer.average, config)
+                print(f"{step:6d} validation of the average: {entry['validation']}", flush=True)
+                save_model(out / "latest", trainer.average, config)
+            trainer.seconds += time.monotonic() - started
+            log.write(json.dumps({**entry, "seconds": trainer.seconds}) + "\n")
+            log.flush()
+            if step % config.checkpoint_every == 0:
+                torch.save(trainer.state(), checkpoint.with_suffix(".part"))
+                checkpoint.with_suffix(".part").rename(checkpoint)
+        torch.save(trainer.state(), checkpoint)
+        return _write_better(trainer, out)
+
+
+def _write_better(trainer: Trainer, out: Path) -> open_clip.CLIP:
+    config = trainer.config
+    results = {"raw": validate(trainer.model, config), "averaged": validate(trainer.average, config)}
+    print(f"final validation: {results}", flush=True)
+    better = max(results, key=lambda name: results[name]["pixel_auroc"] + results[name]["image_auroc"])
+    model = trainer.model if better == "raw" else trainer.average
+    (out / "validation.json").write_text(json.dumps({"shipped": better, **results}, indent=2))
+    print(f"wrote {save_model(out / 'model', model, config)} ({better} weights)", flush=True)
+    return model
+
+
+def main() -> None:
+    """Run the training from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m clipspect.training.train", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("tiny.toml"))
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for scenes, checkpoints, log and model"
+    )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
+    arguments = parser.parse_args()
+    train(load_config(arguments.config), arguments.out, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
