@@ -22,7 +22,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "resnet": {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "patch_size": None},
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": [1, 1, 1, 1],
+            "width": 8,
+            "head_width": 64,
+            "patch_size": None,
+        },
         "text_cfg": {**_TEXT, "width": 16, "heads": 2},
     },
     "openai-vit": {

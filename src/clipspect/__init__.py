@@ -22,7 +22,8 @@ from clipspect.errors import (
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection, Region, Thresholds
-    from clipspect.detector import Detector, load
+    from clipspect.detector import Detector
+    from clipspect.loading import load
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,7 @@ _LAZY = {
     "Region": "detection",
     "Thresholds": "detection",
     "Detector": "detector",
-    "load": "detector",
+    "load": "loading",
 }
 
 

@@ -66,7 +66,9 @@ MethodOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="A setting of the method: views=official. Repeatable.", rich_help_panel=MODEL),
+    typer.Option(
+        "--set", "-s", help="A setting of the method: views=official. Repeatable.", rich_help_panel=MODEL
+    ),
 ]
 ModelOption = Annotated[
     str,
@@ -79,15 +81,24 @@ ModelOption = Annotated[
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        "--weights", help="A pretrained tag, a checkpoint file, or 'random' for a control.", rich_help_panel=MODEL
+        "--weights",
+        help="A pretrained tag, a checkpoint file, or 'random' for a control.",
+        rich_help_panel=MODEL,
     ),
 ]
 ImageSizeOption = Annotated[
-    int | None, typer.Option("--image-size", help="Input side, a multiple of the patch.", rich_help_panel=MODEL)
+    int | None,
+    typer.Option("--image-size", help="Input side, a multiple of the patch.", rich_help_panel=MODEL),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=MODEL)]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=MODEL)]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.", rich_help_panel=MODEL)]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=MODEL)
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=MODEL)
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Images encoded at once.", rich_help_panel=MODEL)
+]
 AspectOption = Annotated[
     str, typer.Option("--aspect", help="squash to a square (as the papers), or pad.", rich_help_panel=INPUT)
 ]
@@ -104,19 +115,30 @@ TileOption = Annotated[
 ]
 DomainOption = Annotated[
     str,
-    typer.Option("--domain", help="auto, object, texture, medical, x-ray, aerial, microscopy.", rich_help_panel=PROMPTS),
+    typer.Option(
+        "--domain", help="auto, object, texture, medical, x-ray, aerial, microscopy.", rich_help_panel=PROMPTS
+    ),
 ]
 PromptsOption = Annotated[
-    Path | None, typer.Option("--prompts", help="A TOML file of your own words (docs/prompts.md).", rich_help_panel=PROMPTS)
+    Path | None,
+    typer.Option(
+        "--prompts", help="A TOML file of your own words (docs/prompts.md).", rich_help_panel=PROMPTS
+    ),
 ]
 NormalOption = Annotated[
     list[str] | None,
-    typer.Option("--normal-state", help="A further normal state: '{} as machined'. Repeatable.", rich_help_panel=PROMPTS),
+    typer.Option(
+        "--normal-state",
+        help="A further normal state: '{} as machined'. Repeatable.",
+        rich_help_panel=PROMPTS,
+    ),
 ]
 AbnormalOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--abnormal-state", help="A further abnormal state: '{} with a scratch'. Repeatable.", rich_help_panel=PROMPTS
+        "--abnormal-state",
+        help="A further abnormal state: '{} with a scratch'. Repeatable.",
+        rich_help_panel=PROMPTS,
     ),
 ]
 
@@ -133,10 +155,15 @@ def _root(
 @app.command()
 def detect(
     source: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.", show_default=False)],
-    object: ObjectOption,  # noqa: A002 - the option's name
+    object: ObjectOption,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Results folder [default: NAME-results].", rich_help_panel=OUTPUT, show_default=False),
+        typer.Option(
+            "--out",
+            help="Results folder [default: NAME-results].",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
     method: MethodOption = "anoclip",
     set_: SetOption = None,
@@ -155,11 +182,15 @@ def detect(
     abnormal_state: AbnormalOption = None,
     good: Annotated[
         Path | None,
-        typer.Option("--good", help="Known-good photographs to set the thresholds by.", rich_help_panel=JUDGE),
+        typer.Option(
+            "--good", help="Known-good photographs to set the thresholds by.", rich_help_panel=JUDGE
+        ),
     ] = None,
     false_alarm_rate: Annotated[
         float,
-        typer.Option("--false-alarm-rate", help="Share of good photographs that may be flagged.", rich_help_panel=JUDGE),
+        typer.Option(
+            "--false-alarm-rate", help="Share of good photographs that may be flagged.", rich_help_panel=JUDGE
+        ),
     ] = 0.01,
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Flag scores from here on.", rich_help_panel=JUDGE)
@@ -168,11 +199,15 @@ def detect(
         float | None,
         typer.Option("--pixel-threshold", help="Map values from here on are regions.", rich_help_panel=JUDGE),
     ] = None,
-    maps: Annotated[Maps, typer.Option("--maps", help="Also write the maps.", rich_help_panel=OUTPUT)] = Maps.none,
+    maps: Annotated[
+        Maps, typer.Option("--maps", help="Also write the maps.", rich_help_panel=OUTPUT)
+    ] = Maps.none,
     overlays: Annotated[
         Overlays, typer.Option("--overlays", help="Which overlays to write.", rich_help_panel=OUTPUT)
     ] = Overlays.all,
-    csv: Annotated[bool, typer.Option("--csv", help="Also write detections.csv.", rich_help_panel=OUTPUT)] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Also write detections.csv.", rich_help_panel=OUTPUT)
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=OUTPUT)
     ] = True,
@@ -183,7 +218,10 @@ def detect(
         bool, typer.Option("--json", help="One JSON object per photograph on stdout.", rich_help_panel=OUTPUT)
     ] = False,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Find anomalies on a photograph, or on every photograph of a folder.
@@ -271,7 +309,9 @@ def models() -> None:
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method's settings.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show one method's settings.", show_default=False)
+    ] = None,
 ) -> None:
     """List the methods, or one method's settings for --set."""
     from rich.table import Table
@@ -317,7 +357,7 @@ def _load(*, settings: list[str] | None = None, **options: Any) -> Detector:
 
 def _thresholds(
     detector: Detector,
-    object: str,  # noqa: A002
+    object: str,
     good: Path | None,
     rate: float,
     image: float | None,
@@ -340,7 +380,7 @@ def _thresholds(
 def _one(
     detector: Detector,
     source: Path,
-    object: str,  # noqa: A002
+    object: str,
     thresholds: Thresholds | None,
     as_json: bool,
 ) -> tuple[int, int]:
@@ -474,7 +514,9 @@ def main() -> None:
     try:
         app()
     except ClipspectError as error:
-        _console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        _console(stderr=True).print(
+            f"[bold red]error[/] {error}", highlight=False, markup=True, soft_wrap=True
+        )
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         _console(stderr=True).print("stopped; run the same command again to go on", highlight=False)

@@ -8,12 +8,12 @@ import zipfile
 import open_clip
 import pytest
 import torch
-from small_models import ARCHITECTURES, normalised_images
 from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.open_clip import load_backbone
 from clipspect.errors import UsageError, WeightsError
+from small_models import ARCHITECTURES, normalised_images
 
 
 def write_folder(folder, config, model, suffix="safetensors"):
@@ -35,7 +35,9 @@ def test_a_folder_gives_the_image_and_text_embeddings_of_open_clip(tmp_path, nam
     images = normalised_images(3, backbone.image_size)
     with torch.inference_mode():
         expected = model.encode_image(images, normalize=True)
-        tokens = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])(["a photo of a nut"])
+        tokens = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])(
+            ["a photo of a nut"]
+        )
         expected_text = model.encode_text(tokens)
     torch.testing.assert_close(backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(backbone.encode_text(["a photo of a nut"]), expected_text, atol=1e-5, rtol=0)

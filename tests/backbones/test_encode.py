@@ -7,11 +7,11 @@ import json
 import open_clip
 import pytest
 import torch
-from small_models import ARCHITECTURES, normalised_images
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.open_clip import Backbone, load_backbone
 from clipspect.errors import UsageError
+from small_models import ARCHITECTURES, normalised_images
 
 VALUE = FeatureRequest(value_blocks=frozenset([-1]))
 
@@ -53,7 +53,9 @@ def test_a_resnets_value_path_is_its_pool_with_unit_values_and_eightfold_scale()
         unit = v / v.norm(dim=-1, keepdim=True)
         attention = (unit @ unit.mT * 8 / v.shape[-1] ** 0.5).softmax(-1)
         expected = pool.c_proj((attention @ v).transpose(1, 2).flatten(2))[:, 1:]
-    torch.testing.assert_close(backbone.encode(images, VALUE).values(1).flatten(1, 2), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        backbone.encode(images, VALUE).values(1).flatten(1, 2), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_a_later_start_leaves_the_ordinary_path_and_copies_it_at_the_start():

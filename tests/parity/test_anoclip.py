@@ -65,7 +65,9 @@ def test_landscape_images_as_two_square_tiles(parity, close):
     method = AnoCLIP()
     for number, image in enumerate(images):
         pieces = torch.stack([image[:, *tile.slices] for tile in tiles])
-        scores = method.score(parity.backbone.encode(pieces, method.request()), scene_of(parity, "macaroni", pieces))
+        scores = method.score(
+            parity.backbone.encode(pieces, method.request()), scene_of(parity, "macaroni", pieces)
+        )
         stitched = blend_tiles(list(scores.map.numpy()), tiles, (height, width), taper=False)
         close(stitched, recorded["anomaly_map"][number], 2e-6)
         close(scores.image.mean(), np.float64(recorded["image_score"][number]), 2e-6)

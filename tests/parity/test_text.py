@@ -21,7 +21,9 @@ def composed(parity):
 def test_sentences_come_out_in_the_official_order(parity, composed):
     for name, expected in composed.items():
         noun = official_noun(name)
-        normal, abnormal = parity.prompts.prompt_set("anoclip").sentences(noun, parity.prompts.domain("auto", noun))
+        normal, abnormal = parity.prompts.prompt_set("anoclip").sentences(
+            noun, parity.prompts.domain("auto", noun)
+        )
         assert normal == expected["normal"]
         assert abnormal == expected["abnormal"]
 

@@ -49,8 +49,10 @@ def test_auto_knows_textures_by_the_last_word():
 
 def test_a_users_file_adds_a_domain_and_replaces_a_set(tmp_path):
     own = tmp_path / "own.toml"
-    own.write_text('[domains]\nweld = ["weld photo"]\n[sets.plain]\nnormal=["good {}"]\nabnormal=["bad {}"]\n'
-                   'templates=["a photo of a {}"]\ndomain_aware=true\n')
+    own.write_text(
+        '[domains]\nweld = ["weld photo"]\n[sets.plain]\nnormal=["good {}"]\nabnormal=["bad {}"]\n'
+        'templates=["a photo of a {}"]\ndomain_aware=true\n'
+    )
     table = load_prompts(own)
     assert table.prompt_set("plain").sentences("seam", table.domain("weld", "seam")) == (
         ["a weld photo of a good seam"],
@@ -60,7 +62,12 @@ def test_a_users_file_adds_a_domain_and_replaces_a_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["not toml [", "[sets.x]\nnormal = 3", '[sets.x]\nnormal=["no place"]\nabnormal=["{}"]\ntemplates=["{}"]']
+    "text",
+    [
+        "not toml [",
+        "[sets.x]\nnormal = 3",
+        '[sets.x]\nnormal=["no place"]\nabnormal=["{}"]\ntemplates=["{}"]',
+    ],
 )
 def test_a_malformed_file_is_refused_by_name(tmp_path, text):
     own = tmp_path / "own.toml"

@@ -145,7 +145,9 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
 
 def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
     if weights is not None:
-        raise UsageError(f"{path} is a checkpoint itself; pass the architecture with --model and the file with --weights")
+        raise UsageError(
+            f"{path} is a checkpoint itself; pass the architecture with --model and the file with --weights"
+        )
     if (path.parent / _CONFIG).is_file():
         return _from_folder(path.parent, str(path))
     state = _read(path)
@@ -165,7 +167,10 @@ def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, 
 def _known(name: str) -> str:
     name = name.replace("/", "-")
     if name not in open_clip.list_models():
-        names = sorted(PRESETS) + [m for m in open_clip.list_models() if m.split("-")[0] == name.split("-")[0]][:12]
+        names = (
+            sorted(PRESETS)
+            + [m for m in open_clip.list_models() if m.split("-")[0] == name.split("-")[0]][:12]
+        )
         raise UsageError(
             f"unknown model {name!r}; try one of: {', '.join(dict.fromkeys(names))}, any other open_clip architecture,"
             f" hf-hub:org/name, or a local folder or checkpoint file"

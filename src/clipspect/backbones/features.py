@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clipspect.errors import UsageError
 
-
 Span = tuple[float, float]
 """A part of a backbone by relative depth: (0.75, 1) is the last quarter of its blocks."""
 

@@ -47,7 +47,9 @@ class Backbone:
         """
         visual: Any = model.visual
         if not isinstance(visual, VisionTransformer | ModifiedResNet):
-            raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
+            raise UsageError(
+                f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet"
+            )
         if isinstance(visual, VisionTransformer):
             check_vit(visual)
         self.name, self.weights = name, weights
@@ -176,7 +178,9 @@ class Backbone:
         # Under a causal mask nothing after the end-of-text token reaches it: cut the padding, same numbers, less work.
         length = int(tokens.ne(0).sum(1).max())
         tokens = tokens[:, :length]
-        x = model.token_embedding(tokens).to(self._dtype) + model.positional_embedding[:length].to(self._dtype)
+        x = model.token_embedding(tokens).to(self._dtype) + model.positional_embedding[:length].to(
+            self._dtype
+        )
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
         pooled: Tensor = text_global_pool(
             model.ln_final(x), tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
@@ -184,7 +188,8 @@ class Backbone:
         projection = model.text_projection
         if projection is None:
             return pooled
-        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        return projected
 
 
 def load_backbone(
@@ -228,6 +233,7 @@ def load_backbone(
     )
     if backbone.is_random:
         warnings.warn(
-            f"{model} runs with random weights: a control whose scores mean nothing by themselves", stacklevel=2
+            f"{model} runs with random weights: a control whose scores mean nothing by themselves",
+            stacklevel=2,
         )
     return backbone

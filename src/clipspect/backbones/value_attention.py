@@ -34,7 +34,8 @@ class Tokens:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, C) → (B, heads, N, C/heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split.transpose(1, 2)
 
 
 def _merge(x: Tensor) -> Tensor:
@@ -93,7 +94,9 @@ def check_vit(visual: Any) -> None:
         raise UsageError("models with an attentional pooler (CoCa) have no projection for patch tokens")
     for block in visual.transformer.resblocks:
         if not isinstance(block.attn, nn.MultiheadAttention) or block.attn.in_proj_weight is None:
-            raise UsageError(f"attention of type {type(block.attn).__name__} is not supported by the V-V path")
+            raise UsageError(
+                f"attention of type {type(block.attn).__name__} is not supported by the V-V path"
+            )
 
 
 def encode_vit(
@@ -127,7 +130,7 @@ def encode_vit(
     cls_only = visual.pool_type == "tok" and not unprojected and depth not in ordinary_blocks
 
     def project(tokens: Tensor) -> Tensor:
-        out = visual.ln_post(tokens)
+        out: Tensor = visual.ln_post(tokens)
         return out if visual.proj is None else out @ visual.proj
 
     x, grid = embed_patches(visual, images)
@@ -217,12 +220,11 @@ def encode_windows(visual: Any, images: Tensor, size: int, *, windows_per_pass: 
     index = window_index(grid, size).to(tokens.device) + 1  # (M, size²), past the class token
     index = F.pad(index, (1, 0))  # the class token is part of every window
     windows = tokens[:, index].flatten(0, 1)  # (B·M, 1 + size², width)
-    pooled = [
-        visual._pool(visual.transformer(part))[0] for part in windows.split(windows_per_pass)
-    ]
+    pooled = [visual._pool(visual.transformer(part))[0] for part in windows.split(windows_per_pass)]
     out = torch.cat(pooled)
     out = out if visual.proj is None else out @ visual.proj
-    return out.unflatten(0, (len(images), len(index)))
+    embeddings: Tensor = out.unflatten(0, (len(images), len(index)))
+    return embeddings
 
 
 def window_index(grid: tuple[int, int], size: int) -> Tensor:

@@ -58,6 +58,6 @@ class Fit:
 
 def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(B, S, T, 3) pixels → (B, 3, S, T) float32 with a backbone's own mean and deviation, contiguous."""
-    scaled = images.astype(np.float32) / np.float32(255)
-    scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    unit = images.astype(np.float32) / np.float32(255)
+    scaled = (unit - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)

@@ -61,5 +61,7 @@ class AnoCLIP(Method):
 
     def image_score(self, features: Features, scene: Scene) -> Tensor:
         """(B,) abnormal probability of the image embedding, mean over the views."""
-        embeddings = features.image[:, None] if features.views is None or self.views == "none" else features.views
+        embeddings = (
+            features.image[:, None] if features.views is None or self.views == "none" else features.views
+        )
         return abnormal_probability(embeddings, scene.anchors.pair, self.temperature).mean(1)

@@ -25,7 +25,11 @@ def _field_docs(cls: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     docs = {}
     for here, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name) and isinstance(after, ast.Expr):
+        if (
+            isinstance(here, ast.AnnAssign)
+            and isinstance(here.target, ast.Name)
+            and isinstance(after, ast.Expr)
+        ):
             text = after.value
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 docs[here.target.id] = " ".join(text.value.split())

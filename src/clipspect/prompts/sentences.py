@@ -90,7 +90,9 @@ def clean_object_name(name: str) -> str:
     words = re.sub(r"(?<=[a-z]{3})\d+$", "", words)
     words = words.replace("{", "").replace("}", "").strip()
     if not words:
-        raise UsageError(f"the object's name {name!r} is empty; name what is on the photographs, e.g. 'metal nut'")
+        raise UsageError(
+            f"the object's name {name!r} is empty; name what is on the photographs, e.g. 'metal nut'"
+        )
     if len(words) > 80:
         raise UsageError(f"the object's name is {len(words)} characters long; use a short noun of up to 80")
     return words
@@ -124,11 +126,11 @@ def _shipped() -> PromptTable:
 def _table(data: Mapping[str, Any]) -> PromptTable:
     sets = {}
     for name, entry in data.get("sets", {}).items():
-        phrases = {key: tuple(entry[key]) for key in ("normal", "abnormal", "templates")}
-        flags = {key: bool(entry.get(key, False)) for key in ("domain_aware", "states_outer")}
-        for part in phrases.values():
+        phrases = [tuple(entry[key]) for key in ("normal", "abnormal", "templates")]
+        for part in phrases:
             _check_phrases(part)
-        sets[name] = PromptSet(**phrases, **flags)
+        flags = [bool(entry.get(key, False)) for key in ("domain_aware", "states_outer")]
+        sets[name] = PromptSet(phrases[0], phrases[1], phrases[2], flags[0], flags[1])
     domains = {name: tuple(phrases) for name, phrases in data.get("domains", {}).items()}
     return PromptTable(sets, domains, frozenset(data.get("auto", {}).get("textures", ())))
 

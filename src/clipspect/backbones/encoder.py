@@ -1,0 +1,107 @@
+"""Encoder: pieces of photographs in, Features out, each piece encoded once; pools of a set's images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.open_clip import Backbone
+from clipspect.images.intake import Entry
+from clipspect.images.transforms import normalise
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N encoded pieces, beside the normalised images they came from."""
+
+    features: Features
+    images: Tensor
+    """(N, 3, S, S) normalised, on the backbone's device."""
+
+    def __getitem__(self, index: slice) -> Encoded:
+        """Some of the pieces."""
+        return Encoded(self.features[index], self.images[index])
+
+    @staticmethod
+    def concat(parts: Sequence[Encoded]) -> Encoded:
+        """One of several, in order."""
+        return Encoded(Features.concat([p.features for p in parts]), torch.cat([p.images for p in parts]))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The encoded sample of a set whose images are each other's references (METHODS §5, §8)."""
+
+    encoded: Encoded
+    seeds: Sequence[int]
+    slices: Mapping[int, slice]
+    """position of a photograph in the run → its pieces in the pool."""
+
+
+class Encoder:
+    """A backbone with one request, in batches of one size."""
+
+    def __init__(self, backbone: Backbone, request: FeatureRequest, batch_size: int) -> None:
+        """Check the request against the backbone; UsageError names a block it does not have."""
+        request.resolved(backbone.depth)
+        self.backbone, self.request, self.batch_size = backbone, request, batch_size
+
+    def encode(self, pieces: NDArray[np.uint8]) -> Encoded:
+        """(N, S, S, 3) pieces → Features, ``batch_size`` at once."""
+        images = torch.from_numpy(normalise(pieces, self.backbone.mean, self.backbone.std))
+        parts = [self.backbone.encode(part, self.request) for part in images.split(self.batch_size)]
+        return Encoded(Features.concat(parts), images.to(self.backbone.device))
+
+    def encode_pool(self, entries: Iterable[Entry], limit: int) -> Pool | None:
+        """Encode photographs until their pieces exceed ``limit``; None where none can be read.
+
+        A photograph that cannot be read is left out here; its own row will say so.
+        """
+        parts: list[Encoded] = []
+        seeds: list[int] = []
+        slices: dict[int, slice] = {}
+        for entry in entries:
+            if entry.photograph is None:
+                continue
+            count = len(entry.photograph.pieces)
+            if seeds and len(seeds) + count > limit:
+                break
+            slices[entry.position] = slice(len(seeds), len(seeds) + count)
+            parts.append(self.encode(entry.photograph.pieces))
+            seeds += entry.photograph.seeds
+        return Pool(Encoded.concat(parts), seeds, slices) if parts else None
+
+    def encode_batch(self, entries: Sequence[Entry], pool: Pool | None) -> tuple[Encoded, list[int]]:
+        """A batch's pieces in order, those of the pool taken from it, and each piece's place in the pool or -1."""
+        known = pool.slices if pool is not None else {}
+        fresh = [e.photograph.pieces for e in entries if e.photograph and e.position not in known]
+        encoded = self.encode(np.concatenate(fresh)) if fresh else None
+        parts: list[Encoded] = []
+        own: list[int] = []
+        used = 0
+        for entry in entries:
+            if entry.photograph is None:
+                continue
+            if pool is not None and entry.position in known:
+                at = known[entry.position]
+                parts.append(pool.encoded[at])
+                own += range(at.start, at.stop)
+            elif encoded is not None:
+                count = len(entry.photograph.pieces)
+                parts.append(encoded[used : used + count])
+                own += [-1] * count
+                used += count
+        return Encoded.concat(parts), own
+
+
+def choose_pool(names: Sequence[str], limit: int) -> set[int]:
+    """Positions of a set's pool: all of a small set, else a choice by name that repeats itself."""
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    return set(order[:limit])

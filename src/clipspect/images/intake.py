@@ -1,0 +1,104 @@
+"""Intake: photographs of a run, decoded ahead in threads, in order, each as an entry or as its error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from clipspect.errors import ClipspectError, ImageError
+from clipspect.images.photograph import Photograph, Reader, Source, hash_source
+from clipspect.images.prefetch import prefetch
+
+Templates = Callable[[Path], Path]
+"""Gives a photograph's own reference file."""
+
+READERS = min(4, os.cpu_count() or 1)
+"""Threads that decode; PIL releases the interpreter's lock while it does."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A photograph on its way through a run, or the error that stands in its place."""
+
+    position: int
+    """Its number in the run, from 0."""
+    name: str
+    photograph: Photograph | None = None
+    template: Photograph | None = None
+    """Its own reference, where references go by file."""
+    error: ClipspectError | None = None
+    content_hash: str = ""
+    """Of a file that failed; a photograph knows its own."""
+    started: float = field(default_factory=perf_counter)
+
+
+def source_name(source: Source, position: int, root: Path | None = None) -> str:
+    """The name of a photograph in results: its path below ``root``, its file's name, or "image 3"."""
+    if not isinstance(source, str | Path):
+        return f"image {position + 1}"
+    path = Path(source)
+    return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
+
+
+def read_entries(
+    sources: Iterable[Source],
+    reader: Reader,
+    *,
+    ahead: int,
+    root: Path | None = None,
+    templates: Templates | None = None,
+    keep: Callable[[int, Source], bool] | None = None,
+) -> Iterator[Entry]:
+    """Entries in the order of the sources, at most ``ahead`` of them decoded and not yet taken.
+
+    Args:
+        sources: paths or pictures; pulled lazily.
+        reader: decodes and cuts them.
+        ahead: bounds memory.
+        root: names are relative to it.
+        templates: gives each photograph's own reference, decoded beside it.
+        keep: whether to read the source at a position; the others are passed over and keep their position.
+    """
+
+    def wanted() -> Iterator[tuple[int, Source]]:
+        for position, source in enumerate(sources):
+            if keep is None or keep(position, source):
+                yield position, source
+
+    def load(numbered: tuple[int, Source]) -> tuple[Photograph, Photograph | None]:
+        position, source = numbered
+        photograph = reader.read(source, source_name(source, position, root))
+        if templates is None:
+            return photograph, None
+        template = reader.read(templates(Path(source)))
+        if len(template.pieces) != len(photograph.pieces):
+            raise ImageError(
+                photograph.name,
+                f"its reference is {template.width}×{template.height} pixels and cut into other tiles than the"
+                f" photograph of {photograph.width}×{photograph.height}; use references of the same size",
+            )
+        return photograph, template
+
+    for (position, source), loaded in prefetch(wanted(), load, workers=READERS, ahead=ahead):
+        name = source_name(source, position, root)
+        if isinstance(loaded, ClipspectError):
+            yield Entry(position, name, error=loaded, content_hash=hash_source(source))
+        else:
+            yield Entry(position, name, *loaded)
+
+
+def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Entries in lists of at least ``size`` pieces; an entry that carries an error counts as one."""
+    batch: list[Entry] = []
+    pieces = 0
+    for entry in entries:
+        batch.append(entry)
+        pieces += len(entry.photograph.pieces) if entry.photograph else 1
+        if pieces >= size:
+            yield batch
+            batch, pieces = [], 0
+    if batch:
+        yield batch

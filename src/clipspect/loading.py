@@ -1,0 +1,85 @@
+"""load(): from names to a Detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from clipspect.backbones.open_clip import Precision, load_backbone
+from clipspect.backbones.presets import DEFAULT_MODEL
+from clipspect.detector import Detector, Wording
+from clipspect.images.convert import MAX_PIXELS
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Aspect, Fit, Interpolation
+from clipspect.methods import DEFAULT_METHOD, make_method
+from clipspect.methods.base import Method
+from clipspect.prompts import load_prompts
+
+
+def load(
+    method: str | Method | Sequence[str | Method] = DEFAULT_METHOD,
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    aspect: Aspect = "squash",
+    interpolation: Interpolation = "bicubic",
+    tile: int | Literal["square"] | None = None,
+    domain: str = "auto",
+    prompts: Path | None = None,
+    normal: Sequence[str] = (),
+    abnormal: Sequence[str] = (),
+    batch_size: int = 8,
+    set_size: int = 128,
+    max_pixels: int = MAX_PIXELS,
+    seed: int = 0,
+) -> Detector:
+    """Load a detector.
+
+    Args:
+        method: a name of ``clipspect methods``, a method object with its settings, or several to compare.
+        model: a preset of ``clipspect models``, an open_clip architecture, "hf-hub:org/name", a folder, a checkpoint.
+        weights: a pretrained tag, a checkpoint file, "random" for a seeded control; None = the preset's own.
+        settings: settings of the named method, field → value; a setting several methods share goes to each.
+        image_size: input side in pixels, a multiple of the backbone's patch; None = the preset's own.
+        device: "auto", "cpu", "cuda", …
+        precision: "fp32", "bf16" or "fp16" in both towers.
+        aspect: "squash" to a square as the papers do, or "pad".
+        interpolation: "bicubic" or "bilinear".
+        tile: side in photo pixels to cut large photographs into overlapping tiles; "square" for VisA's setting.
+        domain: "auto", or a domain of the prompt table: "object", "texture", "medical", …
+        prompts: a TOML file merged over the shipped prompt table.
+        normal: further normal states, such as "{} fresh from the mould".
+        abnormal: further abnormal states, such as "{} with a scratch".
+        batch_size: images encoded at once.
+        set_size: most images of a set that serve as each other's references.
+        max_pixels: larger photographs are refused before they are decoded.
+        seed: of random weights.
+
+    Raises:
+        UsageError: an unknown name or an impossible setting; the message lists what there is.
+        WeightsError: weights that are not here; the message says which file and how to pass it.
+    """
+    wanted = [method] if isinstance(method, str | Method) else list(method)
+    made = [_make(one, settings or {}, alone=len(wanted) == 1) for one in wanted]
+    wording = Wording(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
+    for one in made:
+        wording.sentences(one.prompts, "object")  # a bad domain or phrase is told before weights are loaded
+    backbone = load_backbone(
+        model, weights, image_size=image_size, device=device, precision=precision, seed=seed
+    )
+    reader = Reader(Fit(backbone.image_size, aspect, interpolation), tile, max_pixels)
+    return Detector(backbone, made, reader, wording, batch_size=batch_size, set_size=set_size)
+
+
+def _make(method: str | Method, settings: Mapping[str, Any], *, alone: bool) -> Method:
+    if isinstance(method, Method):
+        return method
+    if alone:
+        return make_method(method, dict(settings))
+    known = make_method(method).settings()
+    return make_method(method, {key: value for key, value in settings.items() if key in known})
