@@ -73,7 +73,8 @@ class Canvas:
     ) -> Tensor:
         """(N, S, S) Gaussian random field of zero mean and unit deviation.
 
-        Amplitude falls as frequency^-power, or, with ``band``, lies around that many cycles per picture. An anisotropy below 1 stretches the field along ``angle``.
+        Amplitude falls as frequency^-power, or, with ``band``, lies around that many cycles per picture. An
+        anisotropy below 1 stretches the field along ``angle``.
         """
         turn = self.uniform(n, 0.0, math.pi) if angle is None else angle
         along = (self._frequency_x * turn.cos() + self._frequency_y * turn.sin()) * (1.0 / anisotropy)
@@ -82,7 +83,8 @@ class Canvas:
         if band is None:
             amplitude = (radius + 0.5) ** -power
         else:
-            amplitude = torch.exp(-(((radius - band) / (0.3 * band)) ** 2))
+            off_band = (radius - band) / (0.3 * band)
+            amplitude = torch.exp(-(off_band**2))
         amplitude[:, 0, 0] = 0
         waves = torch.randn(n, *radius.shape[1:], 2, generator=self.generator, device=self.device)
         field = torch.fft.irfft2(torch.view_as_complex(waves) * amplitude, s=(self.size, self.size))

@@ -1,0 +1,146 @@
+"""The training loop: it learns, it resumes where it stopped, it ends annealed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipspect.errors import UsageError
+from clipspect.prompts import load_prompts
+from clipspect.training import train as loop
+from clipspect.training.captions import CaptionSource
+from clipspect.training.config import Phase, SceneSet, TrainingConfig, load_config
+from clipspect.training.losses import abnormal_logit, dense_loss, patch_targets
+from clipspect.training.scene_store import open_shards, render_shard, render_store
+from clipspect.training.windows import draw_windows
+
+TINY = Path(loop.__file__).with_name("tiny.toml")
+
+
+@pytest.fixture(scope="module")
+def small() -> TrainingConfig:
+    config = load_config(TINY)
+    model = copy.deepcopy(config.model)
+    model["embed_dim"] = 32
+    model["vision_cfg"] |= {"width": 64, "layers": 2, "head_width": 32, "image_size": 64}
+    model["text_cfg"] |= {"width": 16, "layers": 1, "heads": 1}
+    return replace(
+        config,
+        model=model,
+        scenes=(SceneSet(64, shards=1, scenes_per_shard=24),),
+        phases=(Phase(1.0, window=4, batch=16, scene_sizes=(64,)),),
+        warmup_steps=2,
+        steps=4,
+        checkpoint_every=2,
+        validate_every=1000,
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    render_store(folder, small.scenes, small.seed, processes=1)
+    return {64: open_shards(folder, small.scenes[0])}
+
+
+def run_steps(trainer: loop.Trainer, shards, first: int, last: int) -> list[float]:
+    losses = []
+    for step in range(first, last):
+        chance = loop.step_generator(trainer.config.seed, step)
+        windows = loop.draw_step(trainer, shards, 0.1, chance)
+        losses.append(trainer.train_step(windows, 0.1, chance)["total"])
+    return losses
+
+
+def test_steps_on_one_batch_lower_its_loss(small, shards):
+    trainer = loop.Trainer(small)
+    windows = draw_windows(shards[64], 16, 32, torch.Generator().manual_seed(0))
+    losses = [
+        trainer.train_step(windows, 0.0, torch.Generator().manual_seed(1))["total"] for _step in range(12)
+    ]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_resuming_continues_exactly(small, shards):
+    unbroken = loop.Trainer(small)
+    run_steps(unbroken, shards, 0, 4)
+    first = loop.Trainer(small)
+    run_steps(first, shards, 0, 2)
+    second = loop.Trainer(small)
+    second.restore(copy.deepcopy(first.state()))
+    run_steps(second, shards, 2, 4)
+    assert second.step_number == 4
+    for name, value in unbroken.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    for name, value in unbroken.average.state_dict().items():
+        assert torch.equal(value, second.average.state_dict()[name]), name
+
+
+def test_the_command_renders_trains_and_writes_a_model_folder(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
+    loop.train(small, tmp_path, math.inf)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(math.isfinite(line["total"]) for line in lines)
+    description = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
+    assert description["model_cfg"] == small.model
+    assert (tmp_path / "model" / "open_clip_model.safetensors").stat().st_size > 0
+
+
+def test_a_shard_is_drawn_from_its_seed(small):
+    first, second = render_shard(48, 4, seed=9), render_shard(48, 4, seed=9)
+    assert torch.equal(first["defective"], second["defective"])
+
+
+def test_a_missing_shard_is_named(small, tmp_path):
+    with pytest.raises(UsageError, match=r"scenes-64-0000\.pt is missing"):
+        open_shards(tmp_path, small.scenes[0])
+
+
+def test_windows_of_twins_are_cut_and_turned_alike(shards):
+    windows = draw_windows(shards[64], 24, 32, torch.Generator().manual_seed(2))
+    assert windows.defective.shape == windows.clean.shape == (24, 3, 32, 32)
+    change = (windows.defective - windows.clean).abs().amax(1)
+    assert change[windows.mask > 0.9].mean() > 2 * change[windows.mask == 0].mean()
+
+
+def test_patch_targets_grow_four_times_as_fast_as_coverage():
+    mask = torch.zeros(1, 16, 16)
+    mask[0, :2, :4] = 1  # an eighth of the first 8×8 patch
+    mask[0, 8:, 8:] = 1
+    assert patch_targets(mask, 8).tolist() == [[0.5, 0.0, 0.0, 1.0]]
+
+
+def test_the_dense_loss_wants_defective_patches_at_the_abnormal_anchor():
+    anchors = torch.eye(2)[None]  # normal (1, 0), abnormal (0, 1)
+    right = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    targets, scale = torch.tensor([[0.0, 1.0]]), torch.tensor(10.0)
+    good = dense_loss(abnormal_logit(right, anchors, scale), targets)
+    bad = dense_loss(abnormal_logit(right.flip(1), anchors, scale), targets)
+    assert good < 0.01
+    assert bad > 9
+
+
+def test_captions_are_tokenised_as_open_clip_does_and_fit_the_context():
+    import open_clip
+
+    context = load_config(TINY).model["text_cfg"]["context_length"]
+    source, tokenizer = CaptionSource(context), open_clip.SimpleTokenizer(context_length=context)
+    table = load_prompts()
+    for name in ("anoclip", "winclip"):
+        for side in table.prompt_set(name).sentences("printed circuit board", table.domain("object", "")):
+            assert torch.equal(source.tokenize(side), tokenizer(side))
+            assert (source.tokenize(side) > 0).sum(1).max() <= context - 15
+
+
+def test_unknown_settings_are_refused(tmp_path):
+    path = tmp_path / "odd.toml"
+    path.write_text(TINY.read_text().replace("steps =", "stepps ="))
+    with pytest.raises(UsageError, match="stepps"):
+        load_config(path)
