@@ -24,6 +24,8 @@ IMAGE_SIGMAS = 3.0
 PIXEL_SIGMAS = 4.0
 LEAST_SPREAD = 0.05
 """Least standard deviation in log-odds that a guess works with, so that equal scores flag nothing."""
+LEAST = 1e-6
+"""Probabilities nearer to 0 or 1 than this count as this near, in scores and in guessed thresholds."""
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 LOWER_QUARTILE, LOWER_TAIL = 0.25, 0.05
@@ -128,9 +130,9 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _log_odds(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(values, 1e-6, 1 - 1e-6)
+    clipped = np.clip(values, LEAST, 1 - LEAST)
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def _probability(log_odds: float) -> float:
-    return 1 / (1 + math.exp(-log_odds))
+    return min(max(1 / (1 + math.exp(-log_odds)), LEAST), 1 - LEAST)

@@ -1,0 +1,295 @@
+"""A run over a folder ends with one row per photograph, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+import clipspect.results.run as run_module
+from clipspect.detection import Detection
+from clipspect.errors import ResultsError, UsageError
+from clipspect.results.run import Progress, output_path, run_folder
+from clipspect.results.store import iterate_rows
+from clipspect.results.thresholds import given_thresholds
+from fake_detector import DarkSpotDetector, write_parts
+
+
+def rows_of(out: Path) -> dict[str, dict]:
+    rows = ds.dataset(out / "detections").to_table().to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows), "a photograph has two rows"
+    return by_path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_parts(tmp_path / "photos", good=12, dark=4)
+    return tmp_path / "photos"
+
+
+def test_a_folder_becomes_rows_overlays_and_a_report(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
+    rows = rows_of(out)
+    assert (summary.photographs, summary.computed, summary.kept, summary.failed) == (16, 16, 0, 0)
+    assert summary.flagged == 4
+    assert [name for name, row in sorted(rows.items()) if row["flag"]] == [
+        f"part-{n:04d}.png" for n in range(12, 16)
+    ]
+    (region,) = rows["part-0013.png"]["regions"]
+    assert [region[key] for key in ("left", "top", "width", "height", "area")] == [10, 20, 10, 10, 100]
+    assert rows["part-0001.png"]["regions"] == []
+    assert {row["threshold_source"] for row in rows.values()} == {"guess"}
+    assert len(list((out / "overlays").glob("*.png"))) == 16
+    assert Image.open(out / "overlays" / "part-0013.png.png").size == (64, 48)
+    assert max(Image.open(io.BytesIO(rows["part-0013.png"]["preview"])).size) == 64
+    assert summary.report == out / "report.html"
+    assert summary.warnings == ("no real model",)
+    assert list((out / ".writing").iterdir()) == []
+
+
+def test_bad_files_become_error_rows_and_the_run_goes_on(photos: Path, tmp_path: Path):
+    good = (photos / "part-0000.png").read_bytes()
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "half.png").write_bytes(good[: len(good) // 2])
+    (photos / "notes.jpg").write_bytes(b"no picture")
+    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    Image.new("RGB", (1, 1)).save(photos / "tiny.png")
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert summary.failed == 4
+    assert dict(summary.errors).keys() == {"empty.png", "half.png", "notes.jpg", "gone.png"}
+    assert "0 bytes" in rows["empty.png"]["error"]
+    assert "no such file" in rows["gone.png"]["error"]
+    assert rows["half.png"]["score"] is None
+    assert rows["half.png"]["flag"] is None
+    assert rows["tiny.png"]["error"] is None
+    assert len(rows) == 21
+
+
+def test_running_again_keeps_finished_rows_and_tries_failed_ones_again(photos: Path, tmp_path: Path):
+    (photos / "later.png").write_bytes(b"")
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    before = rows_of(tmp_path / "out")
+    (photos / "later.png").write_bytes((photos / "part-0000.png").read_bytes())
+    (photos / "part-0001.png").write_bytes((photos / "part-0015.png").read_bytes())
+    write_parts(photos / "more", good=1, dark=0)
+    detector = DarkSpotDetector()
+    summary = run_folder(detector, photos, object="part", out=tmp_path / "out")
+    after = rows_of(tmp_path / "out")
+    assert sorted(detector.scored) == ["later.png", "more/part-0000.png", "part-0001.png"]
+    assert (summary.computed, summary.kept, summary.failed) == (3, 15, 0)
+    assert len(after) == 18
+    assert after["part-0001.png"]["score"] == after["part-0015.png"]["score"]
+    assert after["part-0002.png"]["finished_at"] == before["part-0002.png"]["finished_at"]
+
+
+def test_new_thresholds_judge_the_old_rows_without_scoring_again(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    run_folder(DarkSpotDetector(), photos, object="part", out=out)
+    detector = DarkSpotDetector()
+    summary = run_folder(detector, photos, object="part", out=out, thresholds=given_thresholds(0.01, 0.99))
+    assert detector.scored == []
+    assert summary.flagged == 16
+    assert {row["threshold_source"] for row in rows_of(out).values()} == {"given"}
+    assert all(row["regions"] == [] for row in rows_of(out).values())
+
+
+def test_other_settings_are_refused_and_overwrite_replaces(photos: Path, tmp_path: Path):
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    with pytest.raises(ResultsError, match="model was 'fake', now 'other'"):
+        run_folder(DarkSpotDetector("other"), photos, object="part", out=tmp_path / "out")
+    with pytest.raises(ResultsError, match="object was 'part', now 'plate'"):
+        run_folder(DarkSpotDetector(), photos, object="plate", out=tmp_path / "out")
+    run_folder(DarkSpotDetector("other"), photos, object="part", out=tmp_path / "out", overwrite=True)
+    assert {row["model"] for row in rows_of(tmp_path / "out").values()} == {"other"}
+
+
+def test_results_inside_the_folder_of_photographs_are_not_photographs(photos: Path):
+    run_folder(DarkSpotDetector(), photos, object="part", out=photos / "results")
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=photos / "results")
+    assert (summary.photographs, summary.computed) == (16, 0)
+
+
+def test_one_photograph_and_an_empty_folder(photos: Path, tmp_path: Path):
+    summary = run_folder(DarkSpotDetector(), photos / "part-0015.png", object="part", out=tmp_path / "out")
+    assert (summary.photographs, summary.flagged) == (1, 1)
+    assert summary.thresholds.source == "guess"
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="no photographs"):
+        run_folder(DarkSpotDetector(), tmp_path / "none", object="part", out=tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_a_run_in_which_every_photograph_fails_still_ends(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    summary = run_folder(
+        DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", csv=True
+    )
+    assert (summary.photographs, summary.failed, summary.flagged) == (1, 1, 0)
+    assert summary.report.exists()
+
+
+@pytest.mark.parametrize("maps", ["png16", "npy"])
+def test_maps_have_the_size_of_the_photograph_and_full_precision(photos: Path, tmp_path: Path, maps):
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", maps=maps)
+    folder = tmp_path / "out" / "maps"
+    if maps == "npy":
+        values = np.load(folder / "part-0015.png.npy")
+        assert values.dtype == np.float32
+    else:
+        values = np.asarray(Image.open(folder / "part-0015.png.png")) / 65535
+    assert values.shape == (48, 64)
+    assert values[25, 15] == pytest.approx(1 - 15 / 255, abs=1e-5)
+
+
+@pytest.mark.parametrize(("choice", "drawn"), [("all", 16), ("flagged", 4), ("none", 0)])
+def test_overlays_are_drawn_as_chosen_and_old_ones_do_not_stay(photos: Path, tmp_path: Path, choice, drawn):
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", overlays=choice)
+    assert len(list((tmp_path / "out").glob("overlays/*.png"))) == drawn
+
+
+def test_the_csv_holds_every_row_without_pictures(photos: Path, tmp_path: Path):
+    (photos / 'Größe, "quoted".png').write_bytes(b"")
+    summary = run_folder(
+        DarkSpotDetector(), photos, object="part", out=tmp_path / "out", csv=True, report=False
+    )
+    with summary.csv.open(encoding="utf-8-sig", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 17
+    assert rows["part-0015.png"]["region_count"] == "1"
+    assert json.loads(rows["part-0015.png"]["regions"])[0]["area"] == 100
+    assert "0 bytes" in rows['Größe, "quoted".png']["error"]
+    assert summary.report is None
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_progress_counts_every_photograph_in_both_stages(photos: Path, tmp_path: Path):
+    (photos / "zzz.png").write_bytes(b"")
+    seen: list[Progress] = []
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", progress=seen.append)
+    for stage in ("detect", "finish"):
+        assert [p.done for p in seen if p.stage == stage] == list(range(1, 18))
+    assert seen[-1].total == 17
+    assert (seen[16].path, seen[16].failed) == ("zzz.png", 1)
+    seen.clear()
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", progress=seen.append)
+    assert (seen[0].stage, seen[0].done, seen[0].kept) == ("detect", 17, 16)
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b.png"])
+def test_no_name_leads_out_of_the_results_folder(path):
+    assert "out/overlays" in output_path(Path("out/overlays"), path, ".png").as_posix()
+    assert ".." not in output_path(Path("out/overlays"), path, ".png").parts
+
+
+def test_a_full_disk_ends_the_run_with_its_reason_and_the_next_run_completes_it(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 4)
+    real, calls = os.fsync, []
+
+    def fill_up(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 3:  # the manifest and two parts
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("clipspect.results.files.os.fsync", fill_up)
+    with pytest.raises(ResultsError, match="the disk is full"):
+        run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    monkeypatch.undo()
+    assert len(rows_of(tmp_path / "out")) == 8
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    assert (summary.kept, summary.computed) == (8, 8)
+
+
+def start(photos: Path, out: Path, log: Path, delay: str) -> subprocess.Popen:
+    script = Path(__file__).parents[1] / "fake_detector.py"
+    source = str(Path(run_module.__file__).parents[2])
+    environment = {**os.environ, "DELAY": delay, "PYTHONPATH": source}
+    return subprocess.Popen([sys.executable, script, photos, out, log], env=environment)
+
+
+def test_killed_in_the_middle_of_200_photographs_every_one_is_there_once_and_none_is_scored_twice(
+    tmp_path: Path,
+):
+    photos, out, log = tmp_path / "photos", tmp_path / "out", tmp_path / "scored.txt"
+    write_parts(photos, good=150, dark=50, size=(32, 32))
+    run = start(photos, out, log, "0.02")
+    while run.poll() is None and not list(out.glob("detections/*.parquet")):
+        time.sleep(0.05)
+    time.sleep(0.3)  # some more photographs, scored but not yet written
+    assert run.poll() is None, "the run ended before it could be killed"
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    finished = {row["path"] for row in iterate_rows(out)}
+    assert 0 < len(finished) < 200
+    assert start(photos, out, log, "0").wait() == 0
+    assert rows_of(out).keys() == {f"part-{n:04d}.png" for n in range(200)}
+    assert all(row["flag"] is not None for row in rows_of(out).values())
+    times = Counter(log.read_text().split())
+    assert {name for name in finished if times[name] > 1} == set()
+    assert max(times.values()) <= 2
+
+
+def test_killed_while_finishing_the_next_run_only_finishes(tmp_path: Path, photos: Path):
+    detector = DarkSpotDetector()
+
+    def kill(progress: Progress) -> None:
+        if progress.stage == "finish" and progress.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_folder(detector, photos, object="part", out=tmp_path / "out", progress=kill)
+    assert len(rows_of(tmp_path / "out")) == 16
+    summary = run_folder(detector, photos, object="part", out=tmp_path / "out")
+    assert len(detector.scored) == 16
+    assert summary.flagged == 4
+
+
+def test_no_more_detections_are_alive_for_many_photographs_than_for_few(tmp_path: Path):
+    write_parts(tmp_path / "photos", good=300, dark=0, size=(16, 16))
+    most = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal most
+        if progress.done % 50 == 0:
+            most = max(most, sum(type(thing) is Detection for thing in gc.get_objects()))
+
+    gc.collect()
+    run_folder(
+        DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", progress=count,
+        overlays="none", report=False,
+    )  # fmt: skip
+    assert most <= 3
+
+
+def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 8)
+    write_parts(tmp_path / "photos", good=64, dark=0, size=(16, 16))
+    sizes = []
+    write = run_module.ResultStore.write_part
+    monkeypatch.setattr(
+        run_module.ResultStore,
+        "write_part",
+        lambda self, part, rows: (sizes.append(len(rows)), write(self, part, rows)),
+    )
+    run_folder(DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", overlays="none")
+    assert sizes == [8] * 16  # eight parts, written and judged
