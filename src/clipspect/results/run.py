@@ -28,12 +28,8 @@ OverlayChoice = Literal["all", "flagged", "none"]
 class DetectorLike(Protocol):
     """What a run needs of a detector."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the same photograph could be scored differently."""
-
     def settings(self) -> dict[str, Any]:
-        """JSON settings: method and its settings, model, weights."""
+        """JSON: everything that could change a score, the fingerprint of the weights included."""
 
     def stream(self, photos: Iterable[Path], *, object: str, root: Path | None) -> Iterator[Detection]:
         """One detection per photograph, in order; ``path`` is relative to ``root``."""
@@ -106,7 +102,6 @@ def run_folder(
     photographs = {row_path(path.relative_to(root).as_posix()): path for path in paths}
     settings = {
         **detector.settings(),
-        "fingerprint": detector.fingerprint,
         "object": object,
         "source": row_path(str(source.resolve())),
         "maps": maps,

@@ -1,0 +1,242 @@
+"""`clipspect detect` and `clipspect demo`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipspect.cli import options as opt
+from clipspect.cli.output import console, detection_json, print_detection, print_rows, print_summary
+from clipspect.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipspect.detection import Detection, Thresholds
+    from clipspect.detector import Detector
+    from clipspect.results.run import RunSummary
+
+EXIT_ANOMALIES = 1
+EXIT_SOME_FAILED = 3
+
+
+def detect(
+    source: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.", show_default=False)],
+    object: opt.ObjectOption,
+    out: opt.OutOption = None,
+    method: opt.MethodOption = "anoclip",
+    compare: opt.CompareOption = None,
+    set_: opt.SetOption = None,
+    model: opt.ModelOption = "tiny",
+    weights: opt.WeightsOption = None,
+    image_size: opt.ImageSizeOption = None,
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = "fp32",
+    batch_size: opt.BatchOption = 8,
+    aspect: opt.AspectOption = "squash",
+    interpolation: opt.InterpolationOption = "bicubic",
+    tile: opt.TileOption = None,
+    max_pixels: opt.MaxPixelsOption = None,
+    domain: opt.DomainOption = "auto",
+    prompts: opt.PromptsOption = None,
+    normal_state: opt.NormalOption = None,
+    abnormal_state: opt.AbnormalOption = None,
+    reference: opt.ReferenceOption = None,
+    templates: opt.TemplatesOption = None,
+    set_size: opt.SetSizeOption = 128,
+    good: opt.GoodOption = None,
+    false_alarm_rate: opt.FalseAlarmOption = 0.01,
+    threshold: opt.ThresholdOption = None,
+    pixel_threshold: opt.PixelThresholdOption = None,
+    maps: opt.MapsOption = opt.Maps.none,
+    overlays: opt.OverlaysOption = opt.Overlays.all,
+    csv: opt.CsvOption = False,
+    report: opt.ReportOption = True,
+    overwrite: opt.OverwriteOption = False,
+    as_json: opt.JsonOption = False,
+    fail_on_anomaly: opt.FailOption = False,
+) -> None:
+    """Find anomalies on a photograph, or on every photograph of a folder.
+
+    A folder gives a results folder: Parquet rows, overlays and [bold]report.html[/bold]. Run it again and it goes on
+    where it stopped. One photograph gives its score here and an overlay beside it.
+
+    Exit codes: 0 done, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage, 3 some photographs failed.
+    """
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or folder; give a photograph or a folder of photographs")
+    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+    detector = load_detector(
+        method=compare.replace(" ", "").split(",") if compare else method,
+        settings=set_,
+        model=model,
+        weights=weights,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        aspect=aspect,
+        interpolation=interpolation,
+        tile=opt.parse_tile(tile),
+        domain=domain,
+        prompts=prompts,
+        normal=normal_state or (),
+        abnormal=abnormal_state or (),
+        set_size=set_size,
+        **limit,
+    )
+    thresholds = _thresholds(detector, object, good, false_alarm_rate, threshold, pixel_threshold)
+    references = _references(detector, object, source, reference, templates)
+    if source.is_file() and out is None:
+        flagged, failed = _one(detector, source, object, thresholds, references, as_json)
+    else:
+        target = out or Path(f"{source.resolve().name}-results")
+        summary = run_with_progress(
+            detector,
+            source,
+            object=object,
+            out=target,
+            thresholds=thresholds,
+            maps=maps.value,
+            overlays=overlays.value,
+            csv=csv,
+            report=report,
+            overwrite=overwrite,
+            **references,
+        )
+        flagged, failed = summary.flagged, summary.failed
+        if as_json:
+            print_rows(target)
+        else:
+            print_summary(summary)
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+    if flagged and fail_on_anomaly:
+        raise typer.Exit(EXIT_ANOMALIES)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Results folder.")] = Path("demo-results"),
+) -> None:
+    """Run the offline model on the photographs that ship with clipspect and write a report."""
+    from clipspect.demo import DEMO_METHOD, DEMO_OBJECT, DEMO_PHOTOS
+
+    detector = load_detector(method=DEMO_METHOD, model="tiny")
+    print_summary(run_with_progress(detector, DEMO_PHOTOS, object=DEMO_OBJECT, out=out, overwrite=True))
+
+
+def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> Detector:
+    """``clipspect.load`` with --set pairs read, and its warnings said in colour."""
+    parsed = {}
+    for pair in settings or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: write it as name=value, such as --set views=official")
+        parsed[key.strip().replace("-", "_")] = value.strip()
+    with console(stderr=True).status("loading the model"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        import clipspect
+
+        detector = clipspect.load(settings=parsed, **load_options)
+    for warning in caught:
+        if "random weights" in str(warning.message):
+            console(stderr=True).print(f"warning: {warning.message}", style="bold yellow", highlight=False)
+    return detector
+
+
+def _thresholds(
+    detector: Detector,
+    object: str,
+    good: Path | None,
+    rate: float,
+    image: float | None,
+    pixel: float | None,
+) -> Thresholds | None:
+    if good is not None and (image is not None or pixel is not None):
+        raise UsageError("--good and --threshold both set the thresholds; use one of them")
+    if good is not None:
+        with console(stderr=True).status(f"scoring the known-good photographs in {good}"):
+            return detector.calibrate(good, object, false_alarm_rate=rate)
+    if image is None:
+        if pixel is not None:
+            raise UsageError("--pixel-threshold goes with --threshold")
+        return None
+    from clipspect.results.thresholds import given_thresholds
+
+    return given_thresholds(image, pixel)
+
+
+def _references(
+    detector: Detector, object: str, source: Path, reference: Path | None, templates: Path | None
+) -> dict[str, Any]:
+    """What the run is to be compared with, as arguments of ``Detector.stream``."""
+    if reference is not None and templates is not None:
+        raise UsageError("--reference serves every photograph, --templates each its own; use one of them")
+    if reference is not None:
+        with console(stderr=True).status(f"reading the references in {reference}"):
+            return {"references": detector.read_references(reference, object)}
+    if templates is not None:
+        from clipspect.images.templates import match_templates
+
+        return {"templates": match_templates(templates, source)}
+    return {}
+
+
+def _one(
+    detector: Detector,
+    source: Path,
+    object: str,
+    thresholds: Thresholds | None,
+    references: dict[str, Any],
+    json_wanted: bool,
+) -> tuple[int, int]:
+    """Score one photograph; how many methods flagged it, and how many failed."""
+    found: list[Detection] = list(
+        detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **references)
+    )
+    failed = 0
+    for detection in found:
+        if detection.error is not None:
+            message = f"failed {source}: {detection.error}"
+            console(stderr=True).print(message, style="bold red", highlight=False, markup=False)
+            failed += 1
+            continue
+        tag = "" if len(found) == 1 else f".{detection.method}"
+        overlay = source.with_name(f"{source.stem}{tag}.clipspect.png")
+        detection.save(overlay)
+        if json_wanted:
+            print(json.dumps(detection_json(detection, overlay)))
+        else:
+            print_detection(detection, overlay)
+    return sum(bool(d.flag) for d in found), failed
+
+
+def run_with_progress(detector: Detector, source: Path, **run_options: Any) -> RunSummary:
+    """``run_folder`` with a bar per stage, its rate and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from clipspect.results.run import Progress as RunProgress
+    from clipspect.results.run import run_folder
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+    )
+    names = {"detect": "scoring photographs", "finish": "drawing and reporting"}
+    tasks: dict[str, Any] = {}
+
+    def show(state: RunProgress) -> None:
+        if state.stage not in tasks:
+            tasks[state.stage] = bar.add_task(names[state.stage], total=state.total, rate="")
+        task = bar.tasks[bar.task_ids.index(tasks[state.stage])]
+        speed = f"{task.speed:.1f}/s" if task.speed else ""
+        bar.update(tasks[state.stage], completed=state.done, total=state.total, rate=speed)
+
+    with bar:
+        return run_folder(detector, source, progress=show, **run_options)
