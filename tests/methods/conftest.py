@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipspect.backbones.open_clip import Backbone
-from clipspect.methods.base import Scene
+from clipspect.methods.base import Scene, Scores
 from clipspect.prompts.anchors import make_anchors
 
 SIZE = 64
@@ -65,44 +65,49 @@ def photos() -> torch.Tensor:
     return make_photos(6)
 
 
-@pytest.fixture(scope="session")
-def detect(backbone, anchors):
-    """One encoding, one preparation, scores in batches: what the detector does with a set."""
+def run_set(
+    backbone, anchors, method, photos, *, batch=4, order=None, pool=None, references=None, paired=None
+):
+    """One encoding, one preparation, scores in batches: what the detector does with a set.
 
-    def run(method, photos, *, batch=4, order=None, references=None, reference_photos=None, paired=None):
-        order = list(range(len(photos))) if order is None else order
-        photos = photos[order]
-        with torch.inference_mode():
-            features = backbone.encode(photos, method.request())
-            explicit = references
-            if reference_photos is not None:
-                explicit = backbone.encode(reference_photos, method.request())
-            pairs = None if paired is None else backbone.encode(paired[order], method.request())
+    ``pool`` is how many of the photographs the others may be compared with; all of them by default.
+    """
+    order = list(range(len(photos))) if order is None else order
+    photos = photos[order]
+    pool = len(photos) if pool is None else pool
+    seeds = seeds_of(photos)
+    with torch.inference_mode():
+        features = backbone.encode(photos, method.request())
+        pairs = None if paired is None else backbone.encode(paired[order], method.request())
 
-        def scene(part, own, state):
+        def scene(part: list[int], state: object) -> Scene:
             return Scene(
                 anchors,
                 (SIZE, SIZE),
-                [seeds_of(photos)[i] for i in part],
+                [seeds[i] for i in part],
                 backbone=backbone,
-                images=photos[part] if method.wants_images else None,
-                references=explicit,
+                images=photos[part],
+                references=references,
                 paired_references=None if pairs is None else pairs[part],
-                own=own,
+                own=[i if i < pool else -1 for i in part],
                 state=state,
             )
 
-        everything = list(range(len(photos)))
-        with torch.inference_mode():
-            state = (
-                method.prepare(features, scene(everything, everything, None))
-                if method.scope == "set"
-                else None
-            )
-            parts = [everything[i : i + batch] for i in range(0, len(photos), batch)]
-            scores = [method.score(features[part], scene(part, part, state)) for part in parts]
-        joined = type(scores[0]).concat(scores)
-        back = torch.argsort(torch.tensor(order))
-        return type(joined)(joined.image[back], joined.map[back], [joined.notes[i] for i in back.tolist()])
+        everything, known = list(range(len(photos))), list(range(pool))
+        state = method.prepare(features[known], scene(known, None)) if method.scope == "set" else None
+        parts = [everything[i : i + batch] for i in range(0, len(photos), batch)]
+        joined = Scores.concat([method.score(features[part], scene(part, state)) for part in parts])
+    back = torch.argsort(torch.tensor(order))
+    return Scores(joined.image[back], joined.map[back], [joined.notes[i] for i in back.tolist()])
+
+
+@pytest.fixture(scope="session")
+def detect(backbone, anchors):
+    """``detect(method, photos)`` with the small backbone; reference photographs are encoded first."""
+
+    def run(method, photos, *, reference_photos=None, references=None, **options):
+        if reference_photos is not None:
+            references = backbone.encode(reference_photos, method.request())
+        return run_set(backbone, anchors, method, photos, references=references, **options)
 
     return run

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, tuple[str, str]] = {
     "anoclip": ("anoclip:AnoCLIP", "text only, one photo at a time, no training (AnoCLIP)"),
-    "anoclip+": ("anoclip_plus:AnoCLIPPlus", "anoclip, refined for a few steps on each photo by itself (AnoCLIP+)"),
+    "anoclip+": (
+        "anoclip_plus:AnoCLIPPlus",
+        "anoclip, refined for a few steps on each photo by itself (AnoCLIP+)",
+    ),
+    "dual-image": ("dual_image:DualImage", "text and another photo of the set as reference (Dual-Image Enhanced CLIP)"),
+    "mutual": ("mutual:Mutual", "text and all other photos of the set as references"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
     "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference photos (WinCLIP+)"),

@@ -1,0 +1,116 @@
+"""How a text map and a visual map are brought to one scale before they are averaged (METHODS §5).
+
+The two are numbers of different kinds: probabilities around ½ and distances near 0. Each rule looks once at a pool of
+the set's maps and then changes every value by itself, so an image's map does not depend on the batch it is in. All
+rules give values in [0, 1] and finite ones for constant maps. docs/ablations.md has what each of them measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Rule = Literal["mean", "min-max", "rank", "z-score", "temperature"]
+RULES: tuple[Rule, ...] = ("mean", "min-max", "rank", "z-score", "temperature")
+
+Scale = Callable[[Tensor], Tensor]
+"""Changes each value by itself, into [0, 1]; never swaps two values' order."""
+
+_QUANTILES = 1024
+_BEND = 10.0  # robust deviations at which a z-score reaches ¾; below, it is nearly linear
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One scale for language scores and one for visual ones."""
+
+    text: Scale
+    visual: Scale
+
+    def __call__(self, text: Tensor, visual: Tensor, text_weight: float = 0.5) -> Tensor:
+        """Weighted mean of the two on their common scale.
+
+        Args:
+            text: (...) language scores in [0, 1].
+            visual: (...) visual scores in [0, 1].
+            text_weight: share of the language score.
+        """
+        return text_weight * self.text(text) + (1 - text_weight) * self.visual(visual)
+
+
+def fit_fusion(rule: Rule, text: Tensor, visual: Tensor) -> Fusion:
+    """The scales a rule takes from a pool of scores of each kind, of any shape.
+
+    - "mean": as they are, the paper's plain average.
+    - "min-max": the pool's least value becomes 0, its greatest 1.
+    - "rank": the share of the pool's values below.
+    - "z-score": deviations from the pool's median in units of its median absolute deviation, bent into [0, 1].
+    - "temperature": visual scores as they are; the language score's softmax is centred at its median and given the
+      temperature at which it spreads as much as the visual scores do.
+    """
+    if rule == "mean":
+        return Fusion(_as_is, _as_is)
+    if rule == "temperature":
+        return Fusion(_calibrated(text, visual), _as_is)
+    fit = {"min-max": _min_max, "rank": _rank, "z-score": _z_score}[rule]
+    return Fusion(fit(text), fit(visual))
+
+
+def _as_is(values: Tensor) -> Tensor:
+    return values
+
+
+def _min_max(pool: Tensor) -> Scale:
+    low, high = pool.min(), pool.max()
+    width = torch.where(high > low, high - low, torch.ones_like(low))
+    return lambda values: ((values - low) / width).clamp(0, 1)
+
+
+def _rank(pool: Tensor) -> Scale:
+    ordered = pool.flatten().sort().values
+    places = torch.linspace(0, len(ordered) - 1, min(_QUANTILES, len(ordered)), device=pool.device)
+    known = ordered[places.round().long()]
+
+    def share_below(values: Tensor) -> Tensor:
+        """Middle of the ranks a value could take, so that a constant map is ½ everywhere."""
+        left = torch.searchsorted(known, values.contiguous())
+        right = torch.searchsorted(known, values.contiguous(), right=True)
+        # Between two quantiles a value keeps its order by where it lies on the way from one to the next.
+        below, above = known[(left - 1).clamp_min(0)], known[left.clamp_max(len(known) - 1)]
+        width = above - below
+        way = torch.where(width > 0, (values - below) / width.clamp_min(1e-12), torch.zeros_like(values))
+        between = left - 1 + way.clamp(0, 1) + 0.5
+        return (torch.where(left == right, between, (left + right) / 2) / len(known)).clamp(0, 1)
+
+    return share_below
+
+
+def _z_score(pool: Tensor) -> Scale:
+    centre, spread = _centre_and_spread(pool)
+
+    def bent(values: Tensor) -> Tensor:
+        z = (values - centre) / spread
+        return (1 + z / (_BEND + z.abs())) / 2
+
+    return bent
+
+
+def _calibrated(text: Tensor, visual: Tensor) -> Scale:
+    centre, spread = _centre_and_spread(text.logit(1e-6))
+    _, wanted = _centre_and_spread(visual)
+    factor = 4 * wanted / spread  # the slope of a softmax of two is ¼ at its middle
+    return lambda values: ((values.logit(1e-6) - centre) * factor).sigmoid()
+
+
+def _centre_and_spread(pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Median, and median absolute deviation; where that is 0 the mean one, and 1 where all values agree."""
+    centre = pool.median()
+    deviations = (pool - centre).abs()
+    for spread in (deviations.median(), deviations.mean()):
+        if spread > 1e-9:
+            return centre, spread
+    return centre, torch.ones_like(centre)

@@ -1,0 +1,101 @@
+"""Mutual scoring: every other photograph of the set is a reference, and what recurs in few of them is anomalous.
+
+Beyond the papers (METHODS §8): the dual-image idea with all unlabelled images at once, as MuSc (arXiv 2401.16753)
+scores them; leaving out what the language score calls abnormal is the idea of FiSeCLIP (arXiv 2507.11003).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clipspect.backbones.features import Features
+from clipspect.errors import UsageError
+from clipspect.methods.base import Scene, check_range
+from clipspect.methods.joint import JointMethod
+from clipspect.methods.patch_index import PatchIndex
+from clipspect.methods.visual import nearest_distances
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The patches of all pool images, as they are or in an index; per visual block."""
+
+    exact: list[Tensor]
+    """(M, N, D) unit tokens; empty where there is an index instead."""
+    indices: list[PatchIndex]
+
+
+@dataclass(frozen=True)
+class Mutual(JointMethod):
+    """Text and the whole set: normal patches recur across images, defects do not."""
+
+    name: ClassVar[str] = "mutual"
+
+    lowest: float = 0.3
+    """Share of the other images, those nearest to a patch, whose distances are averaged."""
+    left_out: float = 0.0
+    """Share of each image's patches, those the language score calls most abnormal, that serve nobody as reference."""
+    exact_limit: int = 128
+    """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        check_range("lowest", self.lowest, 1e-6, 1)
+        check_range("left_out", self.left_out, 0, 0.95)
+        check_range("exact_limit", self.exact_limit, 1, 1e6)
+
+    def gather(self, pool: Features, scene: Scene) -> Compared:
+        """Unit tokens of the pool, or of the explicit references, without the patches left out.
+
+        Raises:
+            UsageError: one image alone; a reference for each image; an index without FAISS.
+        """
+        if scene.paired_references is not None:
+            raise UsageError("mutual compares with the whole set; for one reference per file use dual-image")
+        references = pool if scene.references is None else scene.references
+        if scene.references is None and len(pool) < 2:
+            raise UsageError(
+                "mutual compares photographs with each other and was given one; give it a folder"
+            )
+        blocks = self.visual_tokens(references)
+        if self.left_out > 0:
+            suspicion = self.patch_map(references, scene).flatten(1)  # (M, N)
+            count = max(round((1 - self.left_out) * suspicion.shape[1]), 1)
+            kept = suspicion.argsort(dim=1, stable=True)[:, :count, None]
+            blocks = [t.gather(1, kept.expand(-1, -1, t.shape[-1])) for t in blocks]
+        if len(references) <= self.exact_limit:
+            return Compared(blocks, [])
+        return Compared([], [PatchIndex(tokens) for tokens in blocks])
+
+    def visual_map(self, features: Features, scene: Scene, compared: Compared) -> Tensor:
+        """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
+        blocks = self.visual_tokens(features)
+        maps = []
+        for i in range(len(features)):
+            own = scene.own[i] if scene.references is None else -1
+            each = [
+                self._lowest_mean(tokens[i], own, known)
+                for tokens, known in zip(blocks, compared.exact, strict=False)
+            ]
+            each += [
+                index.lowest_mean(tokens[i], own, self._count(index.images - (own >= 0)))
+                for tokens, index in zip(blocks, compared.indices, strict=False)
+            ]
+            maps.append(torch.stack(each).mean(0))
+        return torch.stack(maps).reshape(-1, *features.grid)
+
+    def _lowest_mean(self, tokens: Tensor, own: int, known: Tensor) -> Tensor:
+        """(N,) of one image's (N, D) tokens against (M, R, D) exactly."""
+        distances = nearest_distances(tokens, known)  # (M, N)
+        if own >= 0:
+            distances = torch.cat([distances[:own], distances[own + 1 :]])
+        return distances.topk(self._count(len(distances)), dim=0, largest=False).values.mean(0)
+
+    def _count(self, others: int) -> int:
+        return max(math.ceil(self.lowest * others), 1)

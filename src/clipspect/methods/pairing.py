@@ -1,0 +1,73 @@
+"""Which images of a set each image is compared with (METHODS §5): never itself, never a matter of order or batch."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from clipspect.errors import UsageError
+
+Rule = Literal["random", "nearest"]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """References of each image among the M images of a pool."""
+
+    rule: Rule
+    count: int
+    """References of each image; fewer where the pool has no more others."""
+    embeddings: Tensor
+    """(M, D) unit image embeddings of the pool."""
+    cycle: Sequence[int]
+    """The pool in a random circular order."""
+
+    def of(self, own: int, seed: int, embedding: Tensor) -> list[int]:
+        """Positions in the pool of one image's references.
+
+        Args:
+            own: the image's own position in the pool, -1 where it is not part of it.
+            seed: of the image's content.
+            embedding: (D,) unit, of the image.
+        """
+        others = len(self.cycle) - (own >= 0)
+        count = min(self.count, others)
+        if self.rule == "nearest":
+            likeness = self.embeddings @ embedding
+            if own >= 0:
+                likeness[own] = -2  # below any cosine
+            return [int(i) for i in likeness.argsort(descending=True, stable=True)[:count]]
+        # Following one circle, no image meets itself, and each is used as often as any other.
+        place = self.cycle.index(own) if own >= 0 else seed % len(self.cycle) - 1
+        return [self.cycle[(place + step) % len(self.cycle)] for step in range(1, count + 1)]
+
+
+def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pairing:
+    """The pairing of a pool of images.
+
+    "random" is a derangement drawn from the contents of the whole pool: the same set gives the same pairs, in
+    whatever order its files are listed.
+
+    Args:
+        rule: "random", or "nearest" by image embedding.
+        count: references of each image.
+        seeds: M seeds of the images' contents.
+        embeddings: (M, D) unit image embeddings.
+
+    Raises:
+        UsageError: a pool of one image, which has nothing to be paired with.
+    """
+    if len(seeds) < 2:
+        raise UsageError(
+            "this method compares photographs with each other and was given one; give it a folder of the same"
+            " product, or known-good photographs with --reference"
+        )
+    cycle = sorted(range(len(seeds)), key=lambda i: (seeds[i], i))
+    contents = hashlib.sha256(repr(sorted(seeds)).encode()).digest()
+    random.Random(contents).shuffle(cycle)
+    return Pairing(rule, count, embeddings, cycle)

@@ -1,0 +1,93 @@
+"""An approximate index of many images' patches, for sets too large to compare every patch with every other.
+
+FAISS (extra ``clipspect[mutual]``): an inverted file over the patches of all pool images, of which a query visits the
+nearest few lists. What that loses is measured by ``benchmarks/ablations.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipspect.errors import UsageError
+
+_LISTS_VISITED = 16
+_MOST_PATCHES = 1 << 20  # 1 GiB of float32 at 256 dimensions
+_NEIGHBOURS_PER_IMAGE = 4
+
+
+class PatchIndex:
+    """The patches of M images, searched for the nearest in each of the images they come from."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        """Build the index.
+
+        Args:
+            tokens: (M, N, D) unit tokens; of more than a million patches, every few are left out of each image.
+
+        Raises:
+            UsageError: FAISS is not installed.
+        """
+        faiss = _faiss()
+        step = math.ceil(tokens.shape[0] * tokens.shape[1] / _MOST_PATCHES)
+        kept = tokens[:, ::step].float().cpu()
+        self.images, self.patches = kept.shape[:2]
+        flat = np.ascontiguousarray(kept.flatten(0, 1).numpy())
+        lists = max(int(2 * math.sqrt(len(flat))), 1)
+        lists = min(lists, max(len(flat) // 40, 1))  # FAISS wants some 40 points to place a list
+        quantiser = faiss.IndexFlatIP(flat.shape[1])
+        self._index = faiss.IndexIVFFlat(quantiser, flat.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+        self._index.train(flat)
+        self._index.add(flat)
+
+    def lowest_mean(self, tokens: Tensor, own: int, lowest: int) -> Tensor:
+        """Mean distance of each patch to the images it is nearest to.
+
+        Args:
+            tokens: (N, D) unit, of one image.
+            own: the image's position in the index, -1 where it is not in it; its own patches are not found.
+            lowest: how many of the images nearest to a patch are averaged.
+
+        Returns:
+            (N,) in [0, 1]: the mean over the ``lowest`` smallest nearest distances, over fewer where the lists
+            visited held patches of fewer images.
+        """
+        faiss = _faiss()
+        options: dict[str, Any] = {"nprobe": _LISTS_VISITED}
+        if own >= 0:
+            mine = faiss.IDSelectorRange(own * self.patches, (own + 1) * self.patches)
+            options["sel"] = faiss.IDSelectorNot(mine)
+        count = min(_NEIGHBOURS_PER_IMAGE * lowest + 8, self.images * self.patches)
+        cosines, found = self._index.search(
+            np.ascontiguousarray(tokens.float().cpu().numpy()),
+            count,
+            params=faiss.SearchParametersIVF(**options),
+        )
+        owners = np.where(found < 0, -1, found // self.patches)  # (N, count), nearest first
+        order = np.argsort(owners, axis=1, kind="stable")
+        by_owner = np.take_along_axis(owners, order, 1)
+        first = np.ones_like(by_owner, dtype=bool)
+        first[:, 1:] = by_owner[:, 1:] != by_owner[:, :-1]
+        nearest = np.zeros_like(first)
+        np.put_along_axis(nearest, order, first, 1)
+        nearest &= owners >= 0
+        nearest &= nearest.cumsum(1) <= lowest
+        distances = np.clip((1 - cosines) / 2, 0, 1)
+        mean = (distances * nearest).sum(1) / np.maximum(nearest.sum(1), 1)
+        mean[~nearest.any(1)] = 1.0  # nothing like it anywhere
+        return torch.from_numpy(mean.astype(np.float32)).to(tokens.device)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UsageError(
+            "comparing this many photographs needs FAISS: pip install 'clipspect[mutual]', or compare fewer at once"
+            " with a smaller set size, or all of them exactly with a larger exact_limit"
+        ) from error
+    return faiss

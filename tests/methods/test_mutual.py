@@ -1,0 +1,76 @@
+"""Mutual scoring: the lowest share of reference images, exactly or through an index."""
+
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipspect.errors import UsageError
+from clipspect.methods import make_method
+from clipspect.methods.patch_index import PatchIndex
+from clipspect.methods.visual import nearest_distances
+
+from .conftest import make_photos, run_set
+
+
+def random_tokens(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_nearest_distances_are_the_brute_force_ones():
+    tokens, references = random_tokens(5, 8), random_tokens(3, 7, 8, seed=1)
+    expected = ((1 - torch.einsum("nd,krd->knr", tokens, references)) / 2).amin(2)
+    torch.testing.assert_close(nearest_distances(tokens, references), expected, rtol=0, atol=1e-6)
+    assert nearest_distances(references[1], references)[1].max() == pytest.approx(0, abs=1e-6)
+    assert nearest_distances(tokens, torch.zeros(2, 3, 8)).tolist() == [[0.5] * 5] * 2
+
+
+def test_the_lowest_share_is_averaged_over_images_not_patches(detect, photos):
+    """With a share of one reference image, mutual is the nearest over all; with all of them, the mean."""
+    one = detect(make_method("mutual", {"lowest": 0.01, "output": "visual"}), photos)
+    every = detect(make_method("mutual", {"lowest": 1.0, "output": "visual"}), photos)
+    all_partners = detect(make_method("dual-image", {"references": 5, "output": "visual"}), photos)
+    torch.testing.assert_close(every.map, all_partners.map, rtol=0, atol=2e-6)
+    assert (one.map <= every.map + 1e-6).all()
+
+
+def test_an_index_that_visits_everything_agrees_with_the_exact_score(detect, photos):
+    exact = detect(make_method("mutual", {"output": "visual"}), photos)
+    index = detect(make_method("mutual", {"output": "visual", "exact_limit": 1}), photos)
+    torch.testing.assert_close(index.map, exact.map, rtol=0, atol=1e-4)
+
+
+def test_an_image_outside_the_index_is_compared_with_all_of_it():
+    known = random_tokens(4, 50, 8)
+    index = PatchIndex(known)
+    assert index.lowest_mean(known[2], -1, 1).max() == pytest.approx(0, abs=1e-6)
+    assert index.lowest_mean(known[2], 2, 1).min() > 1e-3
+
+
+def test_explicit_references_take_the_place_of_the_set(detect, photos):
+    method = make_method("mutual", {"output": "visual", "lowest": 1.0})
+    scores = detect(method, photos[:2], reference_photos=photos[2:4])
+    pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2], reference_photos=photos[2:4])
+    torch.testing.assert_close(scores.map, pair.map, rtol=0, atol=2e-6)
+
+
+def test_leaving_out_suspicious_patches_can_only_raise_distances(detect, photos):
+    settings = {"output": "visual", "lowest": 0.01}
+    everything = detect(make_method("mutual", settings), photos)
+    without = detect(make_method("mutual", {**settings, "left_out": 0.5}), photos)
+    assert (without.map >= everything.map - 1e-6).all()
+    assert (without.map - everything.map).max() > 1e-3
+
+
+def test_a_set_beyond_the_pool_is_scored_in_bounded_memory(backbone, anchors):
+    photos = make_photos(9, seed=4)
+    method = make_method("mutual")
+    batches = [run_set(backbone, anchors, method, photos, pool=4, batch=b).map for b in (9, 2)]
+    torch.testing.assert_close(*batches, rtol=0, atol=2e-6)
+
+
+def test_without_faiss_the_message_says_how_to_get_it(detect, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UsageError, match=r"pip install 'clipspect\[mutual\]'"):
+        detect(make_method("mutual", {"exact_limit": 2}), photos)
