@@ -12,6 +12,8 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, detection_json, print_detection, print_rows, print_summary
 from clipspect.errors import UsageError
+from clipspect.images.find import OVERLAY_SUFFIX
+from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection, Thresholds
@@ -67,6 +69,7 @@ def detect(
     """
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder; give a photograph or a folder of photographs")
+    clean_object_name(object)  # a name that says nothing is told before the model is loaded
     limit = {} if max_pixels is None else {"max_pixels": max_pixels}
     detector = load_detector(
         method=compare.replace(" ", "").split(",") if compare else method,
@@ -204,7 +207,7 @@ def _one(
             failed += 1
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
-        overlay = source.with_name(f"{source.stem}{tag}.clipspect.png")
+        overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}")
         detection.save(overlay)
         if json_wanted:
             print(json.dumps(detection_json(detection, overlay)))

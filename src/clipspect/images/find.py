@@ -13,6 +13,8 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
 )
 """Suffixes of photographs, in any case. What a file really is, is told by its content when it is decoded."""
+OVERLAY_SUFFIX = ".clipspect.png"
+"""Ends the names of overlays that lie beside single photographs; they are never taken for photographs."""
 MANIFEST = "manifest.json"
 RESULTS_MARKER = "clipspect results"
 """Value of ``"kind"`` in the manifest of a results folder."""
@@ -58,7 +60,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
                 continue
             if entry.is_dir():
                 yield from _walk(entry, visited)
-            elif entry.suffix.lower() in SUFFIXES:
+            elif entry.suffix.lower() in SUFFIXES and not entry.name.endswith(OVERLAY_SUFFIX):
                 yield entry  # broken links too: they become error rows, not silence
     except OSError as error:
         raise UsageError(

@@ -1,0 +1,154 @@
+"""The command line as a user types it: output, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pyarrow.dataset
+import pytest
+
+from clipspect.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, small_model):
+    def call(*words: str, model: bool = True) -> tuple[int, str, str]:
+        extra = ["--model", str(small_model)] if model else []
+        monkeypatch.setattr(sys, "argv", ["clipspect", *words, *extra])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def rows_of(folder):
+    return pyarrow.dataset.dataset(folder / "detections").to_table().to_pylist()
+
+
+def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
+    out = tmp_path / "results"
+    code, text, _ = run("detect", str(plates), "--object", "plate", "--out", str(out), "--csv", "--maps", "png16")
+    assert code == 0
+    assert "10 photographs" in text
+    rows = rows_of(out)
+    assert sorted(r["path"] for r in rows) == sorted(p.relative_to(plates).as_posix() for p in plates.rglob("*.png"))
+    assert all(0 <= r["score"] <= 1 and r["flag"] is not None and r["method"] == "anoclip" for r in rows)
+    assert (out / "report.html").stat().st_size > 10_000
+    assert len(list((out / "overlays").rglob("*.png"))) == 10
+    assert len(list((out / "maps").rglob("*.png"))) == 10
+    assert len((out / "detections.csv").read_text().splitlines()) == 11
+
+
+def test_running_again_keeps_what_is_done_and_other_settings_are_refused(run, plates, tmp_path):
+    out = tmp_path / "results"
+    words = ("detect", str(plates), "--object", "plate", "--out", str(out), "--no-report", "--overlays", "none")
+    assert run(*words)[0] == 0
+    before = {r["path"]: r["finished_at"] for r in rows_of(out)}
+    code, text, _ = run(*words)
+    assert (code, "10 of them from an earlier run" in text) == (0, True)
+    assert {r["path"]: r["finished_at"] for r in rows_of(out)} == before
+    code, _, error = run(*words, "--set", "temperature=0.5")
+    assert code == 2
+    assert "--overwrite" in error
+    assert {r["path"]: r["finished_at"] for r in rows_of(out)} == before
+    assert run(*words, "--set", "temperature=0.5", "--overwrite")[0] == 0
+
+
+def test_one_photograph_gives_its_score_here_and_an_overlay_beside_it(run, plates):
+    code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
+    assert code == 0
+    assert "score" in text
+    assert (plates / "b" / "plate 0.clipspect.png").is_file()
+    code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--json")
+    answer = json.loads(text)
+    assert answer["path"] == "plate 0.png"
+    assert 0 <= answer["score"] <= 1
+
+
+def test_overlays_of_single_photographs_are_not_taken_for_photographs(run, plates, tmp_path):
+    run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
+    out = tmp_path / "results"
+    run("detect", str(plates), "--object", "plate", "--out", str(out), "--no-report", "--overlays", "none")
+    assert len(rows_of(out)) == 10
+
+
+def test_json_rows_are_one_object_per_line(run, plates, tmp_path):
+    code, text, _ = run("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r"), "--json")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert code == 0
+    assert len(rows) == 10
+    assert {"path", "content_hash", "score", "flag", "regions", "error", "seconds"} <= set(rows[0])
+
+
+def test_exit_codes_for_anomalies_and_for_failures(run, plates, tmp_path):
+    words = ("detect", str(plates), "--object", "plate", "--no-report", "--overlays", "none", "--threshold", "0.0")
+    assert run(*words, "--out", str(tmp_path / "a"))[0] == 0
+    assert run(*words, "--out", str(tmp_path / "b"), "--fail-on-anomaly")[0] == 1
+    (plates / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    code, text, _ = run(*words, "--out", str(tmp_path / "c"), "--fail-on-anomaly")
+    assert code == 3
+    assert "broken.jpg" in text
+    assert sum(r["error"] is not None for r in rows_of(tmp_path / "c")) == 1
+
+
+def test_known_good_photographs_set_the_threshold(run, plates, tmp_path):
+    code, text, _ = run(
+        *("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r")),
+        *("--good", str(plates / "a"), "--false-alarm-rate", "0.2", "--no-report", "--overlays", "none"),
+    )
+    assert code == 0
+    assert rows_of(tmp_path / "r")[0]["threshold_source"] == "good photographs"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("detect", "nowhere", "--object", "x"), "no such file or folder"),
+        (("detect", ".", "--object", " "), "object's name"),
+        (("detect", ".", "--object", "x", "--method", "y"), "unknown method"),
+        (("detect", ".", "--object", "x", "--set", "views"), "name=value"),
+        (("detect", ".", "--object", "x", "--tile", "big"), "number of pixels"),
+        (("detect", ".", "--object", "x", "--pixel-threshold", "0.5"), "goes with --threshold"),
+        (("detect", ".", "--object", "x", "--threshold", "1.5"), "within [0, 1]"),
+        (("detect", ".", "--object", "x", "--threshold", "0.5", "--good", "."), "use one of them"),
+    ],
+)
+def test_wrong_usage_is_code_2_and_one_line_that_helps(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*words)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_model_and_an_empty_folder(run, tmp_path):
+    assert "no photographs" in run("detect", str(tmp_path), "--object", "x")[2]
+    code, _, error = run("detect", str(tmp_path), "--object", "x", "--model", "ViT-Z", model=False)
+    assert (code, "unknown model" in error) == (2, True)
+
+
+def test_random_weights_are_said_aloud(run, plates, tmp_path):
+    code, _, error = run(
+        *("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r"), "--weights", "random"),
+        *("--overlays", "none"),
+    )
+    assert code == 0
+    assert "random weights" in error
+    assert "random" in (tmp_path / "r" / "report.html").read_text()
+    assert rows_of(tmp_path / "r")[0]["weights"] == "random (seed 0)"
+
+
+def test_lists(run):
+    assert "ViT-B-16-plus-240" in run("models", model=False)[1]
+    assert "anoclip" in run("methods", model=False)[1]
+    assert "temperature" in run("methods", "anoclip", model=False)[1]
+
+
+def test_help_and_import_load_no_torch():
+    for command in ("import clipspect", "import sys; sys.argv=['clipspect','--help']; from clipspect.cli import app\n"):
+        check = f"{command}\nimport sys\nassert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+        subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,211 @@
+"""The facade: every kind of input, order, errors, tiles, and one encoding per photograph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipspect
+from clipspect.detector import Detector
+from clipspect.errors import ImageError, UsageError
+from clipspect.methods.anoclip import AnoCLIP
+from conftest import plate
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory, small_model) -> Detector:
+    return clipspect.load("anoclip", model=str(small_model), batch_size=4)
+
+
+def test_a_path_an_image_an_array_and_a_tensor_are_the_same_photograph(detector, tmp_path):
+    pixels = plate(1)
+    Image.fromarray(pixels).save(tmp_path / "plate.png")
+    path = detector.detect(tmp_path / "plate.png", object="plate")
+    others = [
+        detector.detect(str(tmp_path / "plate.png"), object="plate"),
+        detector.detect(Image.fromarray(pixels), object="plate"),
+        detector.detect(pixels, object="plate"),
+        detector.detect(pixels.astype(np.uint16) * 257, object="plate"),
+        detector.detect(pixels.astype(np.float32) / 255, object="plate"),
+        detector.detect(torch.from_numpy(pixels).permute(2, 0, 1), object="plate"),
+    ]
+    for found in others:
+        assert found.score == pytest.approx(path.score, abs=1e-6)
+        assert np.abs(found.anomaly_map - path.anomaly_map).max() < 1e-6
+    assert path.path == "plate.png"
+    assert path.anomaly_map.shape == (60, 80)
+    assert path.anomaly_map.dtype == np.float32
+    assert 0 <= path.anomaly_map.min() <= path.anomaly_map.max() <= 1
+    assert path.pred_score == path.score
+
+
+def test_a_folder_and_a_list_give_lists_and_an_iterator_is_lazy(detector, plates):
+    folder = detector.detect(plates, object="plate")
+    assert [d.path for d in folder] == sorted(d.path for d in folder)
+    assert len(folder) == 10
+    assert folder[0].path == "a/plate 1.png"
+    arrays = detector.detect([plate(1), plate(2)], object="plate")
+    assert isinstance(arrays, list)
+    pulled = []
+
+    def endless():
+        for number in range(10**9):
+            pulled.append(number)
+            yield plate(number % 7)
+
+    lazy = detector.detect(endless(), object="plate")
+    assert next(lazy).path == "image 1"
+    lazy.close()
+    assert len(pulled) < 50
+
+
+def test_results_do_not_depend_on_the_batch(small_model, plates):
+    alone = clipspect.load(model=str(small_model), batch_size=1).detect(plates, object="plate")
+    together = clipspect.load(model=str(small_model), batch_size=7).detect(plates, object="plate")
+    for one, other in zip(alone, together, strict=True):
+        assert one.path == other.path
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+        assert np.abs(one.score_map - other.score_map).max() < 1e-5
+
+
+def test_bad_photographs_among_good_ones_carry_their_error_in_place(detector, plates):
+    (plates / "a" / "empty.png").write_bytes(b"")
+    (plates / "b" / "cut.png").write_bytes((plates / "b" / "plate 0.png").read_bytes()[:300])
+    (plates / "b" / "words.jpg").write_text("not an image")
+    found = {d.path: d for d in detector.detect(plates, object="plate")}
+    assert list(found) == sorted(found)
+    failed = {path: d.error for path, d in found.items() if d.error}
+    assert set(failed) == {"a/empty.png", "b/cut.png", "b/words.jpg"}
+    assert "empty" in failed["a/empty.png"]
+    assert all(np.isnan(found[path].score) and found[path].score_map is None for path in failed)
+    assert all(len(found[path].content_hash) == 64 for path in failed)
+    assert sum(d.error is None for d in found.values()) == 10
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full((8, 8), np.nan),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+        np.full((8, 8), 3.5),
+    ],
+)
+def test_an_array_that_is_no_photograph_is_refused(detector, bad):
+    with pytest.raises(ImageError):
+        detector.detect(bad, object="plate")
+
+
+def test_one_pixel_is_a_photograph(detector):
+    found = detector.detect(np.full((1, 1, 3), 90, np.uint8), object="plate")
+    assert found.anomaly_map.shape == (1, 1)
+    assert np.isfinite(found.score)
+
+
+def test_padding_keeps_proportions_and_the_map_lies_over_the_photograph_alone(small_model):
+    padded = clipspect.load(model=str(small_model), aspect="pad")
+    found = padded.detect(plate(3, height=20, width=80), object="plate")
+    assert found.score_map.shape == (8, 32)
+    assert found.anomaly_map.shape == (20, 80)
+
+
+def test_tiles_cover_a_large_photograph_and_find_more_detail(small_model):
+    tiled = clipspect.load(model=str(small_model), tile=32, batch_size=3)
+    pixels = plate(5, blot=True, height=90, width=130)
+    found = tiled.detect(pixels, object="plate")
+    assert found.score_map.shape == (90, 130)
+    whole = clipspect.load(model=str(small_model)).detect(pixels, object="plate")
+    assert np.abs(found.anomaly_map - whole.anomaly_map).max() > 1e-4
+    corner = clipspect.load(model=str(small_model)).detect(
+        np.ascontiguousarray(pixels[:32, :32]), object="plate"
+    )
+    # Tiles start in the corner, and the tent weight of the first one alone reaches it.
+    assert found.score_map[0, 0] == pytest.approx(corner.score_map[0, 0], abs=1e-5)
+
+
+def test_the_vision_tower_runs_once_per_photograph_and_the_text_tower_once_per_object(
+    detector, plates, monkeypatch
+):
+    images, texts = [], []
+    encode, encode_text = detector.backbone.encode, detector.backbone.encode_text
+    monkeypatch.setattr(
+        detector.backbone, "encode", lambda x, request: images.append(len(x)) or encode(x, request)
+    )
+    monkeypatch.setattr(detector.backbone, "encode_text", lambda s: texts.append(len(s)) or encode_text(s))
+    detector.detect(plates, object="once upon a plate")
+    detector.detect(plates, object="once upon a plate")
+    assert sum(images) == 20
+    assert texts == [924]
+
+
+def test_anchors_of_the_official_views_are_averaged(small_model):
+    views = clipspect.load(AnoCLIP(views="official"), model=str(small_model))
+    pixels = plate(4, height=64, width=64)
+    assert (
+        views.detect(pixels, object="plate").score
+        != clipspect.load(model=str(small_model)).detect(pixels, object="plate").score
+    )
+
+
+def test_random_weights_are_marked_on_every_detection(small_model):
+    with pytest.warns(UserWarning, match="random weights"):
+        control = clipspect.load(model=str(small_model), weights="random")
+    found = control.detect(plate(1), object="plate")
+    assert found.weights.startswith("random")
+    assert any("random weights" in warning for warning in found.warnings)
+
+
+def test_own_words_change_the_anchors(small_model):
+    plain = clipspect.load(model=str(small_model))
+    own = clipspect.load(model=str(small_model), abnormal=["{} with a scratch"], domain="medical")
+    assert own.settings()["prompts"] != plain.settings()["prompts"]
+    assert not torch.equal(own.anchors("plate").pair, plain.anchors("plate").pair)
+
+
+def test_good_photographs_set_the_thresholds(detector, plates):
+    good = sorted((plates / "a").glob("*.png"))
+    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.2)
+    assert thresholds.source == "good photographs"
+    flagged = [d.flag for d in detector.stream(good, object="plate", thresholds=thresholds)]
+    assert sum(flagged) <= 1
+    with pytest.raises(UsageError, match="none of the known-good"):
+        broken = plates / "broken.png"
+        broken.write_bytes(b"x")
+        detector.calibrate([broken], "plate")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "nothing"}, "unknown method 'nothing'.*anoclip"),
+        ({"settings": {"views": "some"}}, "views='some'.*'official'"),
+        ({"settings": {"colour": "1"}}, "no setting 'colour'.*temperature"),
+        ({"settings": {"temperature": "warm"}}, "is a number"),
+        ({"settings": {"block": 9}}, "blocks 1…3"),
+        ({"domain": "nowhere"}, "unknown domain"),
+        ({"aspect": "stretch"}, "'squash', 'pad'"),
+        ({"tile": 3}, "at least 16"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"abnormal": ["scratched"]}, "must hold"),
+    ],
+)
+def test_impossible_settings_are_refused_with_what_is_possible(small_model, options, message):
+    with pytest.raises(UsageError, match=message):
+        clipspect.load(**{"model": str(small_model), **options})
+
+
+def test_an_image_method_takes_no_references(detector):
+    references = detector.encode_references([plate(1)])
+    assert len(references) == 1
+    with pytest.raises(UsageError, match="uses no references"):
+        detector.detect(plate(2), object="plate", references=references)
+
+
+def test_damaged_weights_give_an_error_not_a_score(small_model, plates):
+    broken = clipspect.load(model=str(small_model))
+    broken.backbone._model.visual.proj.data.fill_(float("nan"))
+    found = broken.detect(plates, object="plate")
+    assert all("not numbers" in d.error for d in found)
