@@ -44,11 +44,12 @@ def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[floa
 def colour_heat(values: NDArray[np.float32], scale: tuple[float, float], opacity: float) -> NDArray[np.uint8]:
     """(H, W, 4) RGBA of map values (H, W): clear at the cool end, of ``opacity`` at the warm one."""
     low, high = scale
-    share = np.clip((values - low) / (high - low), 0, 1)
+    levels = np.arange(256) / 255
     stops = np.linspace(0, 1, len(INFERNO))
-    colours = [np.interp(share, stops, INFERNO[:, channel]) for channel in range(3)]
-    alpha = 255 * opacity * np.clip((share - COOL) / (WARM - COOL), 0, 1)
-    return np.stack([*colours, alpha], axis=-1).round().astype(np.uint8)
+    colours = [np.interp(levels, stops, INFERNO[:, channel]) for channel in range(3)]
+    alpha = 255 * opacity * np.clip((levels - COOL) / (WARM - COOL), 0, 1)
+    table = np.stack([*colours, alpha], axis=-1).round().astype(np.uint8)
+    return np.asarray(table[(np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)])
 
 
 def draw_overlay(
