@@ -22,7 +22,7 @@ NEUTRAL_SCORE = 0.5
 """Where a score leans to neither side: the sentences about damage fit as well as those about a good part."""
 IMAGE_SIGMAS = 3.0
 PIXEL_SIGMAS = 4.0
-LEAST_SPREAD = 0.05
+LEAST_SPREAD = 1e-3
 """Least standard deviation in log-odds that a guess works with, so that equal scores flag nothing."""
 LEAST = 1e-6
 """Probabilities nearer to 0 or 1 than this count as this near, in scores and in guessed thresholds."""
