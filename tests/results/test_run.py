@@ -293,3 +293,25 @@ def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, monkeypatch)
     )
     run_folder(DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", overlays="none")
     assert sizes == [8] * 16  # eight parts, written and judged
+
+
+def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_photographs(
+    photos, tmp_path, monkeypatch
+):
+    def full(*_: object) -> None:
+        raise ResultsError("overlay.png: the disk is full")
+
+    monkeypatch.setattr("clipspect.results.finish._draw", full)
+    with pytest.raises(ResultsError, match="the disk is full"):
+        run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+
+
+def test_a_photograph_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
+    def take_away(progress: Progress) -> None:
+        if progress.stage == "detect" and progress.done == 16:
+            (photos / "part-0003.png").unlink()
+
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", progress=take_away)
+    assert len(list((tmp_path / "out").glob("overlays/*.png"))) == 15
+    assert any("overlays are missing" in warning for warning in summary.warnings)
+    assert rows_of(tmp_path / "out")["part-0003.png"]["error"] is None

@@ -88,7 +88,7 @@ def test_equal_scores_flag_nothing():
 def test_few_photographs_are_held_against_the_neutral_score_and_the_note_says_so():
     limits = guess_thresholds([0.9], [0.1, 0.12, 0.11, 0.9])
     assert limits.image == 0.5
-    assert "fewer than 8 photographs" in limits.note
+    assert "Fewer than 8 photographs" in limits.note
 
 
 @settings(max_examples=60, deadline=None)

@@ -71,7 +71,9 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ImageError(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise ImageError(
+            str(path), f"cannot be read ({error.strerror or error}); check the path and the disk"
+        ) from error
 
 
 def _read_bytes(path: Path, name: str) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.detection import Thresholds
-from clipspect.errors import ClipspectError
+from clipspect.errors import ImageError, ResultsError
 from clipspect.images.prefetch import prefetch
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.heatmap import colour_scale, draw_overlay
@@ -90,7 +90,9 @@ def finish_run(
         ):
             rows += 1
             flagged += bool(row["flag"])
-            undrawn += isinstance(drawn, ClipspectError)
+            if isinstance(drawn, ResultsError):
+                raise drawn
+            undrawn += isinstance(drawn, ImageError)
             if row["error"] is not None:
                 errors.append((row["path"], row["error"]))
             warnings.update(dict.fromkeys(row["warnings"] or []))

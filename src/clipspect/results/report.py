@@ -25,6 +25,8 @@ from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifes
 MOST_CARDS = 500
 MOST_ERRORS = 200
 BINS = 40
+HEAT_SIDE = 256
+"""Long side of the maps in the report, that of the photographs it shows."""
 ROWS_MARK = "/*rows*/"
 """Where the template's rows are streamed in."""
 
@@ -178,8 +180,10 @@ def _heat_png(score_map: NDArray[np.float16] | None, scale: tuple[float, ...]) -
         return None
     low, high = scale
     share = np.clip((score_map.astype(np.float32) - low) / (high - low), 0, 1)
+    picture = Image.fromarray((share * 255 + 0.5).astype(np.uint8))
+    picture.thumbnail((HEAT_SIDE, HEAT_SIDE), Image.Resampling.BOX)
     buffer = io.BytesIO()
-    Image.fromarray((share * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return _base64(buffer.getvalue())
 
 

@@ -94,7 +94,7 @@ def guess_thresholds(scores: Sequence[float], pixel_samples: ArrayLike) -> Thres
     finite = _finite(scores)
     if len(finite) < MIN_PHOTOGRAPHS_TO_GUESS:
         note = (
-            f"A guess: fewer than {MIN_PHOTOGRAPHS_TO_GUESS} photographs allow no estimate, so the neutral "
+            f"A guess. Fewer than {MIN_PHOTOGRAPHS_TO_GUESS} photographs allow no estimate, so the neutral "
             f"score {NEUTRAL_SCORE} was taken. Give good photographs or a number for a threshold to rely on."
         )
         return Thresholds(NEUTRAL_SCORE, pixel, "guess", note)
@@ -102,7 +102,8 @@ def guess_thresholds(scores: Sequence[float], pixel_samples: ArrayLike) -> Thres
     sigma = max(float(quartile - tail) / (TAIL_Z - QUARTILE_Z), LEAST_SPREAD)
     image = _probability(float(quartile) + (QUARTILE_Z + IMAGE_SIGMAS) * sigma)
     note = (
-        f"A guess from the {len(finite)} scores of this run, taking the lower half for good photographs. "
+        f"A guess. Estimated from the {len(finite)} scores of this run, taking the lower half for good "
+        "photographs. "
         "Give good photographs or a number for a threshold to rely on."
     )
     return Thresholds(image, pixel, "guess", note)
