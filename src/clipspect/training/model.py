@@ -41,4 +41,5 @@ def save_model(folder: Path, model: nn.Module, config: TrainingConfig) -> Path:
     path = folder / "open_clip_model.safetensors"
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for the owner alone, a wheel is for everybody
     return path
