@@ -17,7 +17,14 @@ METHODS: dict[str, tuple[str, str]] = {
         "anoclip_plus:AnoCLIPPlus",
         "anoclip, refined for a few steps on each photo by itself (AnoCLIP+)",
     ),
-    "dual-image": ("dual_image:DualImage", "text and another photo of the set as reference (Dual-Image Enhanced CLIP)"),
+    "dual-image": (
+        "dual_image:DualImage",
+        "text and another photo of the set as reference (Dual-Image Enhanced CLIP)",
+    ),
+    "dual-image+": (
+        "dual_image_plus:DualImagePlus",
+        "dual-image, refined on each photo and corrupted copies of it (Dual-Image+)",
+    ),
     "mutual": ("mutual:Mutual", "text and all other photos of the set as references"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),

@@ -1,0 +1,99 @@
+"""The pictures the ablations look at: samples of real photographs and rendered products, each one unlabelled set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+from clipspect.images.photograph import Reader
+from clipspect.training.render.fields import Canvas
+from clipspect.training.render.large_defects import DEFECTS
+from clipspect.training.render.photometry import add_noise, develop
+from clipspect.training.render.scenes import add_defects, visible_change
+from clipspect.training.render.structure import Ground
+from clipspect.training.render.textures import HELD_OUT_TEXTURES, draw_surfaces
+
+MASK_SIDE = 128
+"""Maps and masks are compared at this side, so that a hundred variants can be measured."""
+_RENDERED_SEED = 20_240
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one product, good and defective, as an inspector would get them."""
+
+    data: str
+    """The data set it belongs to; figures are means over the sets of one."""
+    object: str
+    pieces: NDArray[np.uint8]
+    """(N, S, S, 3)."""
+    masks: NDArray[np.bool_]
+    """(N, MASK_SIDE, MASK_SIDE); all false for good pictures."""
+    templates: NDArray[np.uint8] | None = None
+    """(N, S, S, 3) a reference for each picture, where the data set has them."""
+
+
+def magnetic_tile(folder: Path, reader: Reader, defective: int = 7, good: int = 15) -> PictureSet:
+    """The first few photographs of each kind of defect, and some good ones."""
+    paths, masks = [], []
+    for kind in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
+        for path in sorted(kind.iterdir())[: good if kind.name == "good" else defective]:
+            paths.append(path)
+            masks.append(folder / "ground_truth" / kind.name / f"{path.stem}_mask.png")
+    return PictureSet("magnetic tile", "magnetic tile", _pieces(reader, paths), _masks(masks))
+
+
+def deep_pcb(folder: Path, reader: Reader, pairs: int = 16) -> Iterator[PictureSet]:
+    """Boards with defects among their templates, and the same boards each with its own template."""
+    paths = sorted((folder / "test" / "defect").iterdir())[:pairs]
+    templates = _pieces(reader, [folder / "reference" / path.name for path in paths])
+    boards = _pieces(reader, paths)
+    masks = _masks([folder / "ground_truth" / "defect" / f"{path.stem}_mask.png" for path in paths])
+    mixed = np.concatenate([boards, templates])
+    yield PictureSet("PCB, mixed", "printed circuit board", mixed, np.concatenate([masks, masks & False]))
+    yield PictureSet("PCB, own template", "printed circuit board", boards, masks, templates)
+
+
+def rendered(side: int, products: int = 6, pictures: int = 12) -> Iterator[PictureSet]:
+    """Surfaces of kinds the model never saw; each picture is another place, light and noise, every second defective."""
+    kinds = list(HELD_OUT_TEXTURES)
+    for number in range(products):
+        kind = kinds[number % len(kinds)]
+        large = Canvas(4 * side, _RENDERED_SEED + number)
+        surface, nouns = draw_surfaces(large, 1, {kind: HELD_OUT_TEXTURES[kind]}, plain=0.0)
+        places = (
+            F.unfold(surface, side, stride=side).reshape(3, side, side, -1).permute(3, 0, 1, 2)[:pictures]
+        )
+        c = Canvas(side, _RENDERED_SEED + 1000 + number)
+        ground = Ground(places.contiguous(), torch.ones(len(places), side, side), places.roll(1, 0))
+        names, weights = list(DEFECTS), [defect.weight for defect in DEFECTS.values()]
+        defects = [names[i] for i in c.weighted(len(places), weights).tolist()]
+        picture, region = add_defects(c, ground, defects)
+        clean, defective, level = develop(c, ground.picture, picture)
+        mask = visible_change(clean, defective, region, level)
+        mask[::2] = 0
+        taken = torch.where(mask.any(2).any(1)[:, None, None, None], defective, clean)
+        taken = add_noise(c, taken, level).permute(0, 2, 3, 1)
+        small = F.adaptive_max_pool2d(mask, MASK_SIDE) > 0
+        yield PictureSet("rendered", nouns[0], (taken * 255).round().byte().numpy(), small.numpy())
+
+
+def _pieces(reader: Reader, paths: list[Path]) -> NDArray[np.uint8]:
+    return np.concatenate([reader.read(path).pieces for path in paths])
+
+
+def _masks(paths: list[Path]) -> NDArray[np.bool_]:
+    masks = np.zeros((len(paths), MASK_SIDE, MASK_SIDE), dtype=bool)
+    for row, path in enumerate(paths):
+        if path.is_file():
+            with Image.open(path) as stored:
+                mask = torch.from_numpy(np.asarray(stored.convert("L")) > 127)
+            masks[row] = F.adaptive_max_pool2d(mask[None].float(), MASK_SIDE)[0].numpy() > 0
+    return masks

@@ -1,0 +1,292 @@
+"""The papers' ablations with the offline model, beside the same network with random weights.
+
+    python benchmarks/ablations.py --data ../shared/data --out runs/ablations
+
+prints the tables and writes ``ablations.json`` and ``ablations.md``. Every picture is encoded once; all variants of the
+methods then look at the same features. Samples of the data sets are used, and maps are compared with masks at 128×128:
+the figures tell variants apart and are not the methods' accuracy (see ``benchmarks/accuracy.py`` for that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import clipspect
+from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.open_clip import Backbone, load_backbone
+from clipspect.evaluation.metrics import image_metrics, pixel_metrics
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Fit, normalise
+from clipspect.methods import make_method
+from clipspect.methods.base import Method, Scene, Scores
+from clipspect.methods.fusion import RULES
+from clipspect.prompts import load_prompts
+from clipspect.prompts.anchors import TextAnchors, encode_anchors
+
+BATCH = 8
+# V-V and ordinary tokens of every block that some variant looks at.
+REQUEST = FeatureRequest(
+    value_blocks=frozenset([-1]),
+    ordinary_blocks=frozenset([-1]),
+    value_spans=frozenset([(0.25, 1.0)]),
+    ordinary_spans=frozenset([(0.75, 1.0)]),
+)
+EVERYTHING = ("rendered", "magnetic tile", "PCB, mixed")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of one table."""
+
+    section: str
+    label: str
+    method: str
+    settings: dict[str, Any]
+    data: Sequence[str] = EVERYTHING
+    control: bool = True
+    """Whether the random network is measured as well."""
+    share: int = 1
+    """Every how many pictures of a set are scored: 1 = all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one variant on one data set: means over its sets."""
+
+    section: str
+    variant: str
+    data: str
+    weights: str
+    photographs: int
+    pixel_auroc: float
+    aupro: float
+    image_auroc: float
+    milliseconds: float
+    """Of the method itself, per photograph, without the encoding."""
+
+
+def variants() -> Iterator[Variant]:
+    """Everything that is measured."""
+    pairs = (*EVERYTHING, "PCB, own template")
+    for output in ("text", "visual", "joint"):
+        yield Variant("text, visual, joint", output, "dual-image", {"output": output, "references": 4}, pairs)
+    for output in ("text", "visual", "joint"):
+        for path, name in (("ordinary", "Q-K"), ("value", "V-V")):
+            settings = {"output": output, "path": path, "references": 4}
+            yield Variant("Q-K against V-V tokens", f"{output}, {name}", "dual-image", settings)
+    for start, end in ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (0.25, 1.0)):
+        settings = {"output": "visual", "blocks_from": start, "blocks_to": end, "references": 4}
+        yield Variant("blocks of the visual score", f"from {start:g} to {end:g}", "dual-image", settings)
+    for rule in RULES:
+        for k in (1, 4):
+            settings = {"fusion": rule, "references": k}
+            yield Variant("fusion", f"{rule}, k={k}", "dual-image", settings, control=k == 4)
+    for pairing in ("random", "nearest"):
+        for k in (1, 2, 4, 8):
+            for output in ("visual", "joint"):
+                settings = {"pairing": pairing, "references": k, "output": output}
+                label = f"{output}, {pairing}, k={k}"
+                yield Variant("references", label, "dual-image", settings, control=pairing == "random")
+    for output in ("visual", "joint"):
+        for label, settings in (
+            ("exact", {}),
+            ("index", {"exact_limit": 1}),
+            ("exact, a fifth of the patches left out", {"left_out": 0.2}),
+            ("exact, lowest tenth", {"lowest": 0.1}),
+            ("exact, all images", {"lowest": 1.0}),
+        ):
+            control = label == "exact"
+            yield Variant(
+                "mutual", f"{output}, {label}", "mutual", {**settings, "output": output}, control=control
+            )
+    few = {"share": 3, "control": False}
+    yield Variant("adaptation", "anoclip", "anoclip", {}, **few)
+    for adapter in ("text-bank", "linear"):
+        for epochs in (0, 1, 2, 5, 10):
+            settings = {"adapter": adapter, "epochs": epochs}
+            yield Variant("adaptation", f"anoclip+, {adapter}, {epochs} epochs", "anoclip+", settings, **few)
+    yield Variant("adaptation", "dual-image", "dual-image", {"references": 4}, **few)
+    for epochs in (0, 1, 2, 5, 10):
+        settings = {"epochs": epochs, "references": 4}
+        yield Variant("adaptation", f"dual-image+, mixed, {epochs} epochs", "dual-image+", settings, **few)
+    for kind in ("cut-paste", "perlin", "noise"):
+        settings = {"anomalies": kind, "references": 4}
+        yield Variant("adaptation", f"dual-image+, {kind}, 5 epochs", "dual-image+", settings, **few)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A set of pictures after its one encoding."""
+
+    pictures: PictureSet
+    images: torch.Tensor
+    features: Features
+    templates: Features | None
+    anchors: TextAnchors
+
+
+def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
+    """Encode every picture of a set once."""
+
+    def features(pieces: Any) -> tuple[torch.Tensor, Features]:
+        images = torch.from_numpy(normalise(pieces, backbone.mean, backbone.std))
+        return images, Features.concat([backbone.encode(part, REQUEST) for part in images.split(BATCH)])
+
+    table = load_prompts()
+    domain = table.domain("auto", pictures.object)
+    anchors = encode_anchors(backbone, *table.prompt_set("anoclip").sentences(pictures.object, domain))
+    images, encoded = features(pictures.pieces)
+    templates = None if pictures.templates is None else features(pictures.templates)[1]
+    return Encoded(pictures, images, encoded, templates, anchors)
+
+
+@torch.inference_mode()
+def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int]]:
+    """Scores of every ``share``-th picture, with the whole set as the pool."""
+
+    def scene(part: list[int], state: Any) -> Scene:
+        return Scene(
+            known.anchors,
+            (MASK_SIDE, MASK_SIDE),
+            seeds=part,
+            backbone=backbone,
+            images=known.images[part],
+            paired_references=None if known.templates is None else known.templates[part],
+            own=part,
+            state=state,
+        )
+
+    everything = list(range(len(known.images)))
+    state = method.prepare(known.features, scene(everything, None)) if method.scope == "set" else None
+    chosen = everything[::share]
+    parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
+    return Scores.concat([method.score(known.features[part], scene(part, state)) for part in parts]), chosen
+
+
+def measure(variant: Variant, sets: Sequence[Encoded], backbone: Backbone, weights: str) -> Iterator[Row]:
+    """One row per data set."""
+    method = make_method(variant.method, variant.settings)
+    for data in dict.fromkeys(s.pictures.data for s in sets if s.pictures.data in variant.data):
+        figures, count, seconds = [], 0, 0.0
+        for known in (s for s in sets if s.pictures.data == data):
+            started = time.perf_counter()
+            scores, chosen = score(method, known, backbone, variant.share)
+            seconds += time.perf_counter() - started
+            masks = known.pictures.masks[chosen]
+            pixel = pixel_metrics(list(masks), list(scores.map.numpy()))
+            labels = masks.any((1, 2))
+            image = image_metrics(labels, scores.image.numpy())
+            figures.append((pixel.auroc, pixel.aupro, image.auroc))
+            count += len(chosen)
+        means = np.nanmean(figures, 0) if not np.isnan(figures).all(0).any() else np.mean(figures, 0)
+        yield Row(
+            variant.section,
+            variant.label,
+            data,
+            weights,
+            count,
+            *(float(m) for m in means),
+            milliseconds=1000 * seconds / count,
+        )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """One table a section: a line per variant and weights, three figures per data set."""
+    out = []
+    for section in dict.fromkeys(row.section for row in rows):
+        own = [row for row in rows if row.section == section]
+        data = list(dict.fromkeys(row.data for row in own))
+        out += [f"### {section[0].upper()}{section[1:]}", ""]
+        out.append(f"| variant | weights | {' | '.join(data)} | ms a photo |")
+        out.append("|---|---|" + "---|" * len(data) + "---:|")
+        cells = {(row.variant, row.weights, row.data): row for row in own}
+        for weights in dict.fromkeys(row.weights for row in own):
+            for variant in dict.fromkeys(row.variant for row in own if row.weights == weights):
+                line = [cells.get((variant, weights, d)) for d in data]
+                cost = np.mean([row.milliseconds for row in line if row])
+                shown = " | ".join(_cell(row) for row in line)
+                out.append(f"| {variant} | {weights} | {shown} | {cost:.0f} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "—"
+    return " / ".join(
+        "—" if np.isnan(v) else f"{v:.3f}" for v in (row.pixel_auroc, row.aupro, row.image_auroc)
+    )
+
+
+def main() -> None:
+    """Run the ablations."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--out", type=Path, required=True, help="folder for ablations.json and ablations.md")
+    parser.add_argument("--only", nargs="*", help="sections to measure; all by default")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    rows: list[Row] = []
+    sets: list[PictureSet] = []
+    for weights in ("trained", "random"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            backbone = load_backbone("tiny", None if weights == "trained" else "random", device="cpu")
+        if not sets:
+            reader = Reader(Fit(backbone.image_size))
+            sets = list(rendered(backbone.image_size))
+            if (arguments.data / "magnetic_tile").is_dir():
+                sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader))
+            if (arguments.data / "deep_pcb").is_dir():
+                sets += deep_pcb(arguments.data / "deep_pcb", reader)
+        known = [encode(pictures, backbone) for pictures in sets]
+        print(
+            f"{weights}: {sum(len(s.pieces) for s in sets)} pictures at {time.perf_counter() - started:.0f} s"
+        )
+        for variant in variants():
+            if weights == "random" and not variant.control:
+                continue
+            if arguments.only and variant.section not in arguments.only:
+                continue
+            for row in measure(variant, known, backbone, weights):
+                rows.append(row)
+                name = f"{row.section}: {row.variant}"
+                print(
+                    f"{weights:8s} {name:58s} {row.data:18s} {_cell(row)}  {row.milliseconds:.0f} ms",
+                    flush=True,
+                )
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "clipspect": clipspect.__version__,
+        "model": f"tiny at {backbone.image_size} px",
+        "seconds": round(time.perf_counter() - started),
+        "command": shlex.join(["python", "benchmarks/ablations.py", *sys.argv[1:]]),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stored = json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2)
+    (arguments.out / "ablations.json").write_text(stored + "\n")
+    made = ", ".join(f"{key}: {value}" for key, value in about.items())
+    (arguments.out / "ablations.md").write_text(f"{markdown(rows)}\n{made}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Dual-Image+: Dual-Image with a linear layer trained for a few steps on the photograph and corrupted copies of it.
+
+Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; METHODS §6. What the paper's public text leaves open is decided here: the
+layer starts as the identity, and the mask of a copy is predicted from how much more abnormal each of its patches
+is than the same patch of the photograph, so that a true defect, which both have, is not taught to be normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipspect.adaptation.descent import Descent, descend, trainable
+from clipspect.adaptation.layers import Layers
+from clipspect.adaptation.objectives import (
+    dice_loss,
+    focal_loss,
+    keep_where,
+    soft_cross_entropy,
+    state_logits,
+)
+from clipspect.adaptation.synthesis import Kind, corrupted_copies
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.methods.anoclip_plus import DIVERGED
+from clipspect.methods.base import Scene, Scores, check_choice, check_range
+from clipspect.methods.dual_image import DualImage
+from clipspect.methods.scoring import abnormal_probability
+
+TEMPERATURE = 0.07
+"""Of the adapted probabilities; at 1 two anchors close to each other could not reach the joint map's range."""
+_UNCHANGED = 2.0  # a patch that became no more abnormal is predicted to be corrupted with σ(−2) = 0.12
+
+
+@dataclass(frozen=True)
+class DualImagePlus(DualImage):
+    """Dual-Image's joint map, joined with the map of tokens adapted to each photograph alone."""
+
+    name: ClassVar[str] = "dual-image+"
+    wants_images: ClassVar[bool] = True
+
+    anomalies: Kind = "mixed"
+    """Corruption of the copies: "cut-paste", "perlin", "noise", or all three in turn."""
+    copies: int = 3
+    """Corrupted copies of each photograph; each costs one more encoding."""
+    epochs: int = 5
+    """AdamW steps per photograph; 0 = Dual-Image's text at a sharper temperature."""
+    learning_rate: float = 1e-3
+    """Of AdamW; weight decay is 1e-2."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        check_choice("anomalies", self.anomalies, ("mixed", "cut-paste", "perlin", "noise"))
+        check_range("copies", self.copies, 1, 64)
+        check_range("epochs", self.epochs, 0, 1000)
+        check_range("learning_rate", self.learning_rate, 0, 1e30)
+
+    def score(self, features: Features, scene: Scene) -> Scores:
+        """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
+        text, visual = self.both_maps(features, scene)
+        image, joint = self.join(text, visual, features, scene)
+        tokens = self.text_tokens(features)
+        corrupted, masks = self.corrupt(features, scene)
+        descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, scene)
+        adapted = abnormal_probability(_adapt(tokens, descent.layers), scene.anchors.pair, TEMPERATURE)
+        grid = (joint + adapted.reshape(joint.shape)) / 2
+        grid = keep_where(descent.finite, grid, joint)
+        notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
+        return Scores(image, self.finish(grid, scene), notes)
+
+    def text_tokens(self, features: Features) -> Tensor:
+        """(B, N, D) tokens of the text block."""
+        tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
+        return tokens.flatten(1, 2)
+
+    def corrupt(self, features: Features, scene: Scene) -> tuple[Tensor, Tensor]:
+        """Encode corrupted copies of the images.
+
+        Returns:
+            (B, C, N, D) tokens of C copies, and (B, C, N) the share of each patch that visibly changed.
+        """
+        assert scene.images is not None
+        assert scene.backbone is not None
+        copies, masks = corrupted_copies(scene.images, self.anomalies, self.copies, scene.seeds)
+        block = frozenset([self.block])
+        request = (
+            FeatureRequest(value_blocks=block, start_block=self.start_block)
+            if self.path == "value"
+            else FeatureRequest(ordinary_blocks=block)
+        )
+        parts = [self.text_tokens(scene.backbone.encode(part, request)) for part in copies]
+        shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
+        return torch.stack(parts), shares
+
+    def adapt(
+        self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, scene: Scene
+    ) -> Descent:
+        """Train one linear layer per image.
+
+        Args:
+            tokens: (B, N, D) of the photographs.
+            joint: (B, N) zero-shot joint map, which the adapted probabilities should match.
+            corrupted: (B, C, N, D) of their copies.
+            shares: (B, C, N) of each patch that is corrupted, which the prediction should recover.
+            scene: for its anchors.
+        """
+        count, _, dim = tokens.shape
+        tokens, joint, pair = trainable(tokens), trainable(joint), trainable(scene.anchors.pair)
+        corrupted, shares = trainable(corrupted).flatten(1, 2), trainable(shares).flatten(1)
+
+        def loss(layers: Layers, step: int) -> Tensor:
+            logits = state_logits(_adapt(tokens, layers), pair, TEMPERATURE)
+            others = state_logits(_adapt(corrupted, layers), pair, TEMPERATURE)
+            abnormal = logits[..., 1] - logits[..., 0]
+            change = others[..., 1] - others[..., 0] - abnormal.repeat(1, self.copies)
+            predicted = (change - _UNCHANGED).sigmoid()
+            recovery = focal_loss(predicted, shares) + dice_loss(predicted, shares)
+            return soft_cross_entropy(logits, joint) + recovery
+
+        start = Layers(tokens.new_zeros(count, dim, dim), tokens.new_zeros(count, dim))
+        return descend(loss, start, self.epochs, learning_rate=self.learning_rate)
+
+
+def _adapt(tokens: Tensor, layers: Layers) -> Tensor:
+    """(B, N, D) → Φ(p) = p̂ + W p̂ + b."""
+    unit = F.normalize(tokens, dim=-1)
+    return unit + layers(unit)
