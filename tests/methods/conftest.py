@@ -14,6 +14,7 @@ from clipspect.methods.base import Scene, Scores
 from clipspect.prompts.anchors import make_anchors
 
 SIZE = 64
+torch.set_num_threads(1)  # a second thread costs these small tensors more than it brings
 
 
 def make_backbone(seed: int = 0) -> Backbone:
