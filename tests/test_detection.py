@@ -174,3 +174,18 @@ def test_saving_writes_the_overlay_and_says_what_went_wrong(tmp_path: Path):
 def test_an_overlay_needs_the_photograph():
     with pytest.raises(UsageError, match="not at hand"):
         detection(pixels=None).overlay()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.999])
+def test_the_most_suspicious_places_show_whatever_the_threshold(threshold):
+    score_map = np.full((240, 240), 0.1, np.float32)
+    score_map[48:96, 72:120] = 0.3
+    hot = detection(score_map, thresholds=Thresholds(0.5, threshold, "given", ""))
+    pixels = np.asarray(hot.overlay()).astype(int)
+    assert np.abs(pixels[90, 160] - 128).max() > 20
+    assert pixels[280, 380].tolist() == [128, 128, 128]
+
+
+def test_colours_of_a_map_without_any_difference_are_clear():
+    even = detection(np.full((240, 240), 0.2, np.float32))
+    assert (np.asarray(even.overlay()) == 128).all()

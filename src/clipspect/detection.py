@@ -99,7 +99,7 @@ class Detection:
             return self.thresholds
         from clipspect.results.thresholds import guess_thresholds
 
-        return guess_thresholds([self.score], self.compact_map)
+        return guess_thresholds([self.score], [float(self.compact_map.max())], self.compact_map)
 
     @cached_property
     def regions(self) -> list[Region]:

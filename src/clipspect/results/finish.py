@@ -64,8 +64,8 @@ def finish_run(
     """
     from clipspect.results.report import write_report
 
-    scores, samples = sample_rows(store.out)
-    thresholds = thresholds or guess_thresholds(scores, samples)
+    scores, peaks, samples = sample_rows(store.out)
+    thresholds = thresholds or guess_thresholds(scores, peaks, samples)
     scale = colour_scale(samples, thresholds.pixel)
     store.update_manifest(thresholds=asdict(thresholds), colour_scale=scale)
     for name in (OVERLAYS, CSV, REPORT):  # those of earlier thresholds would contradict the rows
@@ -111,21 +111,22 @@ def finish_run(
     )
 
 
-def sample_rows(out: Path) -> tuple[list[float], NDArray[np.float32]]:
-    """All scores of a results folder and evenly spread samples of its maps, at most a million."""
+def sample_rows(out: Path) -> tuple[list[float], list[float], NDArray[np.float32]]:
+    """Scores, map peaks, and evenly spread samples of the maps, at most a million, of a results folder."""
     columns = ["score", "map", "map_height", "map_width"]
     total = sum(1 for _ in iterate_rows(out, ["width"]))
     each = max(1, min(SAMPLES_PER_PHOTOGRAPH, SAMPLES // max(1, total)))
-    scores, samples = [], []
+    scores, peaks, samples = [], [], []
     for row in iterate_rows(out, columns):
         score_map = map_of(row)
         if score_map is None or row["score"] is None:
             continue
         scores.append(row["score"])
+        peaks.append(float(score_map.max()))
         # a step without a factor in common with most widths, so that samples do not line up in columns
         step = max(1, score_map.size // each)
         samples.append(score_map.ravel()[:: step | 1].astype(np.float32))
-    return scores, np.concatenate(samples) if samples else np.empty(0, np.float32)
+    return scores, peaks, np.concatenate(samples) if samples else np.empty(0, np.float32)
 
 
 def _draw(

@@ -30,15 +30,16 @@ HEAT_SIDE = 1024
 def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[float, float]:
     """Low and high end of one colour scale for all photographs the samples come from.
 
-    Low is the median, so ordinary material stays clear. The threshold lies at two thirds or below, and the
-    high end reaches the 99.9 % quantile, so the worst defects do not all look alike.
+    Low is the median, so ordinary material stays clear. The high end is where the threshold would lie at two
+    thirds, but at least the 99.9 % quantile, so that the worst defects do not all look alike, and at most as
+    far again beyond it, so that the most suspicious places show even where nothing reaches the threshold.
     """
     samples = np.asarray(pixel_samples, dtype=np.float64).ravel()
     if not len(samples):
         return 0.0, 1.0
     low = min(float(np.median(samples)), pixel_threshold)
-    high = max(low + 1.5 * (pixel_threshold - low), float(np.quantile(samples, 0.999)), low + 1e-3)
-    return low, high
+    most = float(np.quantile(samples, 0.999)) - low
+    return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-3
 
 
 def colour_heat(values: NDArray[np.float32], scale: tuple[float, float], opacity: float) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from clipspect.errors import UsageError
 MIN_PHOTOGRAPHS_TO_GUESS = 8
 NEUTRAL_SCORE = 0.5
 """Where a score leans to neither side: the sentences about damage fit as well as those about a good part."""
-IMAGE_SIGMAS = 3.0
+LOWER_HALF_SIGMAS = 3.0
 PIXEL_SIGMAS = 4.0
 LEAST_SPREAD = 1e-3
 """Least standard deviation in log-odds that a guess works with, so that equal scores flag nothing."""
@@ -77,45 +77,51 @@ def thresholds_from_good(
     )
 
 
-def guess_thresholds(scores: Sequence[float], pixel_samples: ArrayLike) -> Thresholds:
+def guess_thresholds(
+    scores: Sequence[float], map_peaks: Sequence[float], pixel_samples: ArrayLike
+) -> Thresholds:
     """Thresholds from the unlabelled photographs of a run: robust estimates, never NaN, marked as a guess.
 
-    Image threshold: the lower half of the scores is taken for good photographs. Their middle and standard
-    deviation σ follow, as for a normal distribution in log-odds, from the 25 % and the 5 % quantile of all
-    scores, and the threshold is the middle + 3 σ. Where half of the photographs are defective it lies higher
-    (about 5 σ), so obvious defects stay flagged and hardly any good photograph is. Below 8 photographs
-    nothing can be estimated and the neutral score 0.5 is taken.
+    The lower half of the scores is taken for good photographs, and the lower half of the maps' peaks
+    likewise. Their middle and standard deviation σ follow, as for a normal distribution in log-odds, from the
+    25 % and the 5 % quantile of all, and each threshold is the middle + 3 σ. Where half of the photographs
+    are defective it lies higher (about 5 σ), so obvious defects stay flagged and hardly any good photograph
+    is. Peaks and not all map values set the pixel threshold, because a good part's own edges and holes make
+    its map uneven.
 
-    Pixel threshold: median + 4 · 1.4826 · MAD of map values sampled from all photographs, in log-odds;
-    defects cover little of the area, so the median stands for good material even where every photograph has
-    one.
+    Below 8 photographs that cannot be estimated. Then the image threshold is the neutral score 0.5, and the
+    pixel threshold median + 4 · 1.4826 · MAD of map values sampled from all photographs, in log-odds.
     """
-    pixel = _robust_limit(_finite(pixel_samples), PIXEL_SIGMAS)
     finite = _finite(scores)
+    remedy = "Give good photographs or a number for a threshold to rely on."
     if len(finite) < MIN_PHOTOGRAPHS_TO_GUESS:
         note = (
             f"A guess. Fewer than {MIN_PHOTOGRAPHS_TO_GUESS} photographs allow no estimate, so the neutral "
-            f"score {NEUTRAL_SCORE} was taken. Give good photographs or a number for a threshold to rely on."
+            f"score {NEUTRAL_SCORE} was taken. {remedy}"
         )
-        return Thresholds(NEUTRAL_SCORE, pixel, "guess", note)
-    quartile, tail = np.quantile(_log_odds(finite), [LOWER_QUARTILE, LOWER_TAIL])
-    sigma = max(float(quartile - tail) / (TAIL_Z - QUARTILE_Z), LEAST_SPREAD)
-    image = _probability(float(quartile) + (QUARTILE_Z + IMAGE_SIGMAS) * sigma)
+        return Thresholds(NEUTRAL_SCORE, _above_most(_finite(pixel_samples)), "guess", note)
     note = (
         f"A guess. Estimated from the {len(finite)} scores of this run, taking the lower half for good "
-        "photographs. "
-        "Give good photographs or a number for a threshold to rely on."
+        f"photographs. {remedy}"
     )
-    return Thresholds(image, pixel, "guess", note)
+    return Thresholds(_above_lower_half(finite), _above_lower_half(_finite(map_peaks)), "guess", note)
 
 
-def _robust_limit(values: NDArray[np.float64], sigmas: float) -> float:
+def _above_lower_half(values: NDArray[np.float64]) -> float:
+    """Middle + 3 σ of what the lower half of the values comes from."""
+    quartile, tail = np.quantile(_log_odds(values), [LOWER_QUARTILE, LOWER_TAIL])
+    sigma = max(float(quartile - tail) / (TAIL_Z - QUARTILE_Z), LEAST_SPREAD)
+    return _probability(float(quartile) + (QUARTILE_Z + LOWER_HALF_SIGMAS) * sigma)
+
+
+def _above_most(values: NDArray[np.float64]) -> float:
+    """Median + 4 σ, σ from the median absolute deviation."""
     if not len(values):
         return NEUTRAL_SCORE
     odds = _log_odds(values)
     middle = float(np.median(odds))
     sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(odds - middle))), LEAST_SPREAD)
-    return _probability(middle + sigmas * sigma)
+    return _probability(middle + PIXEL_SIGMAS * sigma)
 
 
 def _just_above(values: NDArray[np.float64], rank: int) -> float:
