@@ -37,7 +37,7 @@ def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[floa
     samples = np.asarray(pixel_samples, dtype=np.float64).ravel()
     if not len(samples):
         return 0.0, 1.0
-    low = min(float(np.median(samples)), pixel_threshold)
+    low = float(np.median(samples))
     most = float(np.quantile(samples, 0.999)) - low
     return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-3
 
