@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,3 +191,16 @@ def test_the_most_suspicious_places_show_whatever_the_threshold(threshold):
 def test_colours_of_a_map_without_any_difference_are_clear():
     even = detection(np.full((240, 240), 0.2, np.float32))
     assert (np.asarray(even.overlay()) == 128).all()
+
+
+def test_results_and_photographs_load_neither_torch_nor_anything_heavy_before_it_is_used():
+    modules = (
+        "detection, images.decode, images.find, images.tiling, images.prefetch, results.run, results.store"
+    )
+    script = (
+        f"import sys, {', '.join('clipspect.' + name for name in modules.split(', '))}; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "open_clip", "pyarrow", "scipy", "matplotlib"} & set(loaded)
