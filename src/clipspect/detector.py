@@ -18,6 +18,7 @@ from clipspect import __version__
 from clipspect.backbones.encoder import Encoded, Encoder, Pool, choose_pool
 from clipspect.backbones.features import Features
 from clipspect.backbones.open_clip import Backbone
+from clipspect.backbones.references import Manifest, load_references, save_references
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ImageError, UsageError
 from clipspect.images.find import find_photographs
@@ -26,6 +27,8 @@ from clipspect.images.photograph import Reader, Source
 from clipspect.methods.base import Method, Scene, Scores
 from clipspect.prompts import PromptTable, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
+
+REFERENCES_SUFFIX = ".refs"
 
 
 @dataclass(frozen=True)
@@ -216,15 +219,60 @@ class Detector:
             ImageError: one of them cannot be read. A reference is chosen on purpose: none is left out silently.
             UsageError: there are none.
         """
-        parts = []
+        return self._encode_named(photographs)[0]
+
+    def _encode_named(self, photographs: Iterable[Source]) -> tuple[Features, dict[str, str]]:
+        """References, and the content hash of each photograph by name."""
+        parts: list[Features] = []
+        sources: dict[str, str] = {}
         for entry in read_entries(photographs, self.reader, ahead=self._ahead):
             if entry.error is not None:
                 raise entry.error
             if entry.photograph is not None:
                 parts.append(self._encoder.encode(entry.photograph.pieces).features)
+                sources[entry.name] = entry.photograph.content_hash
         if not parts:
             raise UsageError("no reference photographs were given")
-        return Features.concat(parts)
+        return Features.concat(parts), sources
+
+    def write_references(self, good: Path, object: str, path: Path) -> int:
+        """Encode known-good photographs into a file for :meth:`read_references`; how many references it holds.
+
+        Raises:
+            ImageError: one of them cannot be read.
+            ReferenceError: the file cannot be written.
+        """
+        features, sources = self._encode_named(find_photographs(good))
+        manifest = Manifest(
+            clean_object_name(object),
+            self.backbone.name,
+            self.backbone.fingerprint,
+            self.backbone.image_size,
+            self.reader.preparation,
+            sources,
+            len(features),
+        )
+        save_references(path, features, manifest, self._encoder.request)
+        return len(features)
+
+    def read_references(self, source: Path, object: str) -> Features:
+        """References from a file of :meth:`write_references`, or from photographs, encoded now.
+
+        Raises:
+            ReferenceError: the file is damaged, or was made with another backbone, object or other settings.
+            ImageError: a photograph cannot be read.
+        """
+        if source.suffix != REFERENCES_SUFFIX:
+            return self.encode_references(find_photographs(source))
+        return load_references(source, self.backbone.device).check(
+            source,
+            object=clean_object_name(object),
+            model=self.backbone.name,
+            fingerprint=self.backbone.fingerprint,
+            image_size=self.backbone.image_size,
+            preparation=self.reader.preparation,
+            request=self._encoder.request,
+        )
 
     def calibrate(
         self, good: str | Path | Iterable[Source], object: str, *, false_alarm_rate: float = 0.01

@@ -57,6 +57,12 @@ class Reader:
         if isinstance(self.tile, int) and self.tile < 16:
             raise UsageError(f"tile={self.tile}; tiles are at least 16 photo pixels wide")
 
+    @property
+    def preparation(self) -> str:
+        """How photographs are cut and fitted, in words: equal words give equal pieces of equal photographs."""
+        tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
+        return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}"
+
     def read(self, source: Source, name: str | None = None) -> Photograph:
         """Decode and cut one picture.
 
