@@ -21,8 +21,6 @@ from clipspect.images.decode import read_image
 class DarkSpotDetector:
     """Map = darkness, score = its highest value. Keeps count of what it scored."""
 
-    fingerprint = "dark-1"
-
     def __init__(self, model: str = "fake", delay: float = 0.0, log: Path | None = None) -> None:
         """``delay`` seconds per photograph; scored names are appended to ``log``."""
         self.model = model
@@ -32,11 +30,22 @@ class DarkSpotDetector:
 
     def settings(self) -> dict[str, Any]:
         """Its settings."""
-        return {"method": "dark", "model": self.model, "weights": "none"}
+        return {"methods": {"dark": {}}, "model": self.model, "weights": "none"}
 
-    def stream(self, photos: Iterable[Path], *, object: str, root: Path | None) -> Iterator[Detection]:
-        """One detection per photograph."""
-        for path in photos:
+    def stream(
+        self,
+        photographs: Iterable[Path],
+        *,
+        object: str,
+        root: Path | None,
+        only=None,
+        references=None,
+        templates=None,
+    ) -> Iterator[Detection]:
+        """One detection per photograph that is wanted."""
+        for path in photographs:
+            if only is not None and not only(path):
+                continue
             yield self.detect(path, object, path.relative_to(root).as_posix() if root else path.name)
 
     def detect(self, path: Path, object: str, name: str) -> Detection:
@@ -59,7 +68,7 @@ class DarkSpotDetector:
         return Detection(
             **common, content_hash=digest, width=pixels.shape[1], height=pixels.shape[0],
             score=float(darkness.max()), score_map=darkness, seconds=0.001, warnings=("no real model",),
-            pixels=lambda: read_image(path)[0],
+            thumbnail=pixels, pixels=lambda: read_image(path)[0],
         )  # fmt: skip
 
 

@@ -31,11 +31,15 @@ def rows_of(folder):
 
 def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
     out = tmp_path / "results"
-    code, text, _ = run("detect", str(plates), "--object", "plate", "--out", str(out), "--csv", "--maps", "png16")
+    code, text, _ = run(
+        "detect", str(plates), "--object", "plate", "--out", str(out), "--csv", "--maps", "png16"
+    )
     assert code == 0
     assert "10 photographs" in text
     rows = rows_of(out)
-    assert sorted(r["path"] for r in rows) == sorted(p.relative_to(plates).as_posix() for p in plates.rglob("*.png"))
+    assert sorted(r["path"] for r in rows) == sorted(
+        p.relative_to(plates).as_posix() for p in plates.rglob("*.png")
+    )
     assert all(0 <= r["score"] <= 1 and r["flag"] is not None and r["method"] == "anoclip" for r in rows)
     assert (out / "report.html").stat().st_size > 10_000
     assert len(list((out / "overlays").rglob("*.png"))) == 10
@@ -45,7 +49,17 @@ def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
 
 def test_running_again_keeps_what_is_done_and_other_settings_are_refused(run, plates, tmp_path):
     out = tmp_path / "results"
-    words = ("detect", str(plates), "--object", "plate", "--out", str(out), "--no-report", "--overlays", "none")
+    words = (
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--out",
+        str(out),
+        "--no-report",
+        "--overlays",
+        "none",
+    )
     assert run(*words)[0] == 0
     before = {r["path"]: r["finished_at"] for r in rows_of(out)}
     code, text, _ = run(*words)
@@ -85,7 +99,17 @@ def test_json_rows_are_one_object_per_line(run, plates, tmp_path):
 
 
 def test_exit_codes_for_anomalies_and_for_failures(run, plates, tmp_path):
-    words = ("detect", str(plates), "--object", "plate", "--no-report", "--overlays", "none", "--threshold", "0.0")
+    words = (
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--no-report",
+        "--overlays",
+        "none",
+        "--threshold",
+        "0.0",
+    )
     assert run(*words, "--out", str(tmp_path / "a"))[0] == 0
     assert run(*words, "--out", str(tmp_path / "b"), "--fail-on-anomaly")[0] == 1
     (plates / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -96,7 +120,7 @@ def test_exit_codes_for_anomalies_and_for_failures(run, plates, tmp_path):
 
 
 def test_known_good_photographs_set_the_threshold(run, plates, tmp_path):
-    code, text, _ = run(
+    code, _text, _ = run(
         *("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r")),
         *("--good", str(plates / "a"), "--false-alarm-rate", "0.2", "--no-report", "--overlays", "none"),
     )
@@ -149,6 +173,110 @@ def test_lists(run):
 
 
 def test_help_and_import_load_no_torch():
-    for command in ("import clipspect", "import sys; sys.argv=['clipspect','--help']; from clipspect.cli import app\n"):
+    for command in (
+        "import clipspect",
+        "import sys; sys.argv=['clipspect','--help']; from clipspect.cli import app\n",
+    ):
         check = f"{command}\nimport sys\nassert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
         subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_path):
+    out = tmp_path / "r"
+    code, text, _ = run(
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--compare",
+        "anoclip,dual-image,mutual",
+        "--out",
+        str(out),
+    )
+    assert code == 0
+    assert "dual-image threshold" in text
+    rows = rows_of(out)
+    assert len(rows) == 30
+    assert {r["method"] for r in rows} == {"anoclip", "dual-image", "mutual"}
+    assert (out / "overlays" / "b" / "plate 0.png.dual-image.png").is_file()
+    assert '"others": [{"method": "dual-image"' in (out / "report.html").read_text()
+    code, text, _ = run(
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--compare",
+        "anoclip,dual-image,mutual",
+        "--out",
+        str(out),
+    )
+    assert "10 of them from an earlier run" in text
+
+
+def test_a_set_is_scored_the_same_after_an_interruption(run, plates, tmp_path):
+    words = (
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--method",
+        "dual-image",
+        "--no-report",
+        "--overlays",
+        "none",
+    )
+    run(*words, "--out", str(tmp_path / "whole"))
+    run(*words, "--out", str(tmp_path / "again"))
+    broken = sorted(plates.rglob("*.png"))[3]
+    kept = broken.read_bytes()
+    broken.write_bytes(b"")
+    assert run(*words, "--out", str(tmp_path / "again"), "--overwrite")[0] == 3
+    broken.write_bytes(kept)
+    run(*words, "--out", str(tmp_path / "again"))
+    whole = {r["path"]: r["score"] for r in rows_of(tmp_path / "whole")}
+    again = {r["path"]: r["score"] for r in rows_of(tmp_path / "again")}
+    restored = broken.relative_to(plates).as_posix()
+    assert again[restored] == pytest.approx(whole[restored], abs=1e-6)
+
+
+def test_references_go_by_file_by_folder_and_by_asset(run, plates, tmp_path):
+    good = tmp_path / "good"
+    good.mkdir()
+    for number, path in enumerate(sorted(plates.rglob("*.png"))):
+        (good / path.name).write_bytes(sorted(plates.rglob("*.png"))[number - 1].read_bytes())
+    asset = tmp_path / "plate.refs"
+    code, text, _ = run("references", "build", str(good), "--object", "plate", "--out", str(asset))
+    assert (code, "10 references" in text) == (0, True)
+    words = (
+        "detect",
+        str(plates),
+        "--object",
+        "plate",
+        "--method",
+        "dual-image",
+        "--no-report",
+        "--overlays",
+        "none",
+    )
+    scores = []
+    for number, option in enumerate((("--reference", asset), ("--reference", good), ("--templates", good))):
+        out = tmp_path / f"r{number}"
+        assert run(*words, "--out", str(out), option[0], str(option[1]))[0] == 0
+        scores.append({r["path"]: r["score"] for r in rows_of(out)})
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert scores[2] != pytest.approx(scores[1], abs=1e-6)
+    code, _, error = run(*words, "--out", str(tmp_path / "r0"), "--reference", str(good / "plate 0.png"))
+    assert (code, "references was" in error) == (2, True)
+    (good / "plate 3.png").unlink()
+    assert run(*words, "--out", str(tmp_path / "r3"), "--templates", str(good))[0] == 3
+    asset.write_bytes(asset.read_bytes()[:2000])
+    code, _, error = run(*words, "--out", str(tmp_path / "r4"), "--reference", str(asset))
+    assert (code, "damaged" in error) == (2, True)
+
+
+def test_a_pair_is_needed_where_there_is_one_photograph(run, plates):
+    code, _, error = run(
+        "detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--method", "dual-image"
+    )
+    assert code == 2
+    assert "pair" in error or "reference" in error

@@ -171,9 +171,9 @@ def test_good_photographs_set_the_thresholds(detector, plates):
     assert thresholds.source == "good photographs"
     flagged = [d.flag for d in detector.stream(good, object="plate", thresholds=thresholds)]
     assert sum(flagged) <= 1
+    broken = plates / "broken.png"
+    broken.write_bytes(b"x")
     with pytest.raises(UsageError, match="none of the known-good"):
-        broken = plates / "broken.png"
-        broken.write_bytes(b"x")
         detector.calibrate([broken], "plate")
 
 

@@ -72,6 +72,8 @@ class Detection:
     warnings: tuple[str, ...] = ()
     thresholds: Thresholds | None = None
     """The thresholds of the run; None where every photograph stands alone and a guess takes their place."""
+    thumbnail: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    """The photograph at most 256 pixels a side, for previews, where it was at hand."""
     pixels: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
     """Gives the photograph (H, W, 3), reading it again where that is needed."""
 

@@ -309,17 +309,16 @@ class Detector:
     def _prepare(self, run: _Run, sources: Sequence[Source], templates: Templates | None) -> _Run:
         """Encode a bounded sample of the set and let each method of scope "set" look at it once."""
         chosen = choose_pool([source_name(s, i) for i, s in enumerate(sources)], self.set_size)
-        entries = read_entries(sources, self.reader, ahead=self._ahead, keep=lambda i, _: i in chosen)
+        entries = read_entries(
+            sources, self.reader, ahead=self._ahead, templates=templates, keep=lambda i, _: i in chosen
+        )
         pool = self._encoder.encode_pool(entries, self.set_size)
         if pool is None:
             return run
-        paired = None
-        if templates is not None:
-            paired = self.encode_references([templates(Path(sources[position])) for position in pool.slices])
         own = list(range(len(pool.seeds)))
         states = {
             m.name: m.prepare(
-                pool.encoded.features, self._scene(m, run, pool.encoded, pool.seeds, paired, own)
+                pool.encoded.features, self._scene(m, run, pool.encoded, pool.seeds, pool.templates, own)
             )
             for m in self.methods
             if m.scope == "set"
@@ -388,6 +387,7 @@ class Detector:
                     score_map=self.reader.lay_back(photograph, maps),
                     seconds=seconds,
                     warnings=(*warnings, *dict.fromkeys(chain.from_iterable(scores.notes))),
+                    thumbnail=photograph.thumbnail,
                     pixels=photograph.pixels,
                     **common,
                 )

@@ -128,7 +128,7 @@ def test_results_inside_the_folder_of_photographs_are_not_photographs(photos: Pa
 def test_one_photograph_and_an_empty_folder(photos: Path, tmp_path: Path):
     summary = run_folder(DarkSpotDetector(), photos / "part-0015.png", object="part", out=tmp_path / "out")
     assert (summary.photographs, summary.flagged) == (1, 1)
-    assert summary.thresholds.source == "guess"
+    assert summary.thresholds["dark"].source == "guess"
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="no photographs"):
         run_folder(DarkSpotDetector(), tmp_path / "none", object="part", out=tmp_path / "out2")
@@ -298,7 +298,7 @@ def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, monkeypatch)
 def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_photographs(
     photos, tmp_path, monkeypatch
 ):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise ResultsError("overlay.png: the disk is full")
 
     monkeypatch.setattr("clipspect.results.finish._draw", full)

@@ -18,7 +18,7 @@ from clipspect.results import files
 from clipspect.results.rows import map_of, row_path
 from clipspect.results.store import FLUSH_ROWS, ResultStore, iterate_rows
 
-SETTINGS = {"method": "anoclip", "model": "tiny", "object": "plate"}
+SETTINGS = {"methods": {"anoclip": {}}, "model": "tiny", "object": "plate"}
 
 
 def detection(number: int, *, error: str | None = None, content: str = "h") -> Detection:
@@ -222,3 +222,14 @@ def test_parts_are_compressed_parquet(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         store.add(detection(1))
     assert pq.ParquetFile(store.parts()[0]).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_photograph_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
+    settings = {**SETTINGS, "methods": {"anoclip": {}, "dual-image": {}}}
+    with ResultStore(tmp_path / "out", settings) as store:
+        store.add(detection(1))
+        store.add(replace(detection(1), method="dual-image"))
+        store.add(detection(2))
+    with ResultStore(tmp_path / "out", settings) as store:
+        assert {path for path, _ in store.finished()} == {detection(1).path}
+    assert len(list(iterate_rows(tmp_path / "out", ["path"]))) == 2

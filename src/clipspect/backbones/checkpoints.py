@@ -224,7 +224,8 @@ def _source_in_words(config: dict[str, Any]) -> str:
     if config.get("hf_hub"):
         repository = str(config["hf_hub"]).rstrip("/")
         return f"open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub"
-    return f"the file {str(config.get('url', '')).rsplit('/', 1)[-1]!r} that open_clip's page of pretrained models names"
+    file = str(config.get("url", "")).rsplit("/", 1)[-1]
+    return f"the file {file!r} that open_clip's page of pretrained models names"
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,8 @@ class Pool:
     seeds: Sequence[int]
     slices: Mapping[int, slice]
     """position of a photograph in the run → its pieces in the pool."""
+    templates: Features | None
+    """Features of each piece's own reference, where references go by file."""
 
 
 class Encoder:
@@ -65,6 +67,7 @@ class Encoder:
         A photograph that cannot be read is left out here; its own row will say so.
         """
         parts: list[Encoded] = []
+        templates: list[Features] = []
         seeds: list[int] = []
         slices: dict[int, slice] = {}
         for entry in entries:
@@ -76,7 +79,11 @@ class Encoder:
             slices[entry.position] = slice(len(seeds), len(seeds) + count)
             parts.append(self.encode(entry.photograph.pieces))
             seeds += entry.photograph.seeds
-        return Pool(Encoded.concat(parts), seeds, slices) if parts else None
+            if entry.template is not None:
+                templates.append(self.encode(entry.template.pieces).features)
+        if not parts:
+            return None
+        return Pool(Encoded.concat(parts), seeds, slices, Features.concat(templates) if templates else None)
 
     def encode_batch(self, entries: Sequence[Entry], pool: Pool | None) -> tuple[Encoded, list[int]]:
         """A batch's pieces in order, those of the pool taken from it, and each piece's place in the pool or -1."""

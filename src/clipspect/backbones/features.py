@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -113,6 +114,11 @@ class Features:
     """window size → (B, number of windows, D) window embeddings, not normalised."""
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
+
+    @property
+    def digest(self) -> str:
+        """Tells these images' features from others: a hash of the image embeddings."""
+        return hashlib.sha256(self.image.detach().cpu().numpy().tobytes()).hexdigest()
 
     def __len__(self) -> int:
         """Number of images B."""

@@ -117,7 +117,9 @@ DomainOption = Annotated[
 ]
 PromptsOption = Annotated[
     Path | None,
-    typer.Option("--prompts", help="A TOML file of your own words (docs/prompts.md).", rich_help_panel=PROMPTS),
+    typer.Option(
+        "--prompts", help="A TOML file of your own words (docs/prompts.md).", rich_help_panel=PROMPTS
+    ),
 ]
 NormalOption = Annotated[
     list[str] | None,
@@ -175,9 +177,7 @@ ThresholdOption = Annotated[
 ]
 PixelThresholdOption = Annotated[
     float | None,
-    typer.Option(
-        "--pixel-threshold", help="Map values from here on are regions.", rich_help_panel=JUDGE
-    ),
+    typer.Option("--pixel-threshold", help="Map values from here on are regions.", rich_help_panel=JUDGE),
 ]
 OutOption = Annotated[
     Path | None,
@@ -189,9 +189,7 @@ MapsOption = Annotated[Maps, typer.Option("--maps", help="Also write the maps.",
 OverlaysOption = Annotated[
     Overlays, typer.Option("--overlays", help="Which overlays to write.", rich_help_panel=OUTPUT)
 ]
-CsvOption = Annotated[
-    bool, typer.Option("--csv", help="Also write detections.csv.", rich_help_panel=OUTPUT)
-]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Also write detections.csv.", rich_help_panel=OUTPUT)]
 ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=OUTPUT)
 ]
@@ -205,9 +203,7 @@ JsonOption = Annotated[
 ]
 FailOption = Annotated[
     bool,
-    typer.Option(
-        "--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT
-    ),
+    typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT),
 ]
 
 

@@ -78,7 +78,9 @@ def print_summary(summary: RunSummary) -> None:
         f" {summary.seconds:.1f} s",
         highlight=False,
     )
-    out.print(f"threshold {summary.thresholds.image:.3f}: {escape(summary.thresholds.note)}", highlight=False)
+    for method, thresholds in summary.thresholds.items():
+        name = f"{method} " if len(summary.thresholds) > 1 else ""
+        out.print(f"{name}threshold {thresholds.image:.3f}: {escape(thresholds.note)}", highlight=False)
     if summary.report is not None:
         out.print(f"report: {escape(str(summary.report))}", highlight=False, soft_wrap=True)
 
@@ -89,5 +91,3 @@ def print_rows(folder: Path) -> None:
 
     for row in json_rows(folder):
         print(json.dumps(row))
-
-

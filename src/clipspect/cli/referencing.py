@@ -26,7 +26,9 @@ def _references() -> None:
 def build(
     good: Annotated[Path, typer.Argument(help="A known-good photograph, or a folder.", show_default=False)],
     object: opt.ObjectOption,
-    out: Annotated[Path, typer.Option("--out", help="File to write, such as bottle.refs.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write, such as bottle.refs.", show_default=False)
+    ],
     method: opt.MethodOption = "dual-image",
     set_: opt.SetOption = None,
     model: opt.ModelOption = "tiny",

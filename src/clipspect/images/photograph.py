@@ -16,7 +16,7 @@ from clipspect.errors import ClipspectError, UsageError
 from clipspect.images.convert import MAX_PIXELS, hash_pixels, to_pixels
 from clipspect.images.decode import read_image
 from clipspect.images.tiling import Tile, blend_tiles, plan_tiles
-from clipspect.images.transforms import Fit
+from clipspect.images.transforms import Fit, shrink_photo
 
 Source = Any
 """A path, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
@@ -33,6 +33,8 @@ class Photograph:
     tiles: Sequence[Tile]
     pieces: NDArray[np.uint8]
     """(n, S, S, 3)."""
+    thumbnail: NDArray[np.uint8]
+    """At most 256 pixels a side."""
     pixels: Callable[[], NDArray[np.uint8]]
     """Gives (H, W, 3) again; files are read anew, so that a run's memory does not grow."""
 
@@ -81,7 +83,7 @@ class Reader:
         height, width = pixels.shape[:2]
         tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
         pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
-        return Photograph(label, digest, height, width, tiles, pieces, again)
+        return Photograph(label, digest, height, width, tiles, pieces, shrink_photo(pixels), again)
 
     def lay_back(self, photograph: Photograph, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """The pieces' maps (n, S, S) as one map (h, w) over the whole photograph, at the pieces' resolution."""

@@ -56,6 +56,17 @@ class Fit:
         return (self.size - h) // 2, (self.size - w) // 2, h, w
 
 
+def shrink_photo(pixels: NDArray[np.uint8], side: int = 256) -> NDArray[np.uint8]:
+    """(H, W, 3) → the same picture with a long side of at most ``side``."""
+    image = Image.fromarray(pixels)
+    factor = side / max(image.size)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    # A whole-number reduction first: several times faster on large photographs, and no visible difference.
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+
+
 def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(B, S, T, 3) pixels → (B, 3, S, T) float32 with a backbone's own mean and deviation, contiguous."""
     unit = images.astype(np.float32) / np.float32(255)

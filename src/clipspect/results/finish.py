@@ -23,7 +23,7 @@ from clipspect.images.prefetch import prefetch
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.heatmap import colour_scale, draw_overlay
 from clipspect.results.rows import LIGHT_COLUMNS, judge, map_of, regions_of
-from clipspect.results.run import OverlayChoice, output_path
+from clipspect.results.run import OverlayChoice, method_suffix, output_path
 from clipspect.results.store import CSV, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 from clipspect.results.thresholds import guess_thresholds
 
@@ -38,12 +38,12 @@ OVERLAY_THREADS = 4
 class Outcome:
     """What the rows of a finished run add up to."""
 
-    rows: int
+    photographs: int
     flagged: int
     failed: int
     errors: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
-    thresholds: Thresholds
+    thresholds: Mapping[str, Thresholds]
     report: Path | None
     csv: Path | None
 
@@ -58,67 +58,75 @@ def finish_run(
     report: bool,
     progress: Callable[[int, str], None],
 ) -> Outcome:
-    """Judge all rows with one threshold and one colour scale, and write what people look at.
+    """Judge all rows of a method with one threshold and one colour scale, and write what people look at.
 
     ``photographs`` maps the rows' paths to files, for the overlays. Raises ResultsError.
     """
     from clipspect.results.report import write_report
 
-    scores, peaks, samples = sample_rows(store.out)
-    thresholds = thresholds or guess_thresholds(scores, peaks, samples)
-    scale = colour_scale(samples, thresholds.pixel)
-    store.update_manifest(thresholds=asdict(thresholds), colour_scale=scale)
+    judged: dict[str, Thresholds] = {}
+    scales: dict[str, tuple[float, float]] = {}
+    methods = list(store.manifest["settings"]["methods"])
+    for method in methods:
+        scores, peaks, samples = sample_rows(store.out, method)
+        judged[method] = thresholds or guess_thresholds(scores, peaks, samples)
+        scales[method] = colour_scale(samples, judged[method].pixel)
+    store.update_manifest(
+        thresholds={method: asdict(found) for method, found in judged.items()}, colour_scales=scales
+    )
     for name in (OVERLAYS, CSV, REPORT):  # those of earlier thresholds would contradict the rows
         with results_errors(store.out / name):
             shutil.rmtree(store.out / name, ignore_errors=True)
             if name != OVERLAYS:
                 (store.out / name).unlink(missing_ok=True)
 
-    rows = flagged = 0
-    errors: list[tuple[str, str]] = []
+    rows = 0
+    flagged: set[str] = set()
+    errors: dict[str, str] = {}
     warnings: dict[str, None] = {}  # a set in order of appearance
     for part in store.parts():
         part_rows = read_rows(part)
-        judge(part_rows, thresholds)
+        judge(part_rows, judged)
         store.write_part(part, part_rows)
         undrawn = 0
         for row, drawn in prefetch(
             part_rows,
-            lambda row: _draw(store.out, row, photographs, overlays, scale),
+            lambda row: _draw(store.out, row, photographs, overlays, scales, several=len(methods) > 1),
             workers=OVERLAY_THREADS,
             ahead=2 * OVERLAY_THREADS,
         ):
             rows += 1
-            flagged += bool(row["flag"])
+            if row["flag"]:
+                flagged.add(row["path"])
             if isinstance(drawn, ResultsError):
                 raise drawn
             undrawn += isinstance(drawn, ImageError)
             if row["error"] is not None:
-                errors.append((row["path"], row["error"]))
+                errors.setdefault(row["path"], row["error"])
             warnings.update(dict.fromkeys(row["warnings"] or []))
-            progress(rows, row["path"])
+            progress(rows // len(methods), row["path"])
         if undrawn:
             warnings["Some overlays are missing, because their photographs could not be read again."] = None
     return Outcome(
-        rows=rows,
-        flagged=flagged,
+        photographs=rows // len(methods),
+        flagged=len(flagged),
         failed=len(errors),
-        errors=tuple(errors),
+        errors=tuple(errors.items()),
         warnings=tuple(warnings),
-        thresholds=thresholds,
+        thresholds=judged,
         report=write_report(store.out) if report else None,
         csv=_write_csv(store.out) if csv else None,
     )
 
 
-def sample_rows(out: Path) -> tuple[list[float], list[float], NDArray[np.float32]]:
-    """Scores, map peaks, and evenly spread samples of the maps, at most a million, of a results folder."""
-    columns = ["score", "map", "map_height", "map_width"]
-    total = sum(1 for _ in iterate_rows(out, ["width"]))
+def sample_rows(out: Path, method: str) -> tuple[list[float], list[float], NDArray[np.float32]]:
+    """Scores, map peaks, and evenly spread samples of the maps, at most a million, of one method's rows."""
+    columns = ["method", "score", "map", "map_height", "map_width"]
+    total = sum(row["method"] == method for row in iterate_rows(out, ["method"]))
     each = max(1, min(SAMPLES_PER_PHOTOGRAPH, SAMPLES // max(1, total)))
     scores, peaks, samples = [], [], []
     for row in iterate_rows(out, columns):
-        score_map = map_of(row)
+        score_map = map_of(row) if row["method"] == method else None
         if score_map is None or row["score"] is None:
             continue
         scores.append(row["score"])
@@ -134,7 +142,9 @@ def _draw(
     row: Mapping[str, Any],
     photographs: Mapping[str, Path],
     overlays: OverlayChoice,
-    scale: tuple[float, float],
+    scales: Mapping[str, tuple[float, float]],
+    *,
+    several: bool,
 ) -> None:
     from clipspect.images.decode import read_image
 
@@ -144,11 +154,21 @@ def _draw(
         return
     pixels, _ = read_image(photographs[row["path"]])
     picture = draw_overlay(
-        pixels, score_map.astype(np.float32), regions_of(row), scale=scale, max_side=OVERLAY_SIDE
+        pixels,
+        score_map.astype(np.float32),
+        regions_of(row),
+        scale=scales[row["method"]],
+        max_side=OVERLAY_SIDE,
     )
+    suffix = method_suffix(row["method"], several=several) + ".png"
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
-    write_whole(out, output_path(out / OVERLAYS, row["path"], ".png"), buffer.getvalue())
+    write_whole(out, output_path(out / OVERLAYS, row["path"], suffix), buffer.getvalue())
+
+
+def _as_text(cell: str | None) -> str | None:
+    """A cell a spreadsheet takes for text: a file may be named like a formula."""
+    return f"'{cell}" if cell and cell[0] in "=+-@\t\r" else cell
 
 
 def _write_csv(out: Path) -> Path:
@@ -160,6 +180,8 @@ def _write_csv(out: Path) -> Path:
         writer = csv_format.DictWriter(text, columns)
         writer.writeheader()
         for row in iterate_rows(out, LIGHT_COLUMNS):
+            for name in ("path", "error"):
+                row[name] = _as_text(row[name])
             row["region_count"] = len(row["regions"] or [])
             row["regions"] = json.dumps(row["regions"] or [])
             row["warnings"] = "; ".join(row["warnings"] or [])

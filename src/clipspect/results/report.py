@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from clipspect.results.files import open_whole
 from clipspect.results.heatmap import COOL, INFERNO, WARM, colour_scale
 from clipspect.results.rows import map_of
+from clipspect.results.run import method_suffix
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
 
 MOST_CARDS = 500
@@ -53,23 +55,25 @@ def write_report(out: Path) -> Path:
     Raises ResultsError.
     """
     manifest = read_manifest(out)
-    overview = _read_overview(out)
+    overview = _read_overview(out, next(iter(manifest["settings"]["methods"])))
     threshold = overview.first.get("pixel_threshold") or 0.5
-    scale = tuple(manifest.get("colour_scale") or colour_scale([], threshold))
+    methods = list(manifest["settings"]["methods"])
+    scales = manifest.get("colour_scales") or {m: colour_scale([], threshold) for m in methods}
     shown = {path for _, path in overview.best}
     template = files("clipspect.results").joinpath("report.html").read_text(encoding="utf-8")
     before, after = template.split(ROWS_MARK)
     before = before.replace("{{title}}", html.escape(_title(overview)))
-    before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, scale)))
+    before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, scales)))
     target = out / REPORT
     with open_whole(out, target) as file:
         file.write(before.encode())
-        _write_rows(file, _cards(out, shown, scale))
+        _write_rows(file, _cards(out, shown, scales))
         file.write(after.encode())
     return target
 
 
-def _read_overview(out: Path) -> _Overview:
+def _read_overview(out: Path, method: str) -> _Overview:
+    """Counts of one method's rows: the first one leads where several are compared."""
     overview = _Overview()
     columns = [
         "path",
@@ -85,6 +89,8 @@ def _read_overview(out: Path) -> _Overview:
     ]
     columns += ["image_threshold", "pixel_threshold", "threshold_source"]
     for row in iterate_rows(out, columns):
+        if row["method"] != method:
+            continue
         overview.first = overview.first or row
         overview.total += 1
         overview.seconds += row["seconds"] or 0.0
@@ -106,7 +112,7 @@ def _title(overview: _Overview) -> str:
 
 
 def _header(
-    out: Path, manifest: Mapping[str, Any], overview: _Overview, scale: tuple[float, ...]
+    out: Path, manifest: Mapping[str, Any], overview: _Overview, scales: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
     settings = manifest.get("settings", {})
     first = overview.first
@@ -126,11 +132,11 @@ def _header(
         "threshold": first.get("image_threshold"),
         "pixelThreshold": first.get("pixel_threshold"),
         "thresholdSource": first.get("threshold_source"),
-        "thresholdNote": manifest.get("thresholds", {}).get("note", ""),
+        "thresholdNote": manifest.get("thresholds", {}).get(first.get("method"), {}).get("note", ""),
         "warnings": list(overview.warnings),
         "errors": overview.errors,
         "histogram": _histogram(overview.scores, first.get("image_threshold")),
-        "scale": scale,
+        "scale": scales.get(first.get("method", ""), (0.0, 1.0)),
         "colours": INFERNO.tolist(),
         "clear": [COOL, WARM],
         "cardLimit": MOST_CARDS,
@@ -148,31 +154,46 @@ def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, An
     return {"low": low, "high": high, "counts": np.histogram(scores, BINS, (low, high))[0].tolist()}
 
 
-def _cards(out: Path, shown: set[str], scale: tuple[float, ...]) -> Iterator[dict[str, Any]]:
-    columns = ["path", "width", "height", "score", "flag", "regions", "seconds"]
+def _cards(out: Path, shown: set[str], scales: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+    """One card per photograph: the first method's findings, and those of the others beside them."""
+    columns = ["path", "method", "width", "height", "score", "flag", "regions", "seconds"]
     columns += ["map", "map_height", "map_width", "preview"]
-    for row in iterate_rows(out, columns):
-        if row["path"] not in shown:
+    order = {method: number for number, method in enumerate(scales)}
+    several = len(order) > 1
+    for path, group in groupby(iterate_rows(out, columns), key=lambda row: row["path"]):
+        if path not in shown:
             continue
-        overlay = f"{OVERLAYS}/{row['path']}.png"
+        rows = sorted(group, key=lambda row: order[row["method"]])
+        first = rows[0]
         yield {
-            "name": row["path"],
-            "width": row["width"],
-            "height": row["height"],
-            "score": row["score"],
-            "flag": row["flag"],
-            "seconds": row["seconds"],
-            "regions": [
-                [r["left"], r["top"], r["width"], r["height"], r["area"], round(r["peak"], 4)]
-                for r in row["regions"] or []
-            ],
-            "photo": row["preview"] and _base64(row["preview"]),
-            "heat": _heat_png(map_of(row), scale),
-            "overlay": quote(overlay) if (out / overlay).is_file() else None,
+            "name": path,
+            "width": first["width"],
+            "height": first["height"],
+            "seconds": first["seconds"],
+            "photo": first["preview"] and _base64(first["preview"]),
+            **_findings(out, first, scales, several=several),
+            "others": [_findings(out, row, scales, several=several) for row in rows[1:]],
         }
 
 
-def _heat_png(score_map: NDArray[np.float16] | None, scale: tuple[float, ...]) -> str | None:
+def _findings(
+    out: Path, row: Mapping[str, Any], scales: Mapping[str, Sequence[float]], *, several: bool
+) -> dict[str, Any]:
+    overlay = f"{OVERLAYS}/{row['path']}{method_suffix(row['method'], several=several)}.png"
+    return {
+        "method": row["method"],
+        "score": row["score"],
+        "flag": row["flag"],
+        "regions": [
+            [r["left"], r["top"], r["width"], r["height"], r["area"], round(r["peak"], 4)]
+            for r in row["regions"] or []
+        ],
+        "heat": _heat_png(map_of(row), scales[row["method"]]),
+        "overlay": quote(overlay) if (out / overlay).is_file() else None,
+    }
+
+
+def _heat_png(score_map: NDArray[np.float16] | None, scale: Sequence[float]) -> str | None:
     """The map as an 8-bit grey PNG, black to white over the colour scale; the page colours it."""
     from PIL import Image
 

@@ -109,10 +109,11 @@ def regions_of(row: Mapping[str, Any]) -> list[Region]:
     return [Region(**region) for region in row["regions"] or []]
 
 
-def judge(rows: Sequence[dict[str, Any]], thresholds: Thresholds) -> None:
+def judge(rows: Sequence[dict[str, Any]], thresholds_by_method: Mapping[str, Thresholds]) -> None:
     """Set flag, regions and thresholds of rows in place, from their scores and compact maps."""
     for row in rows:
         score_map = map_of(row)
+        thresholds = thresholds_by_method[row["method"]]
         row["image_threshold"] = thresholds.image
         row["pixel_threshold"] = thresholds.pixel
         row["threshold_source"] = thresholds.source

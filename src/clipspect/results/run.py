@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.detection import Detection, Thresholds
-from clipspect.errors import ClipspectError, ImageError
+from clipspect.errors import ImageError
 from clipspect.images.find import find_photographs
 from clipspect.results.files import open_whole
 from clipspect.results.rows import row_path
 from clipspect.results.store import MAPS, ResultStore
 
-PREVIEW_SIDE = 256
 SHOWN_ERRORS = 20
 
 MapFormat = Literal["none", "png16", "npy"]
@@ -31,8 +30,20 @@ class DetectorLike(Protocol):
     def settings(self) -> dict[str, Any]:
         """JSON: everything that could change a score, the fingerprint of the weights included."""
 
-    def stream(self, photos: Iterable[Path], *, object: str, root: Path | None) -> Iterator[Detection]:
-        """One detection per photograph, in order; ``path`` is relative to ``root``."""
+    def stream(
+        self,
+        photographs: Iterable[Path],
+        *,
+        object: str,
+        root: Path | None,
+        only: Callable[[Path], bool] | None,
+        references: Any,
+        templates: Any,
+    ) -> Iterator[Detection]:
+        """One detection per method and photograph, in order; ``path`` is relative to ``root``.
+
+        ``only`` says which photographs to score; the others merely belong to the set.
+        """
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,13 @@ class RunSummary:
     kept: int
     """Photographs an earlier run had finished and that have not changed since."""
     flagged: int
+    """Photographs that any method flags."""
     failed: int
     errors: tuple[tuple[str, str], ...]
     """(path, reason) of the first 20 photographs that failed."""
     warnings: tuple[str, ...]
-    thresholds: Thresholds
+    thresholds: Mapping[str, Thresholds]
+    """By method."""
     seconds: float
     report: Path | None
     csv: Path | None
@@ -77,6 +90,8 @@ def run_folder(
     *,
     object: str,
     out: Path,
+    references: Any = None,
+    templates: Any = None,
     thresholds: Thresholds | None = None,
     maps: MapFormat = "none",
     overlays: OverlayChoice = "all",
@@ -90,6 +105,7 @@ def run_folder(
     Photographs that an earlier run with the same settings has finished, told by path and content, are kept. A
     photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
     they are guessed from the scores of the run. Memory does not grow with the number of photographs.
+    ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
 
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
     detector raises; rows written until then are kept.
@@ -105,18 +121,29 @@ def run_folder(
         "object": object,
         "source": row_path(str(source.resolve())),
         "maps": maps,
+        "references": next((r.digest for r in (references, templates) if r is not None), None),
     }
     report_progress = progress or (lambda _: None)
+    methods = list(settings["methods"])
     with ResultStore(out, settings, overwrite=overwrite) as store:
         pending = _pending(store, photographs)
         kept = len(photographs) - len(pending)
         failed = 0
-        stream = detector.stream(pending, object=object, root=root)
-        for number, detection in enumerate(stream, start=kept + 1):
-            failed += detection.score_map is None
-            _write_map(out, detection, maps)
+        wanted = set(pending)
+        stream = detector.stream(
+            list(photographs.values()),
+            object=object,
+            root=root,
+            only=wanted.__contains__,
+            references=references,
+            templates=templates,
+        )
+        for number, detection in enumerate(stream if pending else ()):
+            failed += detection.score_map is None and number % len(methods) == 0
+            _write_map(out, detection, maps, several=len(methods) > 1)
             store.add(detection, _preview(detection))
-            report_progress(Progress("detect", number, len(photographs), kept, failed, detection.path))
+            done = kept + (number + 1) // len(methods)
+            report_progress(Progress("detect", done, len(photographs), kept, failed, detection.path))
         store.flush()
         outcome = finish_run(
             store,
@@ -131,7 +158,7 @@ def run_folder(
         )
     return RunSummary(
         out=out,
-        photographs=outcome.rows,
+        photographs=outcome.photographs,
         computed=len(pending),
         kept=kept,
         flagged=outcome.flagged,
@@ -178,20 +205,20 @@ def _pending(store: ResultStore, photographs: Mapping[str, Path]) -> list[Path]:
 def _preview(detection: Detection) -> bytes | None:
     from clipspect.results.heatmap import encode_preview
 
-    if detection.pixels is None or detection.score_map is None:
-        return None
-    try:
-        return encode_preview(detection.pixels(), PREVIEW_SIDE)
-    except ClipspectError:  # the file went away since it was scored; its row stays good
-        return None
+    return None if detection.thumbnail is None else encode_preview(detection.thumbnail)
 
 
-def _write_map(out: Path, detection: Detection, maps: MapFormat) -> None:
+def method_suffix(method: str, *, several: bool) -> str:
+    """What the name of a picture carries to tell methods apart: nothing where there is one."""
+    return f".{method}" if several else ""
+
+
+def _write_map(out: Path, detection: Detection, maps: MapFormat, *, several: bool) -> None:
     """The map at the photograph's size: 16-bit grey (65535 is 1) or float32. Comes before its row."""
     if maps == "none" or detection.score_map is None:
         return
     values = detection.anomaly_map
-    suffix = ".npy" if maps == "npy" else ".png"
+    suffix = method_suffix(detection.method, several=several) + (".npy" if maps == "npy" else ".png")
     with open_whole(out, output_path(out / MAPS, row_path(detection.path), suffix)) as file:
         if maps == "npy":
             np.save(file, values)

@@ -83,7 +83,10 @@ class ResultStore:
             self._lock.release()
 
     def finished(self) -> set[tuple[str, str]]:
-        """(path, content hash) of the rows without an error that were there when the store was opened."""
+        """(path, content hash) of the photographs that were finished when the store was opened.
+
+        Finished is a photograph with a row of every method of the run, none of them with an error.
+        """
         return set(self._finished)
 
     def forget(self, paths: Collection[str]) -> None:
@@ -180,16 +183,27 @@ class ResultStore:
         write_whole(self.out, self.out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 
     def _prune(self, gone: Collection[str] = ()) -> set[tuple[str, str]]:
-        """Drop rows with an error, rows of ``gone`` paths and repeated rows; the finished ones that stay."""
+        """Drop rows with an error, rows of ``gone`` or half finished photographs and repeated rows.
+
+        Returns the finished photographs that stay.
+        """
+        columns = ["path", "content_hash", "method", "error"]
+        methods: dict[str, set[str]] = {}
+        for row in iterate_rows(self.out, columns):
+            if row["error"] is None:
+                methods.setdefault(row["path"], set()).add(row["method"])
+        whole = {path for path, done in methods.items() if len(done) == len(self._settings["methods"])}
+        whole -= set(gone)
         finished: set[tuple[str, str]] = set()
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for part in self.parts():
             keep = []
-            for row in read_rows(part, ["path", "content_hash", "error"]):
-                stays = row["error"] is None and row["path"] not in gone and row["path"] not in seen
+            for row in read_rows(part, columns):
+                key = (row["path"], row["method"])
+                stays = row["error"] is None and row["path"] in whole and key not in seen
                 keep.append(stays)
                 if stays:
-                    seen.add(row["path"])
+                    seen.add(key)
                     finished.add((row["path"], row["content_hash"]))
             if not any(keep):
                 part.unlink()
