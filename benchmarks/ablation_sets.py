@@ -40,7 +40,7 @@ class PictureSet:
     """(N, S, S, 3) a reference for each picture, where the data set has them."""
 
 
-def magnetic_tile(folder: Path, reader: Reader, defective: int = 7, good: int = 15) -> PictureSet:
+def magnetic_tile(folder: Path, reader: Reader, defective: int = 5, good: int = 10) -> PictureSet:
     """The first few photographs of each kind of defect, and some good ones."""
     paths, masks = [], []
     for kind in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
@@ -50,7 +50,7 @@ def magnetic_tile(folder: Path, reader: Reader, defective: int = 7, good: int = 
     return PictureSet("magnetic tile", "magnetic tile", _pieces(reader, paths), _masks(masks))
 
 
-def deep_pcb(folder: Path, reader: Reader, pairs: int = 16) -> Iterator[PictureSet]:
+def deep_pcb(folder: Path, reader: Reader, pairs: int = 10) -> Iterator[PictureSet]:
     """Boards with defects among their templates, and the same boards each with its own template."""
     paths = sorted((folder / "test" / "defect").iterdir())[:pairs]
     templates = _pieces(reader, [folder / "reference" / path.name for path in paths])

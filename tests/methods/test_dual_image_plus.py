@@ -31,7 +31,7 @@ def test_image_scores_are_dual_images_and_no_weight_changes(detect, backbone, ph
 def test_training_lowers_the_loss_on_every_photograph(backbone, anchors, photos):
     from .conftest import SIZE, Scene
 
-    method = make_method("dual-image+", {"epochs": 12})
+    method = make_method("dual-image+", {"epochs": 12, "learning_rate": 1e-3})
     with torch.inference_mode():
         features = backbone.encode(photos, method.request())
         scene = Scene(anchors, (SIZE, SIZE), list(range(6)), backbone, photos, own=list(range(6)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def state_logits(tokens: Tensor, pair: Tensor, temperature: float = 1.0) -> Tensor:
     """(B, N, D) tokens of any length → (B, N, 2) cosines with the (2, D) anchors, over the temperature."""
-    return F.normalize(tokens, dim=-1) @ pair.T / temperature
+    length = torch.linalg.vector_norm(
+        tokens, dim=-1, keepdim=True
+    )  # divided out of two cosines instead of D values
+    logits: Tensor = tokens @ pair.T / (temperature * length).clamp_min(1e-12)
+    return logits
 
 
 def noise_contrast_loss(clean: Tensor, noisy: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class DualImage(JointMethod):
 
     pairing: PairingRule = "random"
     """Partners within a set: "random" as in the paper, or "nearest" by image embedding."""
-    references: int = 1
-    """Partners of each image, averaged; 1 as in the paper. Explicit references are all used."""
+    references: int = 4
+    """Partners of each image, averaged, so that a defective one does little harm; 1 as in the paper. Explicit
+    references are all used."""
 
     def __post_init__(self) -> None:
         """Check the settings."""

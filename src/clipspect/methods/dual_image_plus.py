@@ -48,7 +48,7 @@ class DualImagePlus(DualImage):
     """Corrupted copies of each photograph; each costs one more encoding."""
     epochs: int = 5
     """AdamW steps per photograph; 0 = Dual-Image's text at a sharper temperature."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     """Of AdamW; weight decay is 1e-2."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ Scale = Callable[[Tensor], Tensor]
 """Changes each value by itself, into [0, 1]; never swaps two values' order."""
 
 _QUANTILES = 1024
-_BEND = 10.0  # robust deviations at which a z-score reaches ¾; below, it is nearly linear
+_BEND = 30.0  # robust deviations at which a z-score reaches ¾; below, it is nearly linear
 
 
 @dataclass(frozen=True)
