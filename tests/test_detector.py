@@ -10,6 +10,7 @@ from PIL import Image
 import clipspect
 from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
+from clipspect.methods import METHODS
 from clipspect.methods.anoclip import AnoCLIP
 from conftest import plate
 
@@ -209,3 +210,44 @@ def test_damaged_weights_give_an_error_not_a_score(small_model, plates):
     broken.backbone._model.visual.proj.data.fill_(float("nan"))
     found = broken.detect(plates, object="plate")
     assert all("not numbers" in d.error for d in found)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("tile", [None, 32])
+def test_every_method_scores_a_folder_whole_and_tiled(small_model, plates, method, tile):
+    detector = clipspect.load(method, model=str(small_model), tile=tile)
+    needs = detector.methods[0].needs_references
+    references = detector.encode_references([plate(20), plate(21)]) if needs else None
+    found = list(detector.stream(sorted(plates.rglob("*.png"))[:4], object="plate", references=references))
+    assert [d.error for d in found] == [None] * 4
+    assert {d.method for d in found} == {method}
+    for d in found:
+        assert 0 <= d.score <= 1
+        assert d.anomaly_map.shape == (60, 80)
+        assert 0 <= d.anomaly_map.min() <= d.anomaly_map.max() <= 1
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_on_a_resnet_scores_or_says_why_not(tmp_path, plates, method):
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+    from small_models import ARCHITECTURES
+
+    config = json.loads(json.dumps(ARCHITECTURES["resnet"]))
+    config["text_cfg"]["context_length"] = 32
+    folder = tmp_path / "resnet"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    try:
+        detector = clipspect.load(method, model=str(folder))
+        references = detector.encode_references([plate(20)]) if detector.methods[0].needs_references else None
+        found = list(detector.stream(sorted(plates.rglob("*.png"))[:3], object="plate", references=references))
+    except UsageError as refused:
+        assert method.startswith("winclip"), refused
+        assert "ResNet" in str(refused)
+    else:
+        assert [d.error for d in found] == [None] * 3
