@@ -247,10 +247,12 @@ def main() -> None:
     started = time.perf_counter()
     rows: list[Row] = []
     sets: list[PictureSet] = []
+    fingerprints: dict[str, str] = {}
     for weights in ("trained", "random"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             backbone = load_backbone("tiny", None if weights == "trained" else "random", device="cpu")
+        fingerprints[weights] = backbone.fingerprint[:12]
         if not sets:
             reader = Reader(Fit(backbone.image_size))
             sets = list(rendered(backbone.image_size))
@@ -279,7 +281,8 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "clipspect": clipspect.__version__,
-        "model": f"tiny at {backbone.image_size} px",
+        "model": f"tiny at {backbone.image_size} px, trained {fingerprints['trained']}, random"
+        f" {fingerprints['random']}",
         "seconds": round(time.perf_counter() - started),
         "command": shlex.join(["python", "benchmarks/ablations.py", *sys.argv[1:]]),
     }

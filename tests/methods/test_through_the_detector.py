@@ -1,0 +1,62 @@
+"""Methods of whole sets through the Detector: encodings counted, order of files, references."""
+
+import numpy as np
+import pytest
+
+import clipspect
+
+
+@pytest.fixture
+def counted(small_model):
+    """``load(method, …)`` with a count of the pieces its backbone encodes."""
+
+    def load(method, **options):
+        detector = clipspect.load(method, str(small_model), device="cpu", **options)
+        seen, encode = [], detector.backbone.encode
+
+        def counting(images, request):
+            seen.extend([1] * len(images))
+            return encode(images, request)
+
+        detector.backbone.encode = counting
+        return detector, seen
+
+    return load
+
+
+@pytest.mark.parametrize("method", ["dual-image", "mutual"])
+@pytest.mark.parametrize("set_size", [128, 4])
+def test_a_folder_costs_one_encoding_a_photograph(counted, plates, method, set_size):
+    detector, seen = counted(method, set_size=set_size)
+    found = detector.detect(plates, "plate")
+    assert len(found) == 10
+    assert len(seen) == 10
+    assert all(d.error is None and np.isfinite(d.anomaly_map).all() for d in found)
+
+
+def test_several_methods_share_the_one_encoding(counted, plates):
+    detector, seen = counted(["anoclip", "anoclip+", "dual-image", "mutual", "clip"])
+    assert len(detector.detect(plates, "plate")) == 50
+    assert len(seen) == 10
+
+
+def test_corrupted_copies_are_the_only_encodings_more(counted, plates):
+    detector, seen = counted("dual-image+", settings={"copies": 2})
+    detector.detect(plates, "plate")
+    assert len(seen) == 10 + 10 * 2
+
+
+def test_the_order_of_the_files_changes_nothing(counted, plates):
+    paths = sorted(plates.rglob("*.png"))
+    detector, _ = counted("dual-image", settings={"references": 2})
+    forth = {d.path: d for d in detector.detect(paths, "plate")}
+    back = {d.path: d for d in detector.detect(paths[::-1], "plate")}
+    for path, detection in forth.items():
+        assert detection.score == pytest.approx(back[path].score, abs=1e-5)
+        np.testing.assert_allclose(detection.score_map, back[path].score_map, atol=1e-5)
+
+
+def test_one_photograph_without_another_is_told_so(counted, plates):
+    detector, _ = counted("dual-image")
+    with pytest.raises(clipspect.UsageError, match="given one"):
+        detector.detect(sorted(plates.rglob("*.png"))[0], "plate")
