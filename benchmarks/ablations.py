@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from clipspect.images.transforms import Fit, normalise
 from clipspect.methods import make_method
 from clipspect.methods.base import Method, Scene, Scores
 from clipspect.methods.fusion import RULES
+from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
@@ -48,6 +49,10 @@ REQUEST = FeatureRequest(
 )
 KINDS = ("cut-paste", "perlin", "noise")
 EVERYTHING = ("rendered", "magnetic tile", "PCB, mixed")
+
+
+JOINING = ("output", "fusion", "text_weight", "epochs", "anomalies", "copies", "learning_rate")
+"""Settings that leave the visual maps as they are."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,8 @@ class Encoded:
     features: Features
     templates: Features | None
     anchors: TextAnchors
+    visual: dict[Any, tuple[Any, torch.Tensor, float]] = field(default_factory=dict)
+    """What variants that differ only in how they join the scores share: references, maps, seconds they took."""
 
 
 def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
@@ -158,8 +165,8 @@ def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
 
 
 @torch.inference_mode()
-def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int]]:
-    """Scores of every ``share``-th picture, with the whole set as the pool."""
+def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int], float]:
+    """Scores of every ``share``-th picture, with the whole set as the pool; which they are; seconds a picture."""
 
     def scene(part: list[int], state: Any) -> Scene:
         return Scene(
@@ -174,10 +181,22 @@ def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tup
         )
 
     everything = list(range(len(known.images)))
-    state = method.prepare(known.features, scene(everything, None)) if method.scope == "set" else None
+    state, seconds = None, 0.0
+    if isinstance(method, JointMethod):
+        settings = {**method.settings(), **dict.fromkeys(JOINING)}
+        key = (method.name, *sorted(settings.items(), key=str))
+        if key not in known.visual:
+            started = time.perf_counter()
+            compared = method.gather(known.features, scene(everything, None))
+            visual = method.visual_map(known.features, scene(everything, None), compared)
+            known.visual[key] = (compared, visual, (time.perf_counter() - started) / len(everything))
+        compared, visual, seconds = known.visual[key]
+        state = method.align(known.features, scene(everything, None), compared, visual)
+    started = time.perf_counter()
     chosen = everything[::share]
     parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
-    return Scores.concat([method.score(known.features[part], scene(part, state)) for part in parts]), chosen
+    scores = Scores.concat([method.score(known.features[part], scene(part, state)) for part in parts])
+    return scores, chosen, seconds + (time.perf_counter() - started) / len(chosen)
 
 
 def measure(variant: Variant, sets: Sequence[Encoded], backbone: Backbone, weights: str) -> Iterator[Row]:
@@ -186,9 +205,8 @@ def measure(variant: Variant, sets: Sequence[Encoded], backbone: Backbone, weigh
     for data in dict.fromkeys(s.pictures.data for s in sets if s.pictures.data in variant.data):
         figures, count, seconds = [], 0, 0.0
         for known in (s for s in sets if s.pictures.data == data):
-            started = time.perf_counter()
-            scores, chosen = score(method, known, backbone, variant.share)
-            seconds += time.perf_counter() - started
+            scores, chosen, each = score(method, known, backbone, variant.share)
+            seconds += each * len(chosen)
             masks = known.pictures.masks[chosen]
             pixel = pixel_metrics(list(masks), list(scores.map.numpy()))
             labels = masks.any((1, 2))

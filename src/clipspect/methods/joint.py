@@ -88,7 +88,7 @@ class JointMethod(AnoCLIP):
         """(B, H, W) visual scores on the patch grid, before smoothing."""
 
     def prepare(self, pool: Features, scene: Scene) -> SetState:
-        """Gather what to compare with, and take the scales of both scores from the pool.
+        """Gather what to compare with, make the pool's visual maps, and align both scores.
 
         Raises:
             UsageError: a pool of one image and no explicit reference.
@@ -101,7 +101,10 @@ class JointMethod(AnoCLIP):
                     f" encoded at the same size"
                 )
         compared = self.gather(pool, scene)
-        visual = self.visual_map(pool, scene, compared)
+        return self.align(pool, scene, compared, self.visual_map(pool, scene, compared))
+
+    def align(self, pool: Features, scene: Scene, compared: Any, visual: Tensor) -> SetState:
+        """Take the scales of both scores from the pool, whose (M, H, W) visual maps are known."""
         text = self.patch_map(pool, scene)
         scores_rule: Rule = self.fusion if len(pool) >= FEWEST_SCORES else "mean"
         return SetState(
