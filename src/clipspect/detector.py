@@ -25,28 +25,10 @@ from clipspect.images.find import find_photographs
 from clipspect.images.intake import Entry, Templates, batches, read_entries, source_name
 from clipspect.images.photograph import Reader, Source
 from clipspect.methods.base import Method, Scene, Scores
-from clipspect.prompts import PromptTable, clean_object_name
+from clipspect.prompts import Wording, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 REFERENCES_SUFFIX = ".refs"
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What the object is compared with in words."""
-
-    table: PromptTable
-    domain: str = "auto"
-    """"auto" (object or texture by the noun), or a domain of the table."""
-    normal: tuple[str, ...] = ()
-    """The user's own normal states, such as "{} fresh from the mould"."""
-    abnormal: tuple[str, ...] = ()
-    """The user's own abnormal states, such as "{} with a scratch"."""
-
-    def sentences(self, prompt_set: str, noun: str) -> tuple[list[str], list[str]]:
-        """Normal and abnormal sentences of a prompt set for a noun."""
-        states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
-        return states.sentences(noun, self.table.domain(self.domain, noun))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from clipspect.backbones.open_clip import Precision, load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
-from clipspect.detector import Detector, Wording
+from clipspect.detector import Detector
 from clipspect.images.convert import MAX_PIXELS
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Aspect, Fit, Interpolation
 from clipspect.methods import DEFAULT_METHOD, make_method
 from clipspect.methods.base import Method
-from clipspect.prompts import load_prompts
+from clipspect.prompts import Wording, load_prompts
 
 
 def load(

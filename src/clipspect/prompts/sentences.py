@@ -80,6 +80,24 @@ class PromptTable:
         return self.domains[name]
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What the object is compared with in words."""
+
+    table: PromptTable
+    domain: str = "auto"
+    """"auto" (object or texture by the noun), or a domain of the table."""
+    normal: tuple[str, ...] = ()
+    """The user's own normal states, such as "{} fresh from the mould"."""
+    abnormal: tuple[str, ...] = ()
+    """The user's own abnormal states, such as "{} with a scratch"."""
+
+    def sentences(self, prompt_set: str, noun: str) -> tuple[list[str], list[str]]:
+        """Normal and abnormal sentences of a prompt set for a noun."""
+        states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
+        return states.sentences(noun, self.table.domain(self.domain, noun))
+
+
 def clean_object_name(name: str) -> str:
     """An object's name as a sentence would say it: ``metal_nut`` → ``metal nut``, ``macaroni2`` → ``macaroni``.
 
