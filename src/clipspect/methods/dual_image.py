@@ -36,8 +36,8 @@ class DualImage(JointMethod):
 
     name: ClassVar[str] = "dual-image"
 
-    pairing: PairingRule = "random"
-    """Partners within a set: "random" as in the paper, or "nearest" by image embedding."""
+    pairing: PairingRule = "nearest"
+    """Partners within a set: "nearest" by image embedding, or "random" as in the paper."""
     references: int = 4
     """Partners of each image, averaged, so that a defective one does little harm; 1 as in the paper. Explicit
     references are all used."""

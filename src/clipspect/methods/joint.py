@@ -41,7 +41,7 @@ class JointMethod(AnoCLIP):
 
     output: Literal["joint", "text", "visual"] = "joint"
     """The joined score, or one of its halves alone (for looking at what each contributes)."""
-    fusion: Rule = "min-max"
+    fusion: Rule = "temperature"
     """How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or "temperature"."""
     text_weight: float = 0.5
     """Share of the language score in the joint one."""
