@@ -61,7 +61,7 @@ def deep_pcb(folder: Path, reader: Reader, pairs: int = 10) -> Iterator[PictureS
     yield PictureSet("PCB, own template", "printed circuit board", boards, masks, templates)
 
 
-def rendered(side: int, products: int = 6, pictures: int = 12) -> Iterator[PictureSet]:
+def rendered(side: int, products: int = 4, pictures: int = 12) -> Iterator[PictureSet]:
     """Surfaces of kinds the model never saw; each picture is another place, light and noise, every second defective."""
     kinds = list(HELD_OUT_TEXTURES)
     for number in range(products):

@@ -1,10 +1,11 @@
 """The papers' ablations with the offline model, beside the same network with random weights.
 
-    python benchmarks/ablations.py --data ../shared/data --out runs/ablations
+    python benchmarks/ablations.py --data ../shared/data --out runs/ablations --page docs/ablations.md
 
-prints the tables and writes ``ablations.json`` and ``ablations.md``. Every picture is encoded once; all variants of the
-methods then look at the same features. Samples of the data sets are used, and maps are compared with masks at 128×128:
-the figures tell variants apart and are not the methods' accuracy (see ``benchmarks/accuracy.py`` for that).
+prints the figures, writes ``ablations.json`` and ``ablations.md``, and puts the tables into the page. Every picture is
+encoded once; all variants of the methods then look at the same features. Samples of the data sets are used, and maps
+are compared with masks at 128×128: the figures tell variants apart and are not the methods' accuracy, which
+``benchmarks/accuracy.py`` measures.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 BATCH = 8
+START, END = "<!-- tables -->", "<!-- end of tables -->"
 # V-V and ordinary tokens of every block that some variant looks at.
 REQUEST = FeatureRequest(
     value_blocks=frozenset([-1]),
@@ -47,7 +49,8 @@ REQUEST = FeatureRequest(
     value_spans=frozenset([(0.25, 1.0)]),
     ordinary_spans=frozenset([(0.75, 1.0)]),
 )
-KINDS = ("cut-paste", "perlin", "noise")
+ADAPTERS = (*(("text-bank", e) for e in (0, 1, 2, 5, 10)), *(("linear", e) for e in (1, 5, 10)))
+CORRUPTIONS = (*(("mixed", e) for e in (0, 1, 5, 10)), *((k, 5) for k in ("cut-paste", "perlin", "noise")))
 EVERYTHING = ("rendered", "magnetic tile", "PCB, mixed")
 
 
@@ -120,18 +123,13 @@ def variants() -> Iterator[Variant]:
         ("all images", {"lowest": 1.0}),
     ):
         yield Variant("mutual", f"visual, exact, {label}", "mutual", {"output": "visual", **changed})
-    few: dict[str, Any] = {"section": "adaptation", "share": 3}
+    few: dict[str, Any] = {"section": "adaptation", "share": 3, "data": EVERYTHING[:2]}
     yield Variant(label="anoclip", method="anoclip", settings={}, **few)
-    for adapter, epochs in (
-        *(("text-bank", e) for e in (0, 1, 2, 5, 10)),
-        ("linear", 1),
-        ("linear", 5),
-        ("linear", 10),
-    ):
+    for adapter, epochs in ADAPTERS:
         label, settings = f"anoclip+, {adapter}, {epochs} epochs", {"adapter": adapter, "epochs": epochs}
         yield Variant(label=label, method="anoclip+", settings=settings, **few)
     yield Variant(label="dual-image", method="dual-image", settings={}, **few)
-    for kind, epochs in (("mixed", 0), ("mixed", 1), ("mixed", 5), ("mixed", 10), *((k, 5) for k in KINDS)):
+    for kind, epochs in CORRUPTIONS:
         label, settings = f"dual-image+, {kind}, {epochs} epochs", {"anomalies": kind, "epochs": epochs}
         yield Variant(label=label, method="dual-image+", settings=settings, **few)
 
@@ -260,6 +258,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path, required=True, help="folder for ablations.json and ablations.md")
+    parser.add_argument("--page", type=Path, help="documentation page whose tables are replaced")
     parser.add_argument("--only", nargs="*", help="sections to measure; all by default")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -308,7 +307,12 @@ def main() -> None:
     stored = json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2)
     (arguments.out / "ablations.json").write_text(stored + "\n")
     made = ", ".join(f"{key}: {value}" for key, value in about.items())
-    (arguments.out / "ablations.md").write_text(f"{markdown(rows)}\n{made}\n")
+    tables = f"{markdown(rows)}\n{made}\n"
+    (arguments.out / "ablations.md").write_text(tables)
+    if arguments.page:
+        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
+        after = rest.partition(END)[2]
+        arguments.page.write_text(f"{before}{START}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
