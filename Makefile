@@ -21,10 +21,10 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 train-tiny: $(INSTALLED)
-	$(BIN)/python -m clipspect.training.train
+	$(BIN)/python -m clipspect.training.train --out runs/tiny
 
 evaluate-tiny: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/accuracy.py --out runs/accuracy
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

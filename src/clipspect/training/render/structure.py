@@ -155,8 +155,8 @@ _KINDS = (
     (_uneven_light, 0.4),
     (_joint, 0.08),
     (_lines, 0.2),
-    (_holes, 0.1),
-    (_print, 0.08),
+    (_holes, 0.03),
+    (_print, 0.03),
 )
 _BORDER_SHARE = 0.3
 

@@ -1,0 +1,61 @@
+"""Every code block of README and docs runs: Python as it stands, `clipspect …` lines through the command line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipspect.cli import main
+from clipspect.demo import DEMO_PHOTOS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEEDS_MORE = re.compile(r"<!-- not run: (.+) -->\s*$")
+"""A comment before a block that needs weights or data no test has, with the reason."""
+
+
+def blocks(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if not NEEDS_MORE.search(text[: found.start()]):
+            yield found.group(1), found.group(2)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder as the pages assume it: photos/, good/, part.png, own.toml."""
+    shutil.copytree(DEMO_PHOTOS, tmp_path / "photos")
+    (tmp_path / "good").mkdir()
+    for photo in sorted(DEMO_PHOTOS.glob("*good*"))[:4]:
+        shutil.copy(photo, tmp_path / "good")
+    from PIL import Image
+
+    Image.open(sorted(DEMO_PHOTOS.glob("*crack*"))[0]).save(tmp_path / "part.png")
+    (tmp_path / "own.toml").write_text('[domains]\nweld = ["weld photo"]\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks(page, workplace):
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, f"{page.name}", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines(page, workplace, monkeypatch):
+    for language, code in blocks(page):
+        for line in code.replace("\\\n", " ").splitlines() if language == "bash" else ():
+            words = shlex.split(line, comments=True)
+            if not words or words[0] != "clipspect":
+                continue
+            monkeypatch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            assert (stopped.value.code or 0) in (0, 1), line
