@@ -42,15 +42,10 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks(page, workplace):
+def test_the_blocks_of_a_page_run_in_order(page, workplace, monkeypatch):
     for language, code in blocks(page):
         if language == "python":
-            exec(compile(code, f"{page.name}", "exec"), {"__name__": "__main__"})
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_command_lines(page, workplace, monkeypatch):
-    for language, code in blocks(page):
+            exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
         for line in code.replace("\\\n", " ").splitlines() if language == "bash" else ():
             words = shlex.split(line, comments=True)
             if not words or words[0] != "clipspect":
