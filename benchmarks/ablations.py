@@ -11,11 +11,7 @@ are compared with masks at 128×128: the figures tell variants apart and are not
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import clipspect
 from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.open_clip import Backbone, load_backbone
@@ -39,6 +34,7 @@ from clipspect.methods.fusion import RULES
 from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
+from provenance import provenance
 
 BATCH = 8
 START, END = "<!-- tables -->", "<!-- end of tables -->"
@@ -293,15 +289,11 @@ def main() -> None:
                     f"{weights:8s} {name:58s} {row.data:18s} {_cell(row)}  {row.milliseconds:.0f} ms",
                     flush=True,
                 )
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "clipspect": clipspect.__version__,
+    about: dict[str, Any] = {
+        **provenance("ablations.py"),
         "model": f"tiny at {backbone.image_size} px, trained {fingerprints['trained']}, random"
         f" {fingerprints['random']}",
         "seconds": round(time.perf_counter() - started),
-        "command": shlex.join(["python", "benchmarks/ablations.py", *sys.argv[1:]]),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     stored = json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2)

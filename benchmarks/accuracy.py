@@ -9,11 +9,7 @@ a folder that is absent is left out. Nothing here is ever tuned on: the figures 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
-import shlex
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,6 +26,7 @@ from clipspect.evaluation.metrics import image_metrics, pixel_metrics
 from clipspect.methods import make_method
 from clipspect.training.demo_photos import photograph
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
+from provenance import provenance
 
 GOOD = "good"
 _RENDERED_SEED = 20_240
@@ -248,13 +244,7 @@ def main() -> None:
                         f" aupro {row.aupro:.3f} image {row.image_auroc:.3f}",
                         flush=True,
                     )
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "clipspect": clipspect.__version__,
-        "command": shlex.join(["python", "benchmarks/accuracy.py", *sys.argv[1:]]),
-    }
+    about = provenance("accuracy.py")
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = {"about": about, "rows": [asdict(row) for row in rows]}
     (arguments.out / "accuracy.json").write_text(json.dumps(table, indent=2) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
 from operator import or_
@@ -305,7 +305,7 @@ class Detector:
             for m in self.methods
             if m.scope == "set"
         }
-        return _Run(run.noun, run.anchors, run.references, run.thresholds, pool, states)
+        return replace(run, pool=pool, states=states)
 
     def _scene(
         self,

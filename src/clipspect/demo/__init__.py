@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 DEMO_PHOTOS = Path(__file__).parent / "photos"
-DEMO_MASKS = Path(__file__).parent / "masks"
-"""Ground truth of the defective ones, by stem."""
+"""Ground truth of the defective ones lies beside it, in ``masks``, by stem."""
 DEMO_OBJECT = "metal flange"
 DEMO_METHOD = "dual-image"

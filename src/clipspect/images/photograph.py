@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.errors import ClipspectError, UsageError
+from clipspect.errors import ImageError, UsageError
 from clipspect.images.convert import MAX_PIXELS, hash_pixels, to_pixels
-from clipspect.images.decode import read_image
+from clipspect.images.decode import hash_file, read_image
 from clipspect.images.tiling import Tile, blend_tiles, plan_tiles
 from clipspect.images.transforms import Fit, shrink_photo
 
@@ -126,7 +125,6 @@ def hash_source(source: Source) -> str:
     if not isinstance(source, str | Path):
         return ""
     try:
-        with Path(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ClipspectError):
+        return hash_file(Path(source))
+    except ImageError:
         return ""

@@ -54,7 +54,7 @@ class Scene:
     backbone: Backbone | None = None
     """For methods that encode pictures they make themselves (Dual-Image+)."""
     images: Tensor | None = None
-    """(N, 3, S, T) normalised images, where :attr:`Method.wants_images` says so."""
+    """(N, 3, S, T) normalised images."""
     references: Features | None = None
     """Features of explicit references, used for every image; None where the set itself is the reference."""
     paired_references: Features | None = None
@@ -77,8 +77,6 @@ class Method(ABC):
     """Whether explicit references mean anything to it."""
     needs_references: ClassVar[bool] = False
     """Whether it cannot run without explicit references."""
-    wants_images: ClassVar[bool] = False
-    """Whether it needs the images themselves beside their features."""
 
     @property
     def prompts(self) -> str:

@@ -40,7 +40,6 @@ class DualImagePlus(DualImage):
     """Dual-Image's joint map, joined with the map of tokens adapted to each photograph alone."""
 
     name: ClassVar[str] = "dual-image+"
-    wants_images: ClassVar[bool] = True
 
     anomalies: Kind = "mixed"
     """Corruption of the copies: "cut-paste", "perlin", "noise", or all three in turn."""
