@@ -41,6 +41,7 @@ class DarkSpotDetector:
         only=None,
         references=None,
         templates=None,
+        company=(),
     ) -> Iterator[Detection]:
         """One detection per photograph that is wanted."""
         for path in photographs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -126,6 +127,21 @@ def test_known_good_photographs_set_the_threshold(run, plates, tmp_path):
     )
     assert code == 0
     assert rows_of(tmp_path / "r")[0]["threshold_source"] == "good photographs"
+
+
+def test_good_photographs_join_the_set_of_a_set_method_and_belong_to_its_settings(run, plates, tmp_path):
+    good = tmp_path / "good"
+    shutil.copytree(plates / "a", good)
+    words = (
+        *("detect", str(plates / "b"), "--object", "plate", "--method", "dual-image", "--good", str(good)),
+        *("--out", str(tmp_path / "r"), "--no-report", "--overlays", "none"),
+    )
+    assert run(*words)[0] == 0
+    assert len(rows_of(tmp_path / "r")) == len(list((plates / "b").iterdir()))
+    assert run(*words)[0] == 0
+    next(good.iterdir()).unlink()
+    code, _text, error = run(*words)
+    assert (code, "company" in error) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,30 @@ def test_good_photographs_set_the_thresholds(detector, plates):
         detector.calibrate([broken], "plate")
 
 
+@pytest.mark.parametrize("fusion", ["min-max", "rank", "temperature"])
+def test_a_set_method_is_calibrated_in_the_set_its_run_looks_at(small_model, plates, fusion):
+    detector = clipspect.load("mutual", model=str(small_model), settings={"fusion": fusion})
+    good, run = sorted((plates / "a").glob("*.png")), sorted((plates / "b").glob("*.png"))
+    together = {d.path: d.score for d in detector.detect([*run, *good], object="plate")}
+    apart = [d.score for d in detector.detect(good, object="plate")]
+    highest = max(together[path.name] for path in good)
+    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.01, company=run)
+    assert thresholds.image == pytest.approx(highest, abs=1e-5)
+    assert max(apart) != pytest.approx(highest, abs=1e-3)  # what a set of their own would have said
+    scored = list(detector.stream(run, object="plate", company=good))
+    assert [d.path for d in scored] == [path.name for path in run]
+    assert [d.score for d in scored] == pytest.approx([together[path.name] for path in run], abs=1e-5)
+
+
+def test_references_count_in_calibration_too(small_model, plates):
+    detector = clipspect.load("dual-image", model=str(small_model), settings={"output": "visual"})
+    good = sorted((plates / "a").glob("*.png"))
+    references = detector.encode_references(sorted((plates / "b").glob("*.png"))[:1])
+    thresholds = detector.calibrate(good, "plate", references=references)
+    scores = [d.score for d in detector.stream(good, object="plate", references=references)]
+    assert thresholds.image == pytest.approx(max(scores), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -92,13 +92,14 @@ class Detector:
             "interpolation": self.reader.fit.interpolation,
             "tile": self.reader.tile,
             "max_pixels": self.reader.max_pixels,
-            "set_size": self.set_size if self._uses_sets else None,
+            "set_size": self.set_size if self.uses_sets else None,
             "domain": self.wording.domain,
             "prompts": self._prompt_digest(),
         }
 
     @property
-    def _uses_sets(self) -> bool:
+    def uses_sets(self) -> bool:
+        """Whether a photograph's score depends on the set it is in."""
         return any(m.scope == "set" for m in self.methods)
 
     def _prompt_digest(self) -> str:
@@ -156,6 +157,7 @@ class Detector:
         references: Features | None = None,
         templates: Templates | None = None,
         only: Callable[[Path], bool] | None = None,
+        company: Iterable[Source] = (),
         thresholds: Thresholds | None = None,
     ) -> Iterator[Detection]:
         """Detections in the order of the photographs, decoded ahead in threads, in bounded memory.
@@ -167,6 +169,7 @@ class Detector:
             references: encoded references for every photograph.
             templates: gives each photograph's own reference file.
             only: which files to score; the others merely belong to the set.
+            company: further photographs of the set, never scored (see :meth:`calibrate`).
             thresholds: attached to every Detection.
 
         Yields:
@@ -180,9 +183,9 @@ class Detector:
         self._check_references(references is not None or templates is not None)
         run = _Run(noun, {m.name: self.anchors(noun, m) for m in self.methods}, references, thresholds)
         sources = photographs
-        if self._uses_sets:
+        if self.uses_sets:
             sources = list(photographs)
-            run = self._prepare(run, sources, templates)
+            run = self._prepare(run, [*sources, *company], templates)
         entries = read_entries(
             sources,
             self.reader,
@@ -257,14 +260,28 @@ class Detector:
         )
 
     def calibrate(
-        self, good: str | Path | Iterable[Source], object: str, *, false_alarm_rate: float = 0.01
+        self,
+        good: str | Path | Iterable[Source],
+        object: str,
+        *,
+        false_alarm_rate: float = 0.01,
+        references: Features | None = None,
+        templates: Templates | None = None,
+        company: Iterable[Source] = (),
     ) -> Thresholds:
         """Thresholds from known-good photographs, without any label of a defect.
+
+        A method that compares photographs with each other scores a photograph by the set it is in. Its thresholds
+        mean the same in a run only if both look at one set: pass the run's photographs as ``company`` here, and the
+        good ones as ``company`` of the run.
 
         Args:
             good: a folder or an iterable of photographs without defects.
             object: what is on them.
             false_alarm_rate: share of good photographs that may be flagged, in (0, 1).
+            references: what the run's photographs are compared with.
+            templates: gives each photograph's own reference file, as in the run.
+            company: the photographs of the run.
 
         Raises:
             UsageError: several methods, or no good photograph that can be read.
@@ -274,7 +291,10 @@ class Detector:
         if len(self.methods) > 1:
             raise UsageError("thresholds belong to one method; calibrate each by itself")
         photographs = find_photographs(Path(good)) if isinstance(good, str | Path) else good
-        scored = [d for d in self.stream(photographs, object=object) if d.error is None]
+        stream = self.stream(
+            photographs, object=object, references=references, templates=templates, company=company
+        )
+        scored = [d for d in stream if d.error is None]
         if not scored:
             raise UsageError("none of the known-good photographs could be read")
         peaks = [float(d.compact_map.max()) for d in scored]

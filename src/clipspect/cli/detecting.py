@@ -12,7 +12,7 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, detection_json, print_detection, print_rows, print_summary
 from clipspect.errors import UsageError
-from clipspect.images.find import OVERLAY_SUFFIX
+from clipspect.images.find import OVERLAY_SUFFIX, find_photographs
 from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
@@ -90,10 +90,16 @@ def detect(
         set_size=set_size,
         **limit,
     )
-    thresholds = _thresholds(detector, object, good, false_alarm_rate, threshold, pixel_threshold)
-    references = _references(detector, object, source, reference, templates)
+    context = _references(detector, object, source, reference, templates)
+    if good is None:
+        thresholds = _given_thresholds(threshold, pixel_threshold)
+    elif threshold is not None or pixel_threshold is not None:
+        raise UsageError("--good and --threshold both set the thresholds; use one of them")
+    else:
+        thresholds, company = _calibrate(detector, object, source, good, false_alarm_rate, context)
+        context["company"] = company
     if source.is_file() and out is None:
-        flagged, failed = _one(detector, source, object, thresholds, references, as_json)
+        flagged, failed = _one(detector, source, object, thresholds, context, as_json)
     else:
         target = out or Path(f"{source.resolve().name}-results")
         summary = run_with_progress(
@@ -107,7 +113,7 @@ def detect(
             csv=csv,
             report=report,
             overwrite=overwrite,
-            **references,
+            **context,
         )
         flagged, failed = summary.flagged, summary.failed
         if as_json:
@@ -149,19 +155,7 @@ def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> 
     return detector
 
 
-def _thresholds(
-    detector: Detector,
-    object: str,
-    good: Path | None,
-    rate: float,
-    image: float | None,
-    pixel: float | None,
-) -> Thresholds | None:
-    if good is not None and (image is not None or pixel is not None):
-        raise UsageError("--good and --threshold both set the thresholds; use one of them")
-    if good is not None:
-        with console(stderr=True).status(f"scoring the known-good photographs in {good}"):
-            return detector.calibrate(good, object, false_alarm_rate=rate)
+def _given_thresholds(image: float | None, pixel: float | None) -> Thresholds | None:
     if image is None:
         if pixel is not None:
             raise UsageError("--pixel-threshold goes with --threshold")
@@ -169,6 +163,24 @@ def _thresholds(
     from clipspect.results.thresholds import given_thresholds
 
     return given_thresholds(image, pixel)
+
+
+def _calibrate(
+    detector: Detector, object: str, source: Path, good: Path, rate: float, context: dict[str, Any]
+) -> tuple[Thresholds, list[Path]]:
+    """Thresholds from good photographs, and those of them that join the run's set so that both see one set."""
+    run, known_good = find_photographs(source), find_photographs(good)
+    with console(stderr=True).status(f"scoring the known-good photographs in {good}"):
+        thresholds = detector.calibrate(
+            known_good, object, false_alarm_rate=rate, company=_beside(run, known_good), **context
+        )
+    return thresholds, _beside(known_good, run) if detector.uses_sets else []
+
+
+def _beside(photographs: list[Path], others: list[Path]) -> list[Path]:
+    """The photographs that are not among the others: a copy of itself is nobody's partner."""
+    known = {path.resolve() for path in others}
+    return [path for path in photographs if path.resolve() not in known]
 
 
 def _references(
@@ -192,12 +204,12 @@ def _one(
     source: Path,
     object: str,
     thresholds: Thresholds | None,
-    references: dict[str, Any],
+    context: dict[str, Any],
     json_wanted: bool,
 ) -> tuple[int, int]:
     """Score one photograph; how many methods flagged it, and how many failed."""
     found: list[Detection] = list(
-        detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **references)
+        detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **context)
     )
     failed = 0
     for detection in found:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -39,10 +40,11 @@ class DetectorLike(Protocol):
         only: Callable[[Path], bool] | None,
         references: Any,
         templates: Any,
+        company: Iterable[Path],
     ) -> Iterator[Detection]:
         """One detection per method and photograph, in order; ``path`` is relative to ``root``.
 
-        ``only`` says which photographs to score; the others merely belong to the set.
+        ``only`` says which photographs to score; the others, and ``company``, merely belong to the set.
         """
 
 
@@ -92,6 +94,7 @@ def run_folder(
     out: Path,
     references: Any = None,
     templates: Any = None,
+    company: Sequence[Path] = (),
     thresholds: Thresholds | None = None,
     maps: MapFormat = "none",
     overlays: OverlayChoice = "all",
@@ -106,6 +109,8 @@ def run_folder(
     photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
     they are guessed from the scores of the run. Memory does not grow with the number of photographs.
     ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
+    ``company`` are photographs that belong to the set beside those of ``source`` and are not scored; their contents
+    are part of the settings too.
 
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
     detector raises; rows written until then are kept.
@@ -122,6 +127,7 @@ def run_folder(
         "source": row_path(str(source.resolve())),
         "maps": maps,
         "references": next((r.digest for r in (references, templates) if r is not None), None),
+        "company": _digest(company) if company else None,
     }
     report_progress = progress or (lambda _: None)
     methods = list(settings["methods"])
@@ -137,6 +143,7 @@ def run_folder(
             only=wanted.__contains__,
             references=references,
             templates=templates,
+            company=company,
         )
         for number, detection in enumerate(stream if pending else ()):
             failed += detection.score_map is None and number % len(methods) == 0
@@ -170,6 +177,13 @@ def run_folder(
         report=outcome.report,
         csv=outcome.csv,
     )
+
+
+def _digest(photographs: Sequence[Path]) -> str:
+    """SHA-256 over the contents of some photographs, in whatever order they come."""
+    from clipspect.images.decode import hash_file
+
+    return hashlib.sha256("".join(sorted(map(hash_file, photographs))).encode()).hexdigest()
 
 
 def output_path(folder: Path, path: str, suffix: str) -> Path:
