@@ -1,14 +1,17 @@
-"""Image and pixel metrics, exact: every distinct score is a threshold, nothing is binned.
+"""AUROC, average precision, F1-max and AUPRO of images and pixels: exact, with one anomaly map in memory at a time.
 
-The arithmetic is scikit-learn's (AUROC, average precision, F1-max), and AUPRO is the exact integral of the
-per-region-overlap curve (Bergmann et al., MVTec AD). One sort serves all of them. A metric that is not
-defined, because one class is missing, is NaN: never 0 or 1.
+Own code and not a library's, for one reason: scikit-learn, torchmetrics and anomalib either keep every pixel of the
+data set until the end (gigabytes for a category of VisA) or bin the scores between 0 and 1, which is far too coarse
+for maps that live within a few hundredths of ½. The arithmetic is theirs: tests hold it to scikit-learn, to anomalib
+and to a brute-force AUPRO (Bergmann et al., MVTec AD). A metric that is not defined, because one class is missing,
+is NaN: never 0 or 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +42,8 @@ class PixelMetrics(BinaryMetrics):
 
     aupro: float
     """Area under the per-region-overlap curve to a false-positive rate of 0.3, divided by 0.3."""
+    error: float = 0.0
+    """Most by which AUROC or AUPRO can differ from the exact value; 0 = exact (see :class:`PixelCurve`)."""
 
 
 def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> BinaryMetrics:
@@ -57,7 +62,12 @@ def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Bi
             f"labels {labels.shape} and image scores {scores.shape} must be vectors of one length"
         )
     _refuse_nan(scores, "image scores")
-    return _binary(*_counts(labels, scores))
+    order = np.argsort(-scores, kind="stable")
+    first = _starts(scores[order])
+    if not len(first):
+        return _binary(np.empty(0), np.empty(0))
+    true = np.cumsum(np.add.reduceat(labels[order].astype(np.float64), first))
+    return _binary(true, np.append(first[1:], len(scores)) - true)
 
 
 def pixel_metrics(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]]) -> PixelMetrics:
@@ -70,34 +80,177 @@ def pixel_metrics(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.
     Raises:
         UsageError: shapes differ, or a map holds NaN.
     """
-    if len(masks) != len(maps):
-        raise UsageError(f"{len(masks)} masks for {len(maps)} anomaly maps")
-    for number, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
-        if np.shape(mask) != np.shape(scores) or np.ndim(mask) != 2:
-            raise UsageError(
-                f"picture {number}: mask {np.shape(mask)} against anomaly map {np.shape(scores)}"
-            )
-        _refuse_nan(np.asarray(scores), f"anomaly map {number}")
-    if not len(masks):
-        return PixelMetrics(*[float("nan")] * 4)
-    flat_maps = np.concatenate([np.ravel(scores) for scores in maps])
-    weights, regions = _region_weights(masks)
-    order = np.argsort(-flat_maps, kind="stable")
-    scores, weight = flat_maps[order], weights[order]
-    binary = _binary(*_curve_counts(weight > 0, scores))
-    return PixelMetrics(binary.auroc, binary.ap, binary.f1_max, _aupro(scores, weight, regions, AUPRO_LIMIT))
+    return _curve(masks, maps).metrics()
 
 
 def aupro(
     masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]], limit: float = AUPRO_LIMIT
 ) -> float:
     """AUPRO alone, to any false-positive rate in (0, 1]; see :func:`pixel_metrics`."""
-    for number, scores in enumerate(maps):
-        _refuse_nan(np.asarray(scores), f"anomaly map {number}")
-    flat_maps = np.concatenate([np.ravel(scores) for scores in maps])
-    weights, regions = _region_weights(masks)
-    order = np.argsort(-flat_maps, kind="stable")
-    return _aupro(flat_maps[order], weights[order], regions, limit)
+    return _curve(masks, maps).aupro(limit)
+
+
+def _curve(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]]) -> PixelCurve:
+    if len(masks) != len(maps):
+        raise UsageError(f"{len(masks)} masks for {len(maps)} anomaly maps")
+    curve = PixelCurve()
+    for number, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
+        curve.add(mask, scores, f"anomaly map {number}")
+    return curve
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Disjoint intervals of scores, ascending, and what fell into each. An exact value is an interval of no width."""
+
+    low: NDArray[np.floating]
+    high: NDArray[np.floating]
+    weights: Array
+    """(3, K): normal pixels, defective pixels, overlap gained (the sum of 1 / area of each pixel's region)."""
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+
+class PixelCurve:
+    """What all pixel metrics need of the maps seen so far, in bounded memory; a map is forgotten once it is added.
+
+    Kept are the distinct scores with their counts. As long as there are at most ``limit`` of them the metrics are
+    exact. Beyond, neighbouring scores are put into one cell and count as tied; ``metrics().error`` is then a strict
+    bound on the difference this makes to AUROC and AUPRO, of the order of 1 / ``limit``.
+    """
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        """``limit``: most distinct scores kept, at 40 bytes each; as many pixels again wait to be sorted in."""
+        if limit < 16:
+            raise UsageError(f"limit={limit}; at least 16 scores are kept")
+        self.limit = limit
+        self.pictures = 0
+        self.regions = 0
+        """8-connected regions of the masks so far."""
+        empty = np.empty(0, np.float32)
+        self._cells = _Cells(empty, empty, np.empty((3, 0)))
+        self._waiting: list[tuple[NDArray[np.floating], NDArray[np.floating], Array]] = []
+        # per map: scores of normal pixels, of defective ones, and 1 / area of each defective one's region
+        self._count = 0
+
+    def add(self, mask: NDArray[np.bool_], scores: NDArray[np.floating], name: str = "anomaly map") -> None:
+        """Add one anomaly map (H, W) with its mask (H, W), true on defects.
+
+        Raises:
+            UsageError: shapes differ, or the map holds NaN; ``name`` says which one.
+        """
+        mask, scores = np.asarray(mask, dtype=bool), np.asarray(scores)
+        if mask.shape != scores.shape or mask.ndim != 2:
+            raise UsageError(f"{name}: mask {mask.shape} against anomaly map {scores.shape}")
+        _refuse_nan(scores, name)
+        numbers, regions = ndimage.label(mask, structure=_EIGHT_CONNECTED)
+        share = 1 / np.maximum(np.bincount(numbers.ravel(), minlength=regions + 1), 1)
+        share[0] = 0.0
+        self._waiting.append((scores[~mask], scores[mask], share[numbers[mask]]))
+        self._count += scores.size
+        self.pictures += 1
+        self.regions += regions
+        if self._count >= self.limit:
+            self._sort_in()
+
+    def metrics(self) -> PixelMetrics:
+        """The metrics of all maps added so far; NaN where one class is missing."""
+        normal, defective, _ = self._downwards()
+        binary = _binary(np.cumsum(defective), np.cumsum(normal))
+        return PixelMetrics(binary.auroc, binary.ap, binary.f1_max, self.aupro(), self._error())
+
+    def aupro(self, limit: float = AUPRO_LIMIT) -> float:
+        """Area under mean region overlap against false-positive rate up to ``limit``, divided by it."""
+        normal, _, overlap = self._downwards()
+        if not self.regions or not normal.sum():
+            return float("nan")
+        rate = np.append(0.0, np.cumsum(normal) / normal.sum())
+        covered = np.append(0.0, np.cumsum(overlap) / self.regions)
+        inside = int(np.searchsorted(rate, limit, side="right"))
+        at_limit = np.interp(limit, rate, covered)
+        x, y = np.append(rate[:inside], limit), np.append(covered[:inside], at_limit)
+        return float(np.trapezoid(y, x) / limit)
+
+    def _downwards(self) -> Array:
+        """(3, K) weights of the cells from the highest score to the lowest."""
+        self._sort_in()
+        return self._cells.weights[:, ::-1]
+
+    def _error(self) -> float:
+        """Half of the area of the rectangles the curves may run through anywhere: those of cells with a width."""
+        wide = self._cells.high > self._cells.low
+        if not wide.any():
+            return 0.0
+        normal, defective, overlap = self._cells.weights
+        areas = (
+            normal
+            / normal.sum()
+            * np.stack([defective / max(defective.sum(), 1), overlap / max(self.regions, 1) / AUPRO_LIMIT])
+        )
+        return float(areas[:, wide].sum(1).max() / 2)
+
+    def _sort_in(self) -> None:
+        if not self._waiting:
+            return
+        normal, defective, share = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._count = [], 0
+        cells = self._cells
+        for fresh in (_normal_cells(normal), _defective_cells(defective, share)):
+            cells = _merged(cells, fresh)
+        self._cells = self._shrunk(cells)
+
+    def _shrunk(self, cells: _Cells) -> _Cells:
+        """At most ``limit`` cells: neighbours are joined where they hold least of each of the three weights."""
+        if len(cells) <= self.limit:
+            return cells
+        totals = np.maximum(cells.weights.sum(1, keepdims=True), 1e-300)
+        places = (np.cumsum(cells.weights, axis=1) / totals).sum(0)  # in (0, 3], rising
+        groups = np.minimum(places * (self.limit / 2 / 3), self.limit / 2 - 1).astype(np.int64)
+        first = _starts(groups)
+        last = np.append(first[1:], len(cells)) - 1
+        return _Cells(cells.low[first], cells.high[last], np.add.reduceat(cells.weights, first, axis=1))
+
+
+def _normal_cells(scores: NDArray[np.floating]) -> _Cells:
+    scores = np.sort(scores)
+    first = _starts(scores)
+    weights = np.zeros((3, len(first)))
+    weights[0] = np.diff(first, append=len(scores))
+    return _Cells(scores[first], scores[first], weights)
+
+
+def _defective_cells(scores: NDArray[np.floating], share: Array) -> _Cells:
+    order = np.argsort(scores)
+    scores, share = scores[order], share[order]
+    first = _starts(scores)
+    weights = np.zeros((3, len(first)))
+    if len(first):
+        weights[1], weights[2] = np.diff(first, append=len(scores)), np.add.reduceat(share, first)
+    return _Cells(scores[first], scores[first], weights)
+
+
+def _merged(cells: _Cells, fresh: _Cells) -> _Cells:
+    """One set of cells of two; the fresh ones have no width."""
+    if not len(cells) or not len(fresh):
+        return cells if len(cells) else fresh
+    # A score inside a known cell is drawn to it: the order within a cell is already unknown.
+    cell = np.searchsorted(cells.low, fresh.low, side="right") - 1
+    scores = np.where((cell >= 0) & (fresh.low <= cells.high[cell]), cells.low[cell], fresh.low)
+    low = np.concatenate([cells.low, scores])
+    order = np.argsort(low, kind="stable")  # a cell comes before the scores drawn to it
+    low = low[order]
+    first = _starts(low)
+    high = np.concatenate([cells.high, scores])[order][first]
+    weights = np.concatenate([cells.weights, fresh.weights], axis=1)[:, order]
+    return _Cells(low[first], high, np.add.reduceat(weights, first, axis=1))
+
+
+def _starts(ordered: NDArray[Any]) -> NDArray[np.intp]:
+    """Positions where a new value begins."""
+    return (
+        np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.empty(0, np.intp)
+    )
 
 
 def _refuse_nan(scores: NDArray[np.floating], what: str) -> None:
@@ -105,23 +258,8 @@ def _refuse_nan(scores: NDArray[np.floating], what: str) -> None:
         raise UsageError(f"{what}: {int(np.isnan(scores).sum())} of {scores.size} values are NaN")
 
 
-def _counts(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> tuple[Array, Array]:
-    order = np.argsort(-scores, kind="stable")
-    return _curve_counts(labels[order], scores[order])
-
-
-def _curve_counts(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> tuple[Array, Array]:
-    """True and false positives at every distinct threshold of scores sorted downwards."""
-    ends = _last_of_ties(scores)
-    true = np.cumsum(labels, dtype=np.int64)[ends].astype(np.float64)
-    return true, ends + 1 - true
-
-
-def _last_of_ties(scores: NDArray[np.floating]) -> NDArray[np.intp]:
-    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else np.empty(0, np.intp)
-
-
 def _binary(true: Array, false: Array) -> BinaryMetrics:
+    """Metrics from the true and false positives at every distinct threshold, from the highest down."""
     if not len(true) or true[-1] == 0 or false[-1] == 0:
         return BinaryMetrics(*[float("nan")] * 3)
     recall, fall_out = true / true[-1], false / false[-1]
@@ -130,31 +268,3 @@ def _binary(true: Array, false: Array) -> BinaryMetrics:
     ap = np.sum(np.diff(recall, prepend=0.0) * precision)
     f1 = 2 * true / (true + false + true[-1])
     return BinaryMetrics(float(auroc), float(ap), float(f1.max()))
-
-
-def _region_weights(masks: Sequence[NDArray[np.bool_]]) -> tuple[Array, int]:
-    """For every pixel 1 / area of its 8-connected region, 0 where normal; and the number of regions."""
-    parts, regions = [], 0
-    for mask in masks:
-        numbers, count = ndimage.label(np.asarray(mask, dtype=bool), structure=_EIGHT_CONNECTED)
-        area = np.bincount(numbers.ravel(), minlength=count + 1).astype(np.float64)
-        share = 1 / np.maximum(area, 1)
-        share[0] = 0.0
-        parts.append(share[numbers].ravel())
-        regions += count
-    return np.concatenate(parts), regions
-
-
-def _aupro(scores: NDArray[np.floating], weights: Array, regions: int, limit: float) -> float:
-    """Area under mean region overlap against false-positive rate; scores sorted downwards."""
-    normal = weights == 0
-    total = int(normal.sum())
-    if not regions or not total:
-        return float("nan")
-    ends = _last_of_ties(scores)
-    fall_out = np.append(0.0, np.cumsum(normal, dtype=np.int64)[ends] / total)
-    overlap = np.append(0.0, np.cumsum(weights)[ends] / regions)
-    inside = int(np.searchsorted(fall_out, limit, side="right"))
-    at_limit = np.interp(limit, fall_out, overlap)
-    x, y = np.append(fall_out[:inside], limit), np.append(overlap[:inside], at_limit)
-    return float(np.trapezoid(y, x) / limit)
