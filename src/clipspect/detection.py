@@ -135,8 +135,10 @@ class Detection:
         """(H, W): where the anomaly map reaches the pixel threshold. Raises ImageError without a map."""
         return self.anomaly_map >= self.thresholds_used.pixel
 
-    def overlay(self, opacity: float = 0.5, scale: tuple[float, float] | None = None) -> Image.Image:
-        """The photograph with its heat and its regions boxed, RGB at its own size.
+    def overlay(
+        self, opacity: float = 0.5, scale: tuple[float, float] | None = None, max_side: int | None = None
+    ) -> Image.Image:
+        """The photograph with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
 
         ``scale`` gives the map values at the cool and the warm end of the colours, so that pictures can share
         one; without it they span this photograph's own values around the pixel threshold.
@@ -149,7 +151,9 @@ class Detection:
         if self.pixels is None:
             raise UsageError(f"{self.path}: the photograph is not at hand; detect it again to draw on it")
         scale = scale or colour_scale(score_map, self.thresholds_used.pixel)
-        return draw_overlay(self.pixels(), score_map, self.regions, scale=scale, opacity=opacity)
+        return draw_overlay(
+            self.pixels(), score_map, self.regions, scale=scale, opacity=opacity, max_side=max_side
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the overlay; the suffix of ``path`` tells the format.

@@ -29,6 +29,8 @@ from clipspect.prompts import Wording, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 REFERENCES_SUFFIX = ".refs"
+ANCHORS_IN_MEMORY = 32
+"""Objects whose anchors are kept at hand; a service is asked for names without end."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,13 @@ class Detector:
     def anchors(self, object: str, method: Method | None = None) -> TextAnchors:
         """The text anchors of an object for a method (the first one by default); made once, cached on disk."""
         key = ((method or self.methods[0]).prompts, clean_object_name(object))
-        if key not in self._anchors:
-            self._anchors[key] = encode_anchors(self.backbone, *self.wording.sentences(*key))
-        return self._anchors[key]
+        anchors = self._anchors.pop(key, None)
+        if anchors is None:
+            anchors = encode_anchors(self.backbone, *self.wording.sentences(*key))
+        self._anchors[key] = anchors  # the latest comes last
+        if len(self._anchors) > ANCHORS_IN_MEMORY:
+            del self._anchors[next(iter(self._anchors))]
+        return anchors
 
     def detect(
         self,
@@ -124,8 +130,8 @@ class Detector:
         """Detect anomalies on one photograph or many.
 
         Args:
-            source: a path, PIL image, array (H, W[, 3]) of uint8, uint16 or float, or tensor (3, H, W): one
-                Detection. A folder, list or tuple: a list of them. Any other iterable: a lazy iterator.
+            source: a path, a file's bytes, PIL image, array (H, W[, 3]) of uint8, uint16 or float, or tensor
+                (3, H, W): one Detection. A folder, list or tuple: a list of them. Any other iterable: a lazy iterator.
             object: what is on the photographs, in plain words: "metal nut".
             references: encoded references (see :meth:`encode_references`) for methods that use them.
             thresholds: see :meth:`calibrate`; without them flags and regions are a guess, and say so.
@@ -220,14 +226,17 @@ class Detector:
             raise UsageError("no reference photographs were given")
         return Features.concat(parts), sources
 
-    def write_references(self, good: Path, object: str, path: Path) -> int:
+    def write_references(self, good: Path | Iterable[Source], object: str, path: Path) -> int:
         """Encode known-good photographs into a file for :meth:`read_references`; how many references it holds.
+
+        ``good`` is a photograph, a folder, or an iterable of photographs.
 
         Raises:
             ImageError: one of them cannot be read.
             ReferenceError: the file cannot be written.
         """
-        features, sources = self._encode_named(find_photographs(good))
+        photographs = find_photographs(good) if isinstance(good, Path) else good
+        features, sources = self._encode_named(photographs)
         manifest = Manifest(
             clean_object_name(object),
             self.backbone.name,
@@ -405,6 +414,6 @@ class Detector:
 
 
 def _is_many(source: object) -> bool:
-    """Whether something is a collection of pictures; arrays, tensors and PIL images are one picture each."""
-    one = isinstance(source, np.ndarray) or hasattr(source, "detach") or hasattr(source, "getexif")
+    """Whether something is a collection of pictures; arrays, bytes, tensors and PIL images are one picture each."""
+    one = isinstance(source, np.ndarray | bytes) or hasattr(source, "detach") or hasattr(source, "getexif")
     return isinstance(source, Iterable) and not one

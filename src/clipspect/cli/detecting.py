@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipspect.cli import options as opt
-from clipspect.cli.output import console, detection_json, print_detection, print_rows, print_summary
+from clipspect.cli.output import console, print_detection, print_rows, print_summary
 from clipspect.errors import UsageError
 from clipspect.images.find import OVERLAY_SUFFIX, find_photographs
 from clipspect.prompts import clean_object_name
@@ -222,7 +222,9 @@ def _one(
         overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}")
         detection.save(overlay)
         if json_wanted:
-            print(json.dumps(detection_json(detection, overlay)))
+            from clipspect.results.export import detection_json
+
+            print(json.dumps({**detection_json(detection), "overlay": str(overlay)}))
         else:
             print_detection(detection, overlay)
     return sum(bool(d.flag) for d in found), failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,29 +18,6 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr)
-
-
-def detection_json(detection: Detection, overlay: Path) -> dict[str, Any]:
-    """One photograph for machines."""
-    from dataclasses import asdict
-
-    used = detection.thresholds_used
-    return {
-        "path": detection.path,
-        "object": detection.object,
-        "method": detection.method,
-        "model": detection.model,
-        "weights": detection.weights,
-        "score": detection.score,
-        "flag": detection.flag,
-        "threshold": used.image,
-        "pixel_threshold": used.pixel,
-        "threshold_source": used.source,
-        "regions": [asdict(region) for region in detection.regions],
-        "overlay": str(overlay),
-        "seconds": detection.seconds,
-        "warnings": list(detection.warnings),
-    }
 
 
 def print_detection(detection: Detection, overlay: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 
 from clipspect.errors import ImageError, UsageError
 from clipspect.images.convert import MAX_PIXELS, hash_pixels, to_pixels
-from clipspect.images.decode import hash_file, read_image
+from clipspect.images.decode import decode_image, hash_file, read_image
 from clipspect.images.tiling import Tile, blend_tiles, plan_tiles
 from clipspect.images.transforms import Fit, shrink_photo
 
 Source = Any
-"""A path, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
+"""A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Reader:
             label = name or path.name
             pixels, digest = read_image(path, max_pixels=self.max_pixels)
             again: Callable[[], NDArray[np.uint8]] = partial(_reread, path, self.max_pixels)
+        elif isinstance(source, bytes):
+            label = name or "image"
+            again = partial(decode_image, source, name=label, max_pixels=self.max_pixels)
+            pixels, digest = again(), hashlib.sha256(source).hexdigest()
         else:
             label = name or "image"
             pixels = to_pixels(source, name=label)
@@ -122,6 +127,8 @@ def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def hash_source(source: Source) -> str:
     """A content hash even for a file that cannot be decoded; empty where it cannot be read at all."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
     if not isinstance(source, str | Path):
         return ""
     try:

@@ -17,6 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
+KEPT_FILES = 512
+"""Most entries of the disk cache; beyond it the oldest go."""
+
 
 @dataclass(frozen=True)
 class TextAnchors:
@@ -93,5 +96,8 @@ def _write(path: Path, data: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
             temporary.write(data)
         Path(temporary.name).replace(path)
+        entries = sorted(path.parent.glob("*.safetensors"), key=lambda entry: entry.stat().st_mtime)
+        for entry in entries[:-KEPT_FILES]:
+            entry.unlink(missing_ok=True)
     except OSError:
         return

@@ -5,9 +5,7 @@ Everything here can be repeated: a run killed in between does it again and comes
 
 from __future__ import annotations
 
-import csv as csv_format
 import io
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from clipspect.detection import Thresholds
 from clipspect.errors import ImageError, ResultsError
 from clipspect.images.prefetch import prefetch
+from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.heatmap import colour_scale, draw_overlay
 from clipspect.results.rows import LIGHT_COLUMNS, judge, map_of, regions_of
@@ -166,26 +165,8 @@ def _draw(
     write_whole(out, output_path(out / OVERLAYS, row["path"], suffix), buffer.getvalue())
 
 
-def _as_text(cell: str | None) -> str | None:
-    """A cell a spreadsheet takes for text: a file may be named like a formula."""
-    return f"'{cell}" if cell and cell[0] in "=+-@\t\r" else cell
-
-
 def _write_csv(out: Path) -> Path:
-    """The rows without maps and previews, regions as JSON; UTF-8 with a mark, for spreadsheets."""
     target = out / CSV
-    columns = [column for column in LIGHT_COLUMNS if column != "regions"] + ["region_count", "regions"]
     with open_whole(out, target) as file:
-        text = io.TextIOWrapper(file, "utf-8-sig", newline="", write_through=True)
-        writer = csv_format.DictWriter(text, columns)
-        writer.writeheader()
-        for row in iterate_rows(out, LIGHT_COLUMNS):
-            for name in ("path", "error"):
-                row[name] = _as_text(row[name])
-            row["region_count"] = len(row["regions"] or [])
-            row["regions"] = json.dumps(row["regions"] or [])
-            row["warnings"] = "; ".join(row["warnings"] or [])
-            row["finished_at"] = row["finished_at"].isoformat(timespec="seconds")
-            writer.writerow(row)
-        text.detach()
+        write_csv(file, iterate_rows(out, LIGHT_COLUMNS))
     return target

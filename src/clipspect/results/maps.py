@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,13 @@ def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
     rows = _area_weights(height, max(1, round(height * factor)))
     columns = _area_weights(width, max(1, round(width * factor)))
     return (rows @ score_map.astype(np.float32) @ columns.T).astype(np.float16)
+
+
+def write_grey(file: IO[bytes], score_map: NDArray[np.float32]) -> None:
+    """A map (H, W) in [0, 1] as a PNG of 16-bit grey: 65535 is 1."""
+    from PIL import Image
+
+    Image.fromarray((np.clip(score_map, 0, 1) * 65535 + 0.5).astype(np.uint16)).save(file, "PNG")
 
 
 def _area_weights(length: int, cells: int) -> NDArray[np.float32]:

@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ImageError
 from clipspect.images.find import find_photographs
 from clipspect.results.files import open_whole
+from clipspect.results.maps import write_grey
 from clipspect.results.rows import row_path
 from clipspect.results.store import MAPS, ResultStore
 
@@ -237,10 +237,4 @@ def _write_map(out: Path, detection: Detection, maps: MapFormat, *, several: boo
         if maps == "npy":
             np.save(file, values)
         else:
-            _save_grey(file, (np.clip(values, 0, 1) * 65535 + 0.5).astype(np.uint16))
-
-
-def _save_grey(file: Any, values: NDArray[np.uint16]) -> None:
-    from PIL import Image
-
-    Image.fromarray(values).save(file, "PNG")
+            write_grey(file, values)

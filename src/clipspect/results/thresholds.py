@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipspect.detection import Thresholds
+from clipspect.detection import Detection, Thresholds
 from clipspect.errors import UsageError
 
 MIN_PHOTOGRAPHS_TO_GUESS = 8
@@ -105,6 +105,13 @@ def guess_thresholds(
         f"photographs. {remedy}"
     )
     return Thresholds(_above_lower_half(finite), _above_lower_half(_finite(map_peaks)), "guess", note)
+
+
+def guess_for(detections: Sequence[Detection]) -> Thresholds:
+    """:func:`guess_thresholds` of detections in memory; those without a map are left out."""
+    scored = [d for d in detections if d.score_map is not None]
+    samples = np.concatenate([np.empty(0, np.float16), *(d.compact_map.ravel() for d in scored)])
+    return guess_thresholds([d.score for d in scored], [float(d.compact_map.max()) for d in scored], samples)
 
 
 def _above_lower_half(values: NDArray[np.float64]) -> float:
