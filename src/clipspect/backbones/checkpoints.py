@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import open_clip
 import torch
-from open_clip.factory import load_checkpoint, load_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
+from clipspect.backbones.plain_clip import LateTokenizer, PlainCLIP, is_plain
 from clipspect.backbones.presets import PRESETS
 from clipspect.errors import UsageError, WeightsError
 
@@ -60,6 +60,8 @@ def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, 
 
 
 def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
     if model.startswith("hf-hub:"):
         raise UsageError("random weights need an architecture that is known here; name an open_clip one")
     if Path(model).is_file():
@@ -72,6 +74,8 @@ def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
 
 
 def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
     name = _known(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights is None:
@@ -105,6 +109,8 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
 
 
 def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
     if weights is not None:
         raise UsageError(f"{model} brings its own weights; leave --weights out")
     repository = model.removeprefix("hf-hub:")
@@ -133,8 +139,13 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
         path = Path(weights)
         if not path.is_file():
             raise WeightsError(f"{path}: no such checkpoint file")
-    name = f"local-dir:{folder}"
     try:
+        plain = path.suffix == ".safetensors" and _plain_folder(folder, path)
+        if plain:
+            return (*plain, path.name)
+        import open_clip
+
+        name = f"local-dir:{folder}"
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         tokenizer = open_clip.get_tokenizer(name)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
@@ -143,7 +154,28 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
     return built.eval(), tokenizer, path.name
 
 
+def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
+    """The folder's model without open_clip, or None where its configuration asks for more than a plain CLIP."""
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    if not is_plain(config["model_cfg"]):
+        return None
+    with torch.device("meta"):
+        built = PlainCLIP(config["model_cfg"])
+    built.visual.preprocess_cfg = config.get("preprocess_cfg", {})
+    _check_safetensors(path)
+    state = {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        built.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit the configuration in {folder}: {_first_line(error)}"
+        ) from error
+    return built.eval(), LateTokenizer(built.context_length)
+
+
 def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
     if weights is not None:
         raise UsageError(
             f"{path} is a checkpoint itself; pass the architecture with --model and the file with --weights"
@@ -165,6 +197,8 @@ def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, 
 
 
 def _known(name: str) -> str:
+    import open_clip
+
     name = name.replace("/", "-")
     if name not in open_clip.list_models():
         names = (
@@ -184,6 +218,8 @@ def _is_openai(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from open_clip.factory import load_state_dict
+
     try:
         return dict(load_state_dict(str(path), weights_only=True))
     except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
@@ -191,6 +227,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, path: Path, what: str) -> None:
+    from open_clip.factory import load_checkpoint
+
     if path.suffix == ".safetensors":
         _check_safetensors(path)
     else:

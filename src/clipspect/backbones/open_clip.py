@@ -7,15 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import open_clip
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipspect.backbones.checkpoints import RANDOM, build_model
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.plain_clip import LateTokenizer, PlainVision
 from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
 from clipspect.backbones.value_attention import Tokens, check_vit, encode_resnet, encode_vit, encode_windows
 from clipspect.backbones.views import official_views
@@ -24,6 +22,7 @@ from clipspect.errors import UsageError
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SENTENCES_PER_PASS = 128
+_OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Backbone:
@@ -46,15 +45,11 @@ class Backbone:
             UsageError: a vision tower the V-V path is not defined for, or a size its patches do not divide.
         """
         visual: Any = model.visual
-        if not isinstance(visual, VisionTransformer | ModifiedResNet):
-            raise UsageError(
-                f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet"
-            )
-        if isinstance(visual, VisionTransformer):
+        self.is_vit = _is_vit(visual, name)
+        if self.is_vit:
             check_vit(visual)
         self.name, self.weights = name, weights
         self.device, self.precision = torch.device(device), precision
-        self.is_vit = isinstance(visual, VisionTransformer)
         self.depth = len(visual.transformer.resblocks) if self.is_vit else 1
         self.patch = int(visual.patch_size[0]) if self.is_vit else 32
         own = visual.image_size
@@ -64,9 +59,11 @@ class Backbone:
             raise UsageError(
                 f"image size {self.image_size} is not a multiple of {name}'s patch of {self.patch} pixels; try {near}"
             )
-        config = open_clip.get_model_preprocess_cfg(model)
-        self.mean: tuple[float, ...] = tuple(config.get("mean") or open_clip.OPENAI_DATASET_MEAN)
-        self.std: tuple[float, ...] = tuple(config.get("std") or open_clip.OPENAI_DATASET_STD)
+        preprocess = getattr(visual, "preprocess_cfg", {})
+        mean = preprocess.get("mean") or getattr(visual, "image_mean", None)
+        std = preprocess.get("std") or getattr(visual, "image_std", None)
+        self.mean: tuple[float, ...] = tuple(mean or _OPENAI_MEAN)
+        self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
         self._dtype = _DTYPES[precision]
         self._model: Any = model.eval().requires_grad_(False).to(self.device, self._dtype)
         self._tokenizer = tokenizer
@@ -151,9 +148,11 @@ class Backbone:
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """(P, context) token ids; a sentence longer than the context raises UsageError instead of losing its end."""
-        tokens: Tensor = self._tokenizer(list(sentences))
+        import open_clip
+
+        tokenizer = self._tokenizer.own if isinstance(self._tokenizer, LateTokenizer) else self._tokenizer
+        tokens: Tensor = tokenizer(list(sentences))
         last = tokens[:, -1]
-        tokenizer = self._tokenizer
         if isinstance(tokenizer, open_clip.SimpleTokenizer) and bool((last == tokenizer.eot_token_id).any()):
             longest = max(sentences, key=lambda s: len(tokenizer.encode(s)))
             if len(tokenizer.encode(longest)) + 2 > tokens.shape[1]:
@@ -172,7 +171,7 @@ class Backbone:
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         model = self._model
         causal = getattr(model, "attn_mask", None) is not None
-        if not (isinstance(model, open_clip.CLIP) and causal and model.text_pool_type in ("argmax", "eos")):
+        if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
             encoded: Tensor = model.encode_text(tokens)
             return encoded
         # Under a causal mask nothing after the end-of-text token reaches it: cut the padding, same numbers, less work.
@@ -182,14 +181,26 @@ class Backbone:
             self._dtype
         )
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-        pooled: Tensor = text_global_pool(
-            model.ln_final(x), tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
-        )
+        # The end-of-text token has the highest number in CLIP's vocabulary, or a number of its own in others.
+        ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
+        pooled: Tensor = model.ln_final(x)[torch.arange(len(x), device=x.device), ends.argmax(1)]
         projection = model.text_projection
         if projection is None:
             return pooled
         projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         return projected
+
+
+def _is_vit(visual: nn.Module, name: str) -> bool:
+    """Whether a vision tower is a transformer and not a ModifiedResNet; UsageError where it is neither."""
+    if isinstance(visual, PlainVision):
+        return True
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
+    if not isinstance(visual, VisionTransformer | ModifiedResNet):
+        raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
+    return isinstance(visual, VisionTransformer)
 
 
 def load_backbone(
