@@ -131,17 +131,17 @@ def rendered(folder: Path, scenes: int) -> DataSet:
     return DataSet("rendered, held out", samples, one_product=False)
 
 
-def rendered_flanges(folder: Path, each: int) -> DataSet:
+def rendered_brackets(folder: Path, each: int) -> DataSet:
     """One product, photographed like the demo's: ``each`` photographs of every kind of defect, as many good."""
     samples: list[Sample] = []
     for number, kind in enumerate([*DEFECTS] * each + [GOOD] * (len(DEFECTS) * each)):
         picture, mask = photograph(kind, _RENDERED_SEED + number)
-        path, mask_path = folder / f"flange-{number:04d}.png", folder / f"flange-{number:04d}_mask.png"
+        path, mask_path = folder / f"bracket-{number:04d}.png", folder / f"bracket-{number:04d}_mask.png"
         if kind == GOOD or mask.any():
             _save(path, picture.permute(1, 2, 0).numpy())
             _save(mask_path, mask.numpy())
-            samples.append(Sample(path, "metal flange", kind, None if kind == GOOD else mask_path))
-    return DataSet("rendered flanges", samples)
+            samples.append(Sample(path, "metal bracket", kind, None if kind == GOOD else mask_path))
+    return DataSet("rendered brackets", samples)
 
 
 def _save(path: Path, picture: NDArray[np.float32]) -> None:
@@ -227,7 +227,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         sets = [
             rendered(Path(temporary), arguments.rendered),
-            rendered_flanges(Path(temporary), max(1, arguments.rendered // 80)),
+            rendered_brackets(Path(temporary), max(1, arguments.rendered // 80)),
         ]
         if (arguments.data / "magnetic_tile").is_dir():
             sets.append(magnetic_tile(arguments.data))

@@ -32,7 +32,7 @@ def test_plain_open_clip_loads_them_strictly():
     model.load_state_dict(load_file(WEIGHTS), strict=True)
     loaded = open_clip.create_model(f"local-dir:{FOLDER}")
     assert all(torch.isfinite(p).all() for p in loaded.parameters())
-    tokens = open_clip.get_tokenizer(f"local-dir:{FOLDER}")(["a photo of a metal flange"])
+    tokens = open_clip.get_tokenizer(f"local-dir:{FOLDER}")(["a photo of a metal bracket"])
     assert tokens.shape == (1, description["model_cfg"]["text_cfg"]["context_length"])
     with torch.inference_mode():
         assert loaded.encode_image(torch.zeros(1, 3, 128, 128)).shape == (1, 256)
@@ -50,7 +50,7 @@ def test_the_card_is_about_these_weights():
 def demo():
     detector = clipspect.load("anoclip", model="tiny")
     photographs = sorted((DEMO / "photos").glob("*.jpg"))
-    return list(detector.stream(photographs, object="metal flange"))
+    return list(detector.stream(photographs, object="metal bracket"))
 
 
 def read_mask(stem: str, shape: tuple[int, int]):

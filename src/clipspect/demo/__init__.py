@@ -6,5 +6,5 @@ from pathlib import Path
 
 DEMO_PHOTOS = Path(__file__).parent / "photos"
 """Ground truth of the defective ones lies beside it, in ``masks``, by stem."""
-DEMO_OBJECT = "metal flange"
+DEMO_OBJECT = "metal bracket"
 DEMO_METHOD = "dual-image"

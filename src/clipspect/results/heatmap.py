@@ -39,7 +39,7 @@ def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[floa
         return 0.0, 1.0
     low = float(np.median(samples))
     most = float(np.quantile(samples, 0.999)) - low
-    return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-3
+    return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-6
 
 
 def colour_heat(values: NDArray[np.float32], scale: tuple[float, float], opacity: float) -> NDArray[np.uint8]:

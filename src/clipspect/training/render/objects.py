@@ -100,8 +100,9 @@ def _screw(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(head, box(x - 0.1, y, 0.9, 0.16 + thread, 0.04))
 
 
-def flange_distance(x: Tensor, y: Tensor, bolts: Tensor | int, bore: Tensor | float) -> Tensor:
-    """A round flange: signed distance with a bore of the given radius and a circle of bolt holes."""
+def _flange(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
+    n = len(x)
+    bolts, bore = c.integers(n, 4, 9).view(-1, 1, 1), c.uniform(n, 0.25, 0.42)
     radius = _radius(x, y)
     sector = 2 * math.pi / bolts
     turn = torch.atan2(y, x) % sector - sector / 2
@@ -109,17 +110,15 @@ def flange_distance(x: Tensor, y: Tensor, bolts: Tensor | int, bore: Tensor | fl
     return torch.maximum(torch.maximum(radius - 1, bore - radius), 0.11 - to_bolt)
 
 
-def _flange(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
-    n = len(x)
-    return flange_distance(x, y, c.integers(n, 4, 9).view(-1, 1, 1), c.uniform(n, 0.25, 0.42))
+def bracket_distance(x: Tensor, y: Tensor, arm: Tensor | float, corner: float, bolt: float) -> Tensor:
+    """An angle bracket: signed distance with arms of half width ``arm`` and a hole ``bolt`` from each end's middle."""
+    angle = torch.minimum(box(x + 1 - arm, y, arm, 1.0, corner), box(x, y - 1 + arm, 1.0, arm, corner))
+    holes = torch.minimum(_radius(x + 1 - arm, y + bolt), _radius(x - bolt, y - 1 + arm))
+    return torch.maximum(angle, 0.13 - holes)
 
 
 def _bracket(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
-    n = len(x)
-    arm = c.uniform(n, 0.25, 0.4)
-    angle = torch.minimum(box(x + 1 - arm, y, arm, 1.0, 0.08), box(x, y - 1 + arm, 1.0, arm, 0.08))
-    holes = torch.minimum(_radius(x + 1 - arm, y + 0.6), _radius(x - 0.6, y - 1 + arm))
-    return torch.maximum(angle, 0.13 - holes)
+    return bracket_distance(x, y, c.uniform(len(x), 0.25, 0.4), 0.08, 0.6)
 
 
 def _hinge(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
