@@ -26,6 +26,7 @@ from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, render
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.open_clip import Backbone, load_backbone
 from clipspect.evaluation.metrics import image_metrics, pixel_metrics
+from clipspect.evaluation.provenance import provenance
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Fit, normalise
 from clipspect.methods import make_method
@@ -34,7 +35,6 @@ from clipspect.methods.fusion import RULES
 from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
-from provenance import provenance
 
 BATCH = 8
 START, END = "<!-- tables -->", "<!-- end of tables -->"
@@ -290,7 +290,7 @@ def main() -> None:
                     flush=True,
                 )
     about: dict[str, Any] = {
-        **provenance("ablations.py"),
+        **provenance("python benchmarks/ablations.py"),
         "model": f"tiny at {backbone.image_size} px, trained {fingerprints['trained']}, random"
         f" {fingerprints['random']}",
         "seconds": round(time.perf_counter() - started),

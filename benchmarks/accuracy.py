@@ -23,10 +23,10 @@ from PIL import Image
 
 import clipspect
 from clipspect.evaluation.metrics import image_metrics, pixel_metrics
+from clipspect.evaluation.provenance import provenance
 from clipspect.methods import make_method
 from clipspect.training.demo_photos import photograph
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
-from provenance import provenance
 
 GOOD = "good"
 _RENDERED_SEED = 20_240
@@ -244,7 +244,7 @@ def main() -> None:
                         f" aupro {row.aupro:.3f} image {row.image_auroc:.3f}",
                         flush=True,
                     )
-    about = provenance("accuracy.py")
+    about = provenance("python benchmarks/accuracy.py")
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = {"about": about, "rows": [asdict(row) for row in rows]}
     (arguments.out / "accuracy.json").write_text(json.dumps(table, indent=2) + "\n")

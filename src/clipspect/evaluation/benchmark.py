@@ -1,0 +1,405 @@
+"""Benchmark runs: methods × models × categories × seeds, each photograph encoded once per model; resumed where stopped.
+
+    OUT/results/<model>-<weights>-<seed>/<category>.json    what was measured of one category, by method
+    OUT/results/<model>-<weights>-<seed>/<category>.npz     compact maps of a few photographs, for the figures
+
+A file is written whole when its category is finished, and says with which settings: a run with others is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import warnings as python_warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+
+import clipspect
+from clipspect.backbones.checkpoints import RANDOM
+from clipspect.backbones.encoder import Encoder
+from clipspect.backbones.open_clip import Backbone, load_backbone
+from clipspect.detector import Detector
+from clipspect.errors import ResultsError, UsageError
+from clipspect.evaluation.datasets import digest
+from clipspect.evaluation.entrants import Entrant, Measured
+from clipspect.evaluation.provenance import machine, peak_memory, versions
+from clipspect.evaluation.samples import Category, Sample
+from clipspect.evaluation.tally import Figures, Resolution, Tally
+from clipspect.images.intake import read_entries
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Fit
+from clipspect.methods.base import Method
+from clipspect.prompts import Wording, load_prompts
+from clipspect.results.files import FolderLock, results_errors, write_whole
+
+TRAINED = "trained"
+"""On the command line: a model's own weights, beside "random"."""
+EXAMPLES = 6
+"""Photographs of a category whose maps are kept for the figures."""
+_TIMED = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark is run with, beside its data, models, methods and seeds."""
+
+    image_size: int | None = None
+    device: str = "auto"
+    precision: Any = "fp32"
+    batch_size: int = 8
+    set_size: int = 128
+    aspect: Any = "squash"
+    interpolation: Any = "bicubic"
+    tile: Any = None
+    domain: str = "auto"
+    prompts: Path | None = None
+    resolution: Resolution = "map"
+    by_defect: bool = False
+    """Also figures of each kind of defect against the good photographs."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest part of a run that is resumed: one category under one model, weights and seed."""
+
+    data: str
+    category: Category
+    model: str
+    weights: str
+    """"trained", "random", a pretrained tag or a checkpoint file."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its file below the results folder, without suffix; readable, and safe in every file system."""
+        place = f"{Path(self.model).name}-{Path(self.weights).name}-{self.seed}"
+        return "/".join(re.sub(r"[^\w.+-]", "_", part) for part in (place, self.category.name))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one entrant on one unit."""
+
+    data: str
+    category: str
+    object: str
+    label: str
+    method: str
+    chosen: Mapping[str, Any]
+    shots: int
+    model: str
+    weights: str
+    seed: int | None
+    """None where no seed has any influence."""
+    image_size: int
+    figures: Figures
+    seconds_per_image: float
+    """Encoding what this method alone asks for, and its own scoring; without decoding."""
+    peak_memory_mb: float | None
+    machine: str
+    versions: Mapping[str, str]
+    warnings: Sequence[str]
+    kinds: Mapping[str, Figures] = field(default_factory=dict)
+    """kind of defect → figures against the good photographs."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is measured, photographs done, photographs in all) as they pass."""
+
+
+def run_benchmark(
+    data: str,
+    categories: Sequence[Category],
+    entrants: Sequence[Entrant],
+    out: Path,
+    *,
+    models: Sequence[str] = ("tiny",),
+    weights: Sequence[str] = (TRAINED,),
+    seeds: Sequence[int] = (0,),
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Measure everything that is not measured yet, and give all results in order.
+
+    A seed draws random weights and the references of few-shot methods, nothing else: what neither concerns is measured
+    under the first seed only.
+
+    Args:
+        data: name of the data set, for the tables.
+        categories: from :func:`clipspect.evaluation.datasets.load_categories`.
+        entrants: from :func:`clipspect.evaluation.entrants.make_entrants`.
+        out: folder of the run's results; a run that was stopped goes on there.
+        models: model names as ``clipspect.load`` takes them.
+        weights: "trained" for a model's own, "random" for the control, a tag or a file.
+        seeds: one run each.
+        settings: of all of them.
+        overwrite: measure anew what was measured with other settings.
+        progress: told as photographs pass.
+
+    Raises:
+        ResultsError: the folder cannot be written, is in use, or holds results of other settings.
+        UsageError: a method that needs references and a category without normal ones beside the test split.
+    """
+    with results_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        results: list[Result] = []
+        for model in models:
+            for label in weights:
+                for seed in seeds:
+                    present = [e for e in entrants if seed == seeds[0] or uses_seed(e, label)]
+                    if present:
+                        station = _Station(model, label, seed, settings or Settings())
+                        for category in categories:
+                            unit = Unit(data, category, model, label, seed)
+                            results += _resume(unit, present, station, out, overwrite, progress)
+        return results
+    finally:
+        lock.release()
+
+
+def uses_seed(entrant: Entrant, weights: str) -> bool:
+    """Whether an entrant's figures depend on the seed."""
+    return weights.startswith(RANDOM) or entrant.shots > 0
+
+
+class _Station:
+    """A model that is loaded when something is to be measured with it, and then serves all categories."""
+
+    def __init__(self, model: str, weights: str, seed: int, settings: Settings) -> None:
+        self.model, self.weights, self.seed, self.settings = model, weights, seed, settings
+        self._backbone: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        if self._backbone is None:
+            with python_warnings.catch_warnings():  # the rows and tables name random weights
+                python_warnings.filterwarnings("ignore", message=".*random weights.*")
+                self._backbone = load_backbone(
+                    self.model,
+                    None if self.weights == TRAINED else self.weights,
+                    image_size=self.settings.image_size,
+                    device=self.settings.device,
+                    precision=self.settings.precision,
+                    seed=self.seed,
+                )
+        return self._backbone
+
+    def detector(self, measured: Sequence[Measured]) -> Detector:
+        s = self.settings
+        reader = Reader(Fit(self.backbone.image_size, s.aspect, s.interpolation), s.tile)
+        wording = Wording(load_prompts(s.prompts), s.domain, (), ())
+        methods = cast(Sequence[Method], measured)
+        return Detector(self.backbone, methods, reader, wording, batch_size=s.batch_size, set_size=s.set_size)
+
+
+def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
+    """What all entrants of a unit depend on, as JSON-able values."""
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
+    del settings["device"], settings["batch_size"]  # these change speed, not figures
+    return {
+        "clipspect": clipspect.__version__,
+        "data": unit.data,
+        "photographs": digest(unit.category),
+        "model": unit.model,
+        "weights": unit.weights,
+        "fingerprint": station.backbone.fingerprint,
+        "seed": unit.seed,
+        **settings,
+    }
+
+
+def _resume(
+    unit: Unit,
+    entrants: Sequence[Entrant],
+    station: _Station,
+    out: Path,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Iterator[Result]:
+    """The unit's results: those on disk, and those of the entrants that are not there yet."""
+    path = out / "results" / f"{unit.name}.json"
+    fingerprint = _fingerprint(unit, station)
+    stored = {} if overwrite else _stored(path, fingerprint, entrants)
+    missing = [e for e in entrants if e.label not in stored]
+    if missing:
+        found, maps = _measure(unit, missing, station, progress)
+        stored |= {
+            r.label: {"settings": e.settings(), "result": asdict(r)}
+            for e, r in zip(missing, found, strict=True)
+        }
+        _write_examples(path.with_suffix(".npz"), out, maps, keep=not overwrite)
+        text = json.dumps({"settings": fingerprint, "entrants": stored}, indent=1)
+        write_whole(out, path, text.encode())
+    for entrant in entrants:
+        yield _result(stored[entrant.label]["result"])
+
+
+def _stored(path: Path, fingerprint: Mapping[str, Any], entrants: Sequence[Entrant]) -> dict[str, Any]:
+    """Entrants already measured. Raises ResultsError where they were measured with other settings."""
+    if not path.is_file():
+        return {}
+    try:
+        there = json.loads(path.read_text())
+        settings, stored = there["settings"], there["entrants"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{path}: damaged ({error}); delete it, only its category is measured again"
+        ) from error
+    wanted = json.loads(json.dumps(fingerprint))
+    known = {e.label: json.loads(json.dumps(e.settings())) for e in entrants}
+    changed = [
+        (k, settings.get(k), wanted.get(k))
+        for k in {**settings, **wanted}
+        if settings.get(k) != wanted.get(k)
+    ]
+    for label in stored.keys() & known.keys():
+        old, new = stored[label]["settings"], known[label]
+        changed += [
+            (f"{label}: {k}", old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)
+        ]
+    if changed:
+        what = ", ".join(f"{name} was {old!r}, now {new!r}" for name, old, new in changed)
+        raise ResultsError(
+            f"{path}: measured with other settings: {what}; choose another --out, or pass --overwrite"
+        )
+    return dict(stored)
+
+
+def _result(values: Mapping[str, Any]) -> Result:
+    kinds = {kind: Figures(**figures) for kind, figures in values["kinds"].items()}
+    return Result(**{**values, "figures": Figures(**values["figures"]), "kinds": kinds})
+
+
+def _measure(
+    unit: Unit, entrants: Sequence[Entrant], station: _Station, progress: Progress | None
+) -> tuple[list[Result], dict[str, Any]]:
+    """Score every photograph of a category once with all entrants."""
+    measured = [Measured(entrant) for entrant in entrants]
+    detector = station.detector(measured)
+    category = unit.category
+    for one in measured:
+        one.references = _references(one.entrant, unit, detector)
+    samples = {sample.path: sample for sample in category.samples}
+    kept = [sample.path for sample in examples(category)]
+    kinds = sorted({s.kind for s in category.samples if s.defective}) if station.settings.by_defect else []
+    tallies = {
+        one.name: {kind: Tally(station.settings.resolution) for kind in ("", *kinds)} for one in measured
+    }
+    maps: dict[str, Any] = {}
+    found = detector.stream(list(samples), object=category.object, root=Path(os.path.commonpath([path.parent for path in samples])))
+    paths = chain.from_iterable([path] * len(measured) for path in samples)
+    for number, (path, detection) in enumerate(zip(paths, found, strict=True)):
+        sample = samples[path]
+        for kind, tally in tallies[detection.method].items():
+            if kind in ("", sample.kind) or not sample.defective:
+                tally.add(sample, detection)
+        if path in kept and detection.score_map is not None:
+            maps[f"{detection.method}|{kept.index(path)}"] = detection.compact_map
+        if progress is not None:
+            what = f"{unit.model} {unit.weights} seed {unit.seed}: {category.name}"
+            progress(what, number // len(measured) + 1, len(samples))
+    seconds = _encoding_seconds(measured, detector, category)
+    return [
+        _finish(
+            unit, one, {k: t.figures() for k, t in tallies[one.name].items()}, seconds[one.name], detector
+        )
+        for one in measured
+    ], maps
+
+
+def _finish(
+    unit: Unit, one: Measured, figures: Mapping[str, Figures], encoding: float, detector: Detector
+) -> Result:
+    entrant, whole = one.entrant, figures[""]
+    scored = max(whole.photographs - len(whole.failed), 1)
+    return Result(
+        unit.data,
+        unit.category.name,
+        unit.category.object,
+        entrant.label,
+        entrant.method.name,
+        dict(entrant.chosen),
+        entrant.shots,
+        unit.model,
+        unit.weights,
+        unit.seed if uses_seed(entrant, unit.weights) else None,
+        detector.backbone.image_size,
+        whole,
+        encoding + one.seconds / scored,
+        peak_memory(),
+        machine(),
+        versions(),
+        [*unit.category.warnings, *whole.warnings],
+        {kind: found for kind, found in figures.items() if kind},
+    )
+
+
+def _references(entrant: Entrant, unit: Unit, detector: Detector) -> Any:
+    """An entrant's references: normal photographs beside the test split, drawn by seed."""
+    if not entrant.shots:
+        return None
+    train = unit.category.train
+    if len(train) < entrant.shots:
+        raise UsageError(
+            f"{entrant.label} takes {entrant.shots} normal photographs as references, and {unit.category.name} has"
+            f" {len(train)} beside its test split; give some (a folder train/ or --references), or leave it out"
+        )
+    return detector.encode_references(Random(unit.seed).sample(list(train), entrant.shots))
+
+
+def examples(category: Category) -> list[Sample]:
+    """A few photographs to look at: of every kind of defect in turn the first ones that have a mask."""
+    by_kind: dict[str, list[Sample]] = {}
+    for sample in category.samples:
+        if sample.defective and sample.mask is not None:
+            by_kind.setdefault(sample.kind, []).append(sample)
+    rounds = max(map(len, by_kind.values()), default=0)
+    turns = [own[i] for i in range(rounds) for own in by_kind.values() if i < len(own)]
+    return turns[:EXAMPLES]
+
+
+def _encoding_seconds(
+    measured: Sequence[Measured], detector: Detector, category: Category
+) -> dict[str, float]:
+    """Seconds a photograph to encode what each entrant alone asks for, on the first few photographs."""
+    paths = [sample.path for sample in category.samples[:_TIMED]]
+    entries = read_entries(paths, detector.reader, ahead=_TIMED)
+    pieces = [entry.photograph.pieces for entry in entries if entry.photograph is not None]
+    seconds = {}
+    for one in measured:
+        encoder = Encoder(detector.backbone, one.entrant.method.request(), min(_TIMED, 8))
+        started = perf_counter()
+        if pieces:
+            encoder.encode(np.concatenate(pieces))
+        seconds[one.name] = (perf_counter() - started) / max(len(pieces), 1)
+    return seconds
+
+
+def _write_examples(path: Path, out: Path, maps: Mapping[str, Any], *, keep: bool) -> None:
+    if keep and path.is_file():
+        with np.load(path) as there:
+            maps = {**there, **maps}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **maps)
+    write_whole(out, path, buffer.getvalue())
+
+
+def read_examples(out: Path, unit: Unit) -> dict[str, Any]:
+    """Compact maps (h, w) by "label|number of the example"; empty where none were kept."""
+    path = out / "results" / f"{unit.name}.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path) as stored:
+        return dict(stored)

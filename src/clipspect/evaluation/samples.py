@@ -1,0 +1,82 @@
+"""Samples: photographs with their ground truth, and what is odd about a category before anything is measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipspect.errors import ImageError, UsageError
+from clipspect.images.decode import hash_file
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photograph of a test split."""
+
+    path: Path
+    kind: str
+    """The kind of defect, or "good"."""
+    defective: bool
+    mask: Path | None = None
+    """Where its defects are drawn; None for a good photograph, and for a defective one whose mask is not there."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """Photographs of one product."""
+
+    name: str
+    object: str
+    """What is on them, in words for the prompts."""
+    samples: Sequence[Sample]
+    train: Sequence[Path] = ()
+    """Normal photographs beside the test split: where references are drawn from."""
+    warnings: Sequence[str] = ()
+    """What a reader of its figures must know."""
+
+
+def check_category(category: Category) -> Category:
+    """The category with warnings for what can be seen without decoding a photograph.
+
+    Raises:
+        UsageError: it has no photographs to test.
+    """
+    if not category.samples:
+        raise UsageError(f"{category.name}: no photographs to test were found")
+    warnings = list(category.warnings)
+    bare = [s.path.name for s in category.samples if s.defective and s.mask is None]
+    if bare:
+        warnings.append(
+            f"{len(bare)} defective photographs have no mask and count in the image metrics only, the first"
+            f" is {bare[0]}"
+        )
+    twins = shared_photographs([s.path for s in category.samples], category.train)
+    if twins:
+        test, train = twins[0]
+        warnings.append(
+            f"{len(twins)} test photographs are also training photographs, byte for byte, the first is"
+            f" {test.name} (= {train.name}): whatever uses references has seen them"
+        )
+    return replace(category, warnings=tuple(warnings))
+
+
+def shared_photographs(test: Sequence[Path], train: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of a test and a training file with the same bytes. Only files of equal size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in train:
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    twins = []
+    for path in test:
+        alike = by_size.get(path.stat().st_size, []) if path.is_file() else []
+        twins += [(path, other) for other in alike if _content(path) == _content(other)][:1]
+    return twins
+
+
+def _content(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except ImageError:
+        return str(path)  # unreadable: equal to nothing; its own row will say so
