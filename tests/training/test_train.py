@@ -15,9 +15,9 @@ from clipspect.errors import UsageError
 from clipspect.prompts import load_prompts
 from clipspect.training import train as loop
 from clipspect.training.captions import CaptionSource
-from clipspect.training.config import Phase, SceneSet, TrainingConfig, load_config
+from clipspect.training.config import Phase, SceneSet, Stage, TrainingConfig, load_config
 from clipspect.training.losses import abnormal_logit, dense_loss, patch_targets
-from clipspect.training.scene_store import open_shards, render_shard, render_store
+from clipspect.training.scene_store import LiveShards, open_shards, render_shard, render_store
 from clipspect.training.windows import draw_windows
 
 TINY = Path(loop.__file__).with_name("tiny.toml")
@@ -30,13 +30,17 @@ def small() -> TrainingConfig:
     model["embed_dim"] = 32
     model["vision_cfg"] |= {"width": 64, "layers": 2, "head_width": 32, "image_size": 64}
     model["text_cfg"] |= {"width": 16, "layers": 1, "heads": 1}
+    stage = Stage(
+        seed=7,
+        steps=4,
+        scenes=(SceneSet(64, shards=1, scenes_per_shard=24),),
+        phases=(Phase(1.0, window=4, batch=16, scene_sizes=(64,)),),
+    )
     return replace(
         config,
         model=model,
-        scenes=(SceneSet(64, shards=1, scenes_per_shard=24),),
-        phases=(Phase(1.0, window=4, batch=16, scene_sizes=(64,)),),
+        stages=(stage,),
         warmup_steps=2,
-        steps=4,
         checkpoint_every=2,
         validate_every=1000,
     )
@@ -45,8 +49,9 @@ def small() -> TrainingConfig:
 @pytest.fixture(scope="module")
 def shards(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    render_store(folder, small.scenes, small.seed, processes=1)
-    return {64: open_shards(folder, small.scenes[0])}
+    scenes = small.stages[0].scenes
+    render_store(folder, scenes, small.seed, processes=1)
+    return {64: open_shards(folder, scenes[0])}
 
 
 def run_steps(trainer: loop.Trainer, shards, first: int, last: int) -> list[float]:
@@ -84,13 +89,53 @@ def test_resuming_continues_exactly(small, shards):
 
 def test_the_command_renders_trains_and_writes_a_model_folder(small, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
-    loop.train(small, tmp_path, math.inf)
+    loop.train(small, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(math.isfinite(line["total"]) for line in lines)
     description = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
     assert description["model_cfg"] == small.model
     assert (tmp_path / "model" / "open_clip_model.safetensors").stat().st_size > 0
+
+
+def test_stages_follow_each_other_and_a_killed_one_goes_on(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
+    first = small.stages[0]
+    staged = replace(small, stages=(first, replace(first, seed=8, steps=2)), refresh_steps=2)
+    whole = loop.train(staged, tmp_path / "whole")
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["progress"]) for line in log][3:] == [(1, 0.75), (2, 0.0), (2, 0.5)]
+
+    steps = iter(range(5))
+    step = loop.Trainer.train_step
+
+    def dies(trainer, *arguments):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return step(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(staged, tmp_path / "killed")
+    again = loop.train(staged, tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_live_shards_are_renewed_one_by_one_and_depend_on_the_step_alone(small):
+    sets = (SceneSet(32, shards=2, scenes_per_shard=2),)
+
+    def look(shards):
+        return [int(shard.clean.long().sum()) for shard in shards[32]]
+
+    live = LiveShards(sets, 3, torch.device("cpu"), refresh_steps=10)
+    pictures = {step: look(live.at(step)) for step in (0, 9, 10, 20, 30)}
+    assert pictures[0] == pictures[9]
+    assert [a != b for a, b in zip(pictures[9], pictures[10], strict=True)] == [True, False]
+    assert [a != b for a, b in zip(pictures[10], pictures[20], strict=True)] == [False, True]
+    resumed = LiveShards(sets, 3, torch.device("cpu"), refresh_steps=10)
+    assert look(resumed.at(30)) == pictures[30]
 
 
 def test_a_shard_is_drawn_from_its_seed(small):
@@ -100,7 +145,7 @@ def test_a_shard_is_drawn_from_its_seed(small):
 
 def test_a_missing_shard_is_named(small, tmp_path):
     with pytest.raises(UsageError, match=r"scenes-64-0000\.pt is missing"):
-        open_shards(tmp_path, small.scenes[0])
+        open_shards(tmp_path, small.stages[0].scenes[0])
 
 
 def test_windows_of_twins_are_cut_and_turned_alike(shards):

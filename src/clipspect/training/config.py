@@ -47,13 +47,24 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Everything the training depends on."""
+class Stage:
+    """One schedule of the learning rates, from full to zero, on its own scenes; the next goes on from its weights."""
 
     seed: int
     steps: int
     scenes: tuple[SceneSet, ...]
     phases: tuple[Phase, ...]
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at a progress in [0, 1]."""
+        return next((p for p in self.phases if progress < p.until), self.phases[-1])
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything the training depends on."""
+
+    stages: tuple[Stage, ...]
     model: dict[str, Any]
     """open_clip's ``model_cfg``."""
     preprocess: dict[str, Any]
@@ -68,6 +79,14 @@ class TrainingConfig:
     ema_decay: float = 0.995
     checkpoint_every: int = 200
     validate_every: int = 400
+    refresh_steps: int = 0
+    """0: scenes are rendered once, to disk. Else they are drawn on the training device, one shard anew every so many
+    steps: for devices that render faster than they would read."""
+
+    @property
+    def seed(self) -> int:
+        """Of the untrained weights."""
+        return self.stages[0].seed
 
 
 def load_config(path: Path) -> TrainingConfig:
@@ -81,11 +100,13 @@ def load_config(path: Path) -> TrainingConfig:
     if unknown := sorted(set(table) - known):
         raise UsageError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
     try:
-        table["scenes"] = tuple(SceneSet(**entry) for entry in table["scenes"])
-        table["phases"] = tuple(
-            Phase(**{**entry, "scene_sizes": tuple(entry["scene_sizes"])}) for entry in table["phases"]
-        )
+        table["stages"] = tuple(_stage(entry) for entry in table["stages"])
         table["loss"] = LossWeights(**table.get("loss", {}))
         return TrainingConfig(**table)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def _stage(entry: dict[str, Any]) -> Stage:
+    phases = tuple(Phase(**{**p, "scene_sizes": tuple(p["scene_sizes"])}) for p in entry["phases"])
+    return Stage(**{**entry, "phases": phases, "scenes": tuple(SceneSet(**s) for s in entry["scenes"])})

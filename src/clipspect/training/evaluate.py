@@ -42,12 +42,13 @@ def text_maps(
     model: Any, pictures: Tensor, nouns: list[str], config: TrainingConfig
 ) -> tuple[Tensor, Tensor]:
     """AnoCLIP's text score, abnormal minus normal, unsmoothed: V-V maps (B, H, W) and image scores (B,)."""
+    device = next(model.parameters()).device
     source = CaptionSource(config.model["text_cfg"]["context_length"])
     table = load_prompts()
     anchors: dict[str, Tensor] = {}
     for noun in dict.fromkeys(nouns):
         sides = table.prompt_set("anoclip").sentences(noun, table.domain("auto", noun))
-        means = [model.encode_text(source.tokenize(side)).float().mean(0) for side in sides]
+        means = [model.encode_text(source.tokenize(side).to(device)).float().mean(0) for side in sides]
         pair = F.normalize(torch.stack(means), dim=-1)
         anchors[noun] = pair[1] - pair[0]
     axis = torch.stack([anchors[noun] for noun in nouns])
@@ -55,11 +56,13 @@ def text_maps(
     maps, scores = [], []
     for start in range(0, len(pictures), _BATCH):
         rows = slice(start, start + _BATCH)
-        tokens, grid = encode_vit(model.visual, normalise(pictures[rows], config), value_blocks=(depth,))
+        tokens, grid = encode_vit(
+            model.visual, normalise(pictures[rows].to(device), config), value_blocks=(depth,)
+        )
         patches = F.normalize(tokens.value[depth].float(), dim=-1)
         maps.append((patches @ axis[rows, :, None])[..., 0].reshape(-1, *grid))
         scores.append((F.normalize(tokens.pooled.float(), dim=-1) * axis[rows]).sum(-1))
-    return torch.cat(maps), torch.cat(scores)
+    return torch.cat(maps).cpu(), torch.cat(scores).cpu()
 
 
 def validate(

@@ -29,7 +29,9 @@ def build_tiny(config: TrainingConfig) -> open_clip.CLIP:
 
 def normalise(pictures: Tensor, config: TrainingConfig) -> Tensor:
     """Pictures (B, 3, S, S) in [0, 1] as the model reads them."""
-    mean, std = (torch.tensor(config.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(config.preprocess[key], device=pictures.device).view(3, 1, 1) for key in ("mean", "std")
+    )
     return (pictures - mean) / std
 
 
@@ -39,7 +41,7 @@ def save_model(folder: Path, model: nn.Module, config: TrainingConfig) -> Path:
     description = {"model_cfg": config.model, "preprocess_cfg": config.preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(description, indent=2) + "\n")
     path = folder / "open_clip_model.safetensors"
-    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner alone, a wheel is for everybody
     return path

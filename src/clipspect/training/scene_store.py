@@ -1,4 +1,4 @@
-"""Scenes rendered once, kept as shards on disk, read as memory-mapped uint8 tensors."""
+"""Where training scenes come from: shards rendered once to disk, or drawn on the training device and renewed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def _path(folder: Path, size: int, number: int) -> Path:
     return folder / f"scenes-{size}-{number:04d}.pt"
 
 
-def render_shard(size: int, scenes: int, seed: int) -> dict[str, Any]:
-    """Draw one shard of training scenes: the same seed gives the same bytes."""
-    canvas = Canvas(size, seed)
+def render_shard(size: int, scenes: int, seed: int, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Draw one shard of training scenes: the same seed gives the same bytes on one kind of device."""
+    canvas = Canvas(size, seed, device)
     batches = [draw_scenes(canvas, min(_BATCH, scenes - done), TRAINING) for done in range(0, scenes, _BATCH)]
     return {
         "clean": torch.cat([(b.clean * 255).round().byte() for b in batches]),
@@ -45,6 +45,10 @@ def render_shard(size: int, scenes: int, seed: int) -> dict[str, Any]:
         "nouns": [noun for b in batches for noun in b.nouns],
         "defects": [kind for b in batches for kind in b.defects],
     }
+
+
+def _shard_seed(seed: int, size: int, number: int, generation: int = 0) -> int:
+    return seed * 1_000_003 + size * 1009 + number + generation * 15_485_863
 
 
 def _write_shard(task: tuple[Path, int, int, int]) -> None:
@@ -59,7 +63,7 @@ def render_store(folder: Path, sets: Sequence[SceneSet], seed: int, processes: i
     """Render whatever shards are still missing, one process a core."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (_path(folder, s.size, number), s.size, s.scenes_per_shard, seed * 1_000_003 + s.size * 1009 + number)
+        (_path(folder, s.size, number), s.size, s.scenes_per_shard, _shard_seed(seed, s.size, number))
         for s in sets
         for number in range(s.shards)
     ]
@@ -88,3 +92,29 @@ def open_shards(folder: Path, scene_set: SceneSet) -> list[Shard]:
             raise UsageError(f"{path} is missing: render the scenes first")
         shards.append(Shard(**torch.load(path, mmap=True, weights_only=True)))
     return shards
+
+
+class LiveShards:
+    """Shards drawn on a device and kept there; every so many steps the oldest is drawn anew.
+
+    What a shard holds at a step is a function of the seed and the step alone, so resuming needs no state.
+    """
+
+    def __init__(self, sets: Sequence[SceneSet], seed: int, device: torch.device, refresh_steps: int) -> None:
+        self._places = [(s, number) for s in sets for number in range(s.shards)]
+        self._seed, self._device, self._refresh_steps = seed, device, refresh_steps
+        self._held: dict[int, tuple[int, Shard]] = {}
+        """place → generation and shard."""
+
+    def at(self, step: int) -> dict[int, list[Shard]]:
+        """The shards of each size at a step, drawing what has come due."""
+        turns = step // self._refresh_steps
+        shards: dict[int, list[Shard]] = {}
+        for place, (scenes, number) in enumerate(self._places):
+            generation = (turns - place + len(self._places) - 1) // len(self._places)
+            if self._held.get(place, (-1, None))[0] != generation:
+                seed = _shard_seed(self._seed, scenes.size, number, generation)
+                drawn = render_shard(scenes.size, scenes.scenes_per_shard, seed, self._device)
+                self._held[place] = (generation, Shard(**drawn))
+            shards.setdefault(scenes.size, []).append(self._held[place][1])
+        return shards

@@ -6,9 +6,11 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import open_clip
 import torch
@@ -18,11 +20,11 @@ from torch import Tensor, nn
 from clipspect.backbones.value_attention import encode_vit
 from clipspect.training.attention import PlainAttention
 from clipspect.training.captions import CaptionSource
-from clipspect.training.config import Phase, TrainingConfig, load_config
+from clipspect.training.config import TrainingConfig, load_config
 from clipspect.training.evaluate import validate
 from clipspect.training.losses import StepEmbeddings, patch_targets, total_loss
 from clipspect.training.model import build_tiny, normalise, save_model
-from clipspect.training.scene_store import Shard, open_shards, render_store
+from clipspect.training.scene_store import LiveShards, Shard, open_shards, render_store
 from clipspect.training.windows import WindowBatch, draw_windows
 
 _GROUPS = 8
@@ -49,17 +51,18 @@ class Optimisers:
 class Trainer:
     """The model, its average, the optimisers and the step count: everything a checkpoint holds."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
-        self.model = build_tiny(config)
-        self.average = build_tiny(config)
+        self.device = torch.device(device)
+        self.model = build_tiny(config).to(self.device)
+        self.average = build_tiny(config).to(self.device)
         generator = torch.Generator().manual_seed(config.seed)
         directions = torch.randn(2, config.model["embed_dim"], generator=generator)
-        self.prototypes = nn.Parameter(F.normalize(directions, dim=-1))
+        self.prototypes = nn.Parameter(F.normalize(directions, dim=-1).to(self.device))
         self.captions = CaptionSource(config.model["text_cfg"]["context_length"])
         self.optimisers = self._build_optimisers()
         self.step_number = 0
-        self.seconds = 0.0
+        self.stage, self.stage_steps, self.stage_seconds = 0, 0, 0.0
 
     def _build_optimisers(self) -> Optimisers:
         config = self.config
@@ -84,10 +87,6 @@ class Trainer:
                 group["full_lr"] = group["lr"]
         return Optimisers(muon, adamw)
 
-    def phase(self, progress: float) -> Phase:
-        """The phase at a progress in [0, 1]."""
-        return next((p for p in self.config.phases if progress < p.until), self.config.phases[-1])
-
     def train_step(
         self, windows: WindowBatch, progress: float, generator: torch.Generator
     ) -> dict[str, float]:
@@ -104,6 +103,7 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
         self.step_number += 1
+        self.stage_steps += 1
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _loss(self, windows: WindowBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -113,10 +113,11 @@ class Trainer:
         targets = patch_targets(windows.mask, visual.patch_size[0])
         targets = torch.cat([targets, torch.zeros_like(targets)])
         pictures = normalise(torch.cat([windows.defective, windows.clean]), self.config)
-        with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+        attention = PlainAttention() if self.device.type == "cpu" else nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16), attention:
             tokens, _ = encode_vit(visual, pictures, value_blocks=(depth,), ordinary_blocks=(depth,))
             ids = torch.cat([drawn.normal.flatten(0, 1), drawn.abnormal.flatten(0, 1), drawn.kinds])
-            text = model.encode_text(ids).float()
+            text = model.encode_text(ids.to(self.device)).float()
         sides = text[: 2 * _GROUPS * _CAPTIONS].view(2, _GROUPS, _CAPTIONS, -1)
         anchors = F.normalize(sides.mean(2), dim=-1).transpose(0, 1)  # (groups, 2, D)
         pair = torch.arange(half) % _GROUPS  # twins share their anchors
@@ -141,7 +142,9 @@ class Trainer:
             "matrices": self.optimisers.matrices.state_dict(),
             "rest": self.optimisers.rest.state_dict(),
             "step": self.step_number,
-            "seconds": self.seconds,
+            "stage": self.stage,
+            "stage_steps": self.stage_steps,
+            "stage_seconds": self.stage_seconds,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -152,7 +155,8 @@ class Trainer:
             self.prototypes.copy_(state["prototypes"])
         self.optimisers.matrices.load_state_dict(state["matrices"])
         self.optimisers.rest.load_state_dict(state["rest"])
-        self.step_number, self.seconds = state["step"], state["seconds"]
+        self.step_number, self.stage = state["step"], state["stage"]
+        self.stage_steps, self.stage_seconds = state["stage_steps"], state["stage_seconds"]
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -164,53 +168,83 @@ def draw_step(
     trainer: Trainer, shards: dict[int, list[Shard]], progress: float, chance: torch.Generator
 ) -> WindowBatch:
     """The windows of the next step."""
-    phase = trainer.phase(progress)
+    phase = trainer.config.stages[trainer.stage].phase(progress)
     size = phase.scene_sizes[int(torch.randint(0, len(phase.scene_sizes), (1,), generator=chance))]
     side = phase.window * trainer.model.visual.patch_size[0]
     return draw_windows(shards[size], phase.batch // 2, side, chance)
 
 
-def train(config: TrainingConfig, out: Path, minutes: float) -> open_clip.CLIP:
-    """Train to the end of the schedule and write the model folder ``out/model``.
+def train(
+    config: TrainingConfig, out: Path, minutes: float = math.inf, device: torch.device | str = "cpu"
+) -> open_clip.CLIP:
+    """Train through all stages and write the model folder ``out/model``; goes on from ``out/checkpoint.pt``.
 
-    Progress is the larger of the share of steps and the share of minutes gone, so that the learning rate
-    always reaches zero in time. Both models, raw and averaged, are validated; the better is written.
+    Both models, raw and averaged, are validated at the end; the better is written.
+
+    Args:
+        config: model, losses, stages.
+        out: folder for scenes, checkpoints, log and model.
+        minutes: to fit all stages into, each by its share of the steps, its learning rate still reaching zero.
+        device: "cpu" or "cuda".
     """
-    render_store(out / "scenes", config.scenes, config.seed)
-    shards = {s.size: open_shards(out / "scenes", s) for s in config.scenes}
-    trainer = Trainer(config)
+    trainer = Trainer(config, device)
     checkpoint = out / "checkpoint.pt"
+    out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        trainer.restore(torch.load(checkpoint, weights_only=True))
+        trainer.restore(torch.load(checkpoint, map_location=trainer.device, weights_only=True))
         print(f"resumed at step {trainer.step_number}", flush=True)
     with (out / "log.jsonl").open("a") as log:
-        while True:
-            progress = max(trainer.step_number / config.steps, trainer.seconds / (60 * minutes))
-            if progress >= 1:
-                break
-            started = time.monotonic()
-            chance = step_generator(config.seed, trainer.step_number)
-            windows = draw_step(trainer, shards, progress, chance)
-            terms = trainer.train_step(windows, progress, chance)
-            step = trainer.step_number
-            entry: dict[str, Any] = {"step": step, "progress": progress, **terms}
-            if step % _LOG_EVERY == 0:
-                print(
-                    f"{step:6d} {progress:6.1%} " + " ".join(f"{k} {v:.3f}" for k, v in terms.items()),
-                    flush=True,
-                )
-            if step % config.validate_every == 0:
-                entry["validation"] = validate(trainer.average, config)
-                print(f"{step:6d} validation of the average: {entry['validation']}", flush=True)
-                save_model(out / "latest", trainer.average, config)
-            trainer.seconds += time.monotonic() - started
-            log.write(json.dumps({**entry, "seconds": trainer.seconds}) + "\n")
-            log.flush()
-            if step % config.checkpoint_every == 0:
-                torch.save(trainer.state(), checkpoint.with_suffix(".part"))
-                checkpoint.with_suffix(".part").rename(checkpoint)
-        torch.save(trainer.state(), checkpoint)
-        return _write_better(trainer, out)
+        while trainer.stage < len(config.stages):
+            _train_stage(trainer, out, 60 * minutes, log)
+            trainer.stage, trainer.stage_steps, trainer.stage_seconds = trainer.stage + 1, 0, 0.0
+            _save_checkpoint(trainer, checkpoint)
+    return _write_better(trainer, out)
+
+
+def _train_stage(trainer: Trainer, out: Path, seconds: float, log: TextIO) -> None:
+    """The rest of the trainer's stage. ``seconds`` are for all stages together."""
+    config = trainer.config
+    stage = config.stages[trainer.stage]
+    seconds *= stage.steps / sum(s.steps for s in config.stages)
+    shards_at = _supply(config, trainer, out)
+    while True:
+        progress = max(trainer.stage_steps / stage.steps, trainer.stage_seconds / seconds)
+        if progress >= 1:
+            return
+        started = time.monotonic()
+        chance = step_generator(stage.seed, trainer.step_number)
+        windows = draw_step(trainer, shards_at(trainer.stage_steps), progress, chance)
+        terms = trainer.train_step(windows, progress, chance)
+        step = trainer.step_number
+        entry: dict[str, Any] = {"step": step, "stage": trainer.stage + 1, "progress": progress, **terms}
+        if step % _LOG_EVERY == 0:
+            figures = " ".join(f"{k} {v:.3f}" for k, v in terms.items())
+            print(f"{step:6d} {progress:6.1%} {figures}", flush=True)
+        if step % config.validate_every == 0:
+            entry["validation"] = validate(trainer.average, config)
+            print(f"{step:6d} validation of the average: {entry['validation']}", flush=True)
+            save_model(out / "latest", trainer.average, config)
+        trainer.stage_seconds += time.monotonic() - started
+        log.write(json.dumps({**entry, "seconds": trainer.stage_seconds}) + "\n")
+        log.flush()
+        if step % config.checkpoint_every == 0:
+            _save_checkpoint(trainer, out / "checkpoint.pt")
+
+
+def _supply(config: TrainingConfig, trainer: Trainer, out: Path) -> Callable[[int], dict[int, list[Shard]]]:
+    """What gives the shards of a step of the trainer's stage."""
+    stage = config.stages[trainer.stage]
+    if config.refresh_steps:
+        return LiveShards(stage.scenes, stage.seed, trainer.device, config.refresh_steps).at
+    folder = out / f"scenes-{trainer.stage + 1}"
+    render_store(folder, stage.scenes, stage.seed)
+    shards = {s.size: open_shards(folder, s) for s in stage.scenes}
+    return lambda step: shards
+
+
+def _save_checkpoint(trainer: Trainer, path: Path) -> None:
+    torch.save(trainer.state(), path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
 
 
 def _write_better(trainer: Trainer, out: Path) -> open_clip.CLIP:
@@ -232,8 +266,9 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for scenes, checkpoints, log and model"
     )
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    train(load_config(arguments.config), arguments.out, arguments.minutes)
+    train(load_config(arguments.config), arguments.out, arguments.minutes, arguments.device)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def draw_windows(shards: Sequence[Shard], count: int, side: int, generator: torc
         picture = F.avg_pool2d(picture.flatten(0, 1), 2).view(count, 2, 3, side, side)
         mask = F.avg_pool2d(mask[:, None], 2)[:, 0]
     picture, mask = _augment(picture, mask, generator)
-    return WindowBatch(picture[:, 0], picture[:, 1], mask, nouns, torch.tensor(kinds))
+    return WindowBatch(picture[:, 0], picture[:, 1], mask, nouns, torch.tensor(kinds, device=picture.device))
 
 
 def _corner(mask: Tensor, cut: int, generator: torch.Generator) -> tuple[int, int]:
@@ -84,11 +84,11 @@ def _augment(picture: Tensor, mask: Tensor, generator: torch.Generator) -> tuple
         mask[rows] = mask[rows].flip(dimension)
     rows = chance(0.5)
     picture[rows], mask[rows] = picture[rows].transpose(-1, -2), mask[rows].transpose(-1, -2)
-    order = torch.rand(len(picture), 3, generator=generator).argsort(1)
+    order = torch.rand(len(picture), 3, generator=generator).argsort(1).to(picture.device)
     picture = picture.gather(2, order[:, None, :, None, None].expand_as(picture))
     rows = chance(0.3)
     picture[rows] = picture[rows].mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
     rows = chance(0.2)
     picture[rows] = 1 - picture[rows]
     gamma = torch.exp(0.25 * torch.randn(len(picture), generator=generator)).view(-1, 1, 1, 1, 1)
-    return picture.clamp_min(1e-4) ** gamma, mask
+    return picture.clamp_min(1e-4) ** gamma.to(picture.device), mask
