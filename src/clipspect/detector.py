@@ -34,8 +34,8 @@ ANCHORS_IN_MEMORY = 32
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What stays the same while the photographs of one run pass."""
+class Run:
+    """What stays the same while the photographs of one run pass (:meth:`Detector.begin`)."""
 
     noun: str
     anchors: Mapping[str, TextAnchors]
@@ -185,13 +185,18 @@ class Detector:
         Raises:
             UsageError: a method that needs references or a pair has none.
         """
-        noun = clean_object_name(object)
-        self._check_references(references is not None or templates is not None)
-        run = _Run(noun, {m.name: self.anchors(noun, m) for m in self.methods}, references, thresholds)
         sources = photographs
+        pool: Iterable[Entry] = ()
         if self.uses_sets:
             sources = list(photographs)
-            run = self._prepare(run, [*sources, *company], templates)
+            members = [*sources, *company]
+            chosen = self.choose_pool([source_name(s, i) for i, s in enumerate(members)])
+            pool = read_entries(
+                members, self.reader, ahead=self._ahead, templates=templates, keep=lambda i, _: i in chosen
+            )
+        run = self.begin(
+            object, references=references, templates=templates is not None, pool=pool, thresholds=thresholds
+        )
         entries = read_entries(
             sources,
             self.reader,
@@ -200,6 +205,40 @@ class Detector:
             templates=templates,
             keep=lambda _, s: only is None or not isinstance(s, str | Path) or only(Path(s)),
         )
+        yield from self.score(entries, run)
+
+    def choose_pool(self, names: Sequence[str]) -> set[int]:
+        """Positions of the photographs of a set that :meth:`begin` is to be given: told by their names alone."""
+        return choose_pool(names, self.set_size)
+
+    def begin(
+        self,
+        object: str,
+        *,
+        references: Features | None = None,
+        templates: bool = False,
+        pool: Iterable[Entry] = (),
+        thresholds: Thresholds | None = None,
+    ) -> Run:
+        """Make ready to :meth:`score`: anchors, and what methods of scope "set" learn from the set's pool.
+
+        Args:
+            object: what is on the photographs.
+            references: encoded references for every photograph.
+            templates: whether the entries bring their own references.
+            pool: the entries of the set that :meth:`choose_pool` names; not looked at where no method needs them.
+            thresholds: attached to every Detection.
+
+        Raises:
+            UsageError: a method that needs references or a pair has none.
+        """
+        noun = clean_object_name(object)
+        self._check_references(references is not None or templates)
+        run = Run(noun, {m.name: self.anchors(noun, m) for m in self.methods}, references, thresholds)
+        return self._prepare(run, pool) if self.uses_sets else run
+
+    def score(self, entries: Iterable[Entry], run: Run) -> Iterator[Detection]:
+        """One Detection per entry and method, in order; entries are taken in batches, lazily."""
         for batch in batches(entries, self._encoder.batch_size):
             yield from self._score_batch(batch, run)
 
@@ -317,12 +356,8 @@ class Detector:
             names = ", ".join(m.name for m in self.methods)
             raise UsageError(f"{names} uses no references; choose a method that does, such as dual-image")
 
-    def _prepare(self, run: _Run, sources: Sequence[Source], templates: Templates | None) -> _Run:
-        """Encode a bounded sample of the set and let each method of scope "set" look at it once."""
-        chosen = choose_pool([source_name(s, i) for i, s in enumerate(sources)], self.set_size)
-        entries = read_entries(
-            sources, self.reader, ahead=self._ahead, templates=templates, keep=lambda i, _: i in chosen
-        )
+    def _prepare(self, run: Run, entries: Iterable[Entry]) -> Run:
+        """Encode the pool of the set and let each method of scope "set" look at it once."""
         pool = self._encoder.encode_pool(entries, self.set_size)
         if pool is None:
             return run
@@ -339,7 +374,7 @@ class Detector:
     def _scene(
         self,
         method: Method,
-        run: _Run,
+        run: Run,
         encoded: Encoded,
         seeds: Sequence[int],
         paired: Features | None,
@@ -351,7 +386,7 @@ class Detector:
         anchors = run.anchors[method.name]
         return Scene(anchors, size, seeds, self.backbone, images, run.references, paired, own, state)
 
-    def _score_batch(self, batch: Sequence[Entry], run: _Run) -> Iterator[Detection]:
+    def _score_batch(self, batch: Sequence[Entry], run: Run) -> Iterator[Detection]:
         good = [e.photograph for e in batch if e.photograph is not None]
         started = perf_counter()
         scores: dict[str, Scores] = {}
@@ -373,7 +408,7 @@ class Detector:
             start = stop
 
     def _detection(
-        self, entry: Entry, method: Method, scores: Scores | None, run: _Run, seconds: float
+        self, entry: Entry, method: Method, scores: Scores | None, run: Run, seconds: float
     ) -> Detection:
         photograph = entry.photograph
         warnings = ("random weights: a control, not a result",) if self.backbone.is_random else ()
