@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipspect import __version__
+from clipspect.cli.benchmarking import benchmark
 from clipspect.cli.catalogue import methods, models
 from clipspect.cli.detecting import demo, detect
 from clipspect.cli.output import console
@@ -40,6 +41,7 @@ app.command()(detect)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)
+app.command()(benchmark)
 app.add_typer(references_app, name="references")
 
 

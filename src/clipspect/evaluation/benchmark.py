@@ -89,6 +89,8 @@ class Unit:
 class Result:
     """What was measured of one entrant on one unit."""
 
+    unit: str
+    """Name of the unit it belongs to (see :class:`Unit`)."""
     data: str
     category: str
     object: str
@@ -298,7 +300,11 @@ def _measure(
         one.name: {kind: Tally(station.settings.resolution) for kind in ("", *kinds)} for one in measured
     }
     maps: dict[str, Any] = {}
-    found = detector.stream(list(samples), object=category.object, root=Path(os.path.commonpath([path.parent for path in samples])))
+    found = detector.stream(
+        list(samples),
+        object=category.object,
+        root=Path(os.path.commonpath([path.parent for path in samples])),
+    )
     paths = chain.from_iterable([path] * len(measured) for path in samples)
     for number, (path, detection) in enumerate(zip(paths, found, strict=True)):
         sample = samples[path]
@@ -325,6 +331,7 @@ def _finish(
     entrant, whole = one.entrant, figures[""]
     scored = max(whole.photographs - len(whole.failed), 1)
     return Result(
+        unit.name,
         unit.data,
         unit.category.name,
         unit.category.object,
@@ -396,9 +403,9 @@ def _write_examples(path: Path, out: Path, maps: Mapping[str, Any], *, keep: boo
     write_whole(out, path, buffer.getvalue())
 
 
-def read_examples(out: Path, unit: Unit) -> dict[str, Any]:
-    """Compact maps (h, w) by "label|number of the example"; empty where none were kept."""
-    path = out / "results" / f"{unit.name}.npz"
+def read_examples(out: Path, unit: str) -> dict[str, Any]:
+    """Compact maps (h, w) of a unit by "label|number of the example"; empty where none were kept."""
+    path = out / "results" / f"{unit}.npz"
     if not path.is_file():
         return {}
     with np.load(path) as stored:

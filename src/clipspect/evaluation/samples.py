@@ -62,6 +62,20 @@ def check_category(category: Category) -> Category:
     return replace(category, warnings=tuple(warnings))
 
 
+def thinned(category: Category, limit: int) -> Category:
+    """The category with about ``limit`` photographs, evenly spread over its list so that every kind keeps its share."""
+    step = max(len(category.samples) / limit, 1)
+    places = sorted({int(step * i) for i in range(limit) if int(step * i) < len(category.samples)})
+    warning = f"only {len(places)} of {len(category.samples)} photographs were measured (--limit)"
+    if len(places) == len(category.samples):
+        return category
+    return replace(
+        category,
+        samples=tuple(category.samples[i] for i in places),
+        warnings=(*category.warnings, warning),
+    )
+
+
 def shared_photographs(test: Sequence[Path], train: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pairs of a test and a training file with the same bytes. Only files of equal size are read."""
     by_size: dict[int, list[Path]] = defaultdict(list)
