@@ -15,7 +15,7 @@ import pytest
 from clipspect.detection import Detection
 from clipspect.errors import ResultsError
 from clipspect.results import files
-from clipspect.results.rows import map_of, row_path
+from clipspect.results.rows import detection_to_row, map_of, row_path
 from clipspect.results.store import FLUSH_ROWS, ResultStore, iterate_rows
 
 SETTINGS = {"methods": {"anoclip": {}}, "model": "tiny", "object": "plate"}
@@ -30,14 +30,18 @@ def detection(number: int, *, error: str | None = None, content: str = "h") -> D
     )  # fmt: skip
 
 
+def add(store: ResultStore, found: Detection, preview: bytes | None = None) -> None:
+    store.add(detection_to_row(found, preview))
+
+
 def table(out: Path):
     return ds.dataset(out / "detections").to_table()
 
 
 def test_rows_are_one_dataset_that_reads_back_what_was_found(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(100), b"jpeg")
-        store.add(detection(7, error="the file is empty"))
+        add(store, detection(100), b"jpeg")
+        add(store, detection(7, error="the file is empty"))
     good, failed = table(tmp_path / "out").to_pylist()
     assert (good["path"], good["content_hash"], good["width"], good["height"]) == ("0100.png", "h100", 80, 60)
     assert (good["score"], good["error"], good["preview"], good["warnings"]) == (
@@ -58,7 +62,7 @@ def test_rows_are_written_every_256_and_nothing_half_written_is_seen(tmp_path: P
     monkeypatch.setattr("clipspect.results.store.FLUSH_SECONDS", 1e9)
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         for number in range(FLUSH_ROWS + 10):
-            store.add(detection(number))
+            add(store, detection(number))
         assert table(tmp_path / "out").num_rows == FLUSH_ROWS
     assert table(tmp_path / "out").num_rows == FLUSH_ROWS + 10
     assert len(list((tmp_path / "out" / "detections").iterdir())) == 2
@@ -68,16 +72,16 @@ def test_rows_are_written_when_a_second_has_passed(tmp_path: Path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("clipspect.results.store.time.monotonic", lambda: clock[0])
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1))
+        add(store, detection(1))
         assert store.parts() == []
         clock[0] = 1.0
-        store.add(detection(2))
+        add(store, detection(2))
         assert table(tmp_path / "out").num_rows == 2
 
 
 def test_an_interrupted_run_keeps_what_was_waiting(tmp_path: Path):
     store = ResultStore(tmp_path / "out", SETTINGS)
-    store.add(detection(1))
+    add(store, detection(1))
     store.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert table(tmp_path / "out").num_rows == 1
 
@@ -85,37 +89,37 @@ def test_an_interrupted_run_keeps_what_was_waiting(tmp_path: Path):
 def test_the_next_run_finds_finished_rows_and_drops_failed_ones_and_leftovers(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         for number in range(4):
-            store.add(detection(number, error="damaged" if number == 2 else None))
+            add(store, detection(number, error="damaged" if number == 2 else None))
     (tmp_path / "out" / files.STAGING / "half.tmp").write_bytes(b"PAR1")
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         assert store.finished() == {("0000.png", "h0"), ("0001.png", "h1"), ("0003.png", "h3")}
         assert not (tmp_path / "out" / files.STAGING / "half.tmp").exists()
-        store.add(detection(2))
+        add(store, detection(2))
     assert sorted(table(tmp_path / "out")["path"].to_pylist()) == [f"{n:04d}.png" for n in range(4)]
 
 
 def test_photographs_that_changed_are_forgotten(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1))
-        store.add(detection(2))
+        add(store, detection(1))
+        add(store, detection(2))
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         store.forget(["0001.png"])
         assert store.finished() == {("0002.png", "h2")}
-        store.add(detection(1, content="new"))
+        add(store, detection(1, content="new"))
     rows = {row["path"]: row["content_hash"] for row in iterate_rows(tmp_path / "out")}
     assert rows == {"0001.png": "new1", "0002.png": "h2"}
 
 
 def test_a_part_without_rows_left_is_removed(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1, error="damaged"))
+        add(store, detection(1, error="damaged"))
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         assert store.parts() == []
 
 
 def test_other_settings_are_refused_naming_them_and_the_way_out(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1))
+        add(store, detection(1))
     with pytest.raises(ResultsError, match=r"model was 'tiny', now 'ViT-B-16'; .*--overwrite") as caught:
         ResultStore(tmp_path / "out", {**SETTINGS, "model": "ViT-B-16"})
     assert "object was" not in str(caught.value)
@@ -125,7 +129,7 @@ def test_other_settings_are_refused_naming_them_and_the_way_out(tmp_path: Path):
 def test_overwrite_starts_afresh_and_removes_only_results(tmp_path: Path):
     out = tmp_path / "out"
     with ResultStore(out, SETTINGS) as store:
-        store.add(detection(1))
+        add(store, detection(1))
     (out / "overlays").mkdir()
     (out / "overlays" / "0001.png.png").write_bytes(b"x")
     (out / "notes.txt").write_text("mine")
@@ -182,13 +186,13 @@ def test_two_runs_into_one_folder_are_refused_until_the_first_ends(tmp_path: Pat
 def test_a_full_disk_says_so_and_loses_nothing_written(tmp_path: Path, monkeypatch):
     out = tmp_path / "out"
     store = ResultStore(out, SETTINGS)
-    store.add(detection(1))
+    add(store, detection(1))
     store.flush()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    store.add(detection(2))
+    add(store, detection(2))
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ResultsError, match="the disk is full; free some space and run the same command"):
         store.__exit__(None, None, None)
@@ -201,7 +205,7 @@ def test_a_full_disk_says_so_and_loses_nothing_written(tmp_path: Path, monkeypat
 
 def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1))
+        add(store, detection(1))
     (part,) = store.parts()
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(ResultsError, match=r"part-000000.parquet: damaged .* delete this file and run again"):
@@ -214,22 +218,22 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path):
 def test_names_that_are_not_utf8_can_be_stored(tmp_path: Path):
     odd = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(replace(detection(1), path=odd))
+        add(store, replace(detection(1), path=odd))
     assert table(tmp_path / "out")["path"].to_pylist() == [row_path(odd)] == ["caf\\udce9.png"]
 
 
 def test_parts_are_compressed_parquet(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
-        store.add(detection(1))
+        add(store, detection(1))
     assert pq.ParquetFile(store.parts()[0]).metadata.row_group(0).column(0).compression == "ZSTD"
 
 
 def test_a_photograph_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
     settings = {**SETTINGS, "methods": {"anoclip": {}, "dual-image": {}}}
     with ResultStore(tmp_path / "out", settings) as store:
-        store.add(detection(1))
-        store.add(replace(detection(1), method="dual-image"))
-        store.add(detection(2))
+        add(store, detection(1))
+        add(store, replace(detection(1), method="dual-image"))
+        add(store, detection(2))
     with ResultStore(tmp_path / "out", settings) as store:
         assert {path for path, _ in store.finished()} == {detection(1).path}
     assert len(list(iterate_rows(tmp_path / "out", ["path"]))) == 2

@@ -32,6 +32,9 @@ SAMPLES = 1_000_000
 OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
 
+Pixels = Callable[[str], NDArray[np.uint8]]
+"""Gives the photograph (H, W, 3) of a row's path; ImageError where it cannot be read any more."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -49,9 +52,9 @@ class Outcome:
 
 def finish_run(
     store: ResultStore,
-    photographs: Mapping[str, Path],
+    pixels: Pixels | None,
     *,
-    thresholds: Thresholds | None,
+    thresholds: Mapping[str, Thresholds],
     overlays: OverlayChoice,
     csv: bool,
     report: bool,
@@ -59,7 +62,8 @@ def finish_run(
 ) -> Outcome:
     """Judge all rows of a method with one threshold and one colour scale, and write what people look at.
 
-    ``photographs`` maps the rows' paths to files, for the overlays. Raises ResultsError.
+    ``pixels`` gives the photograph of a row's path, for the overlays; without it there are none. ``thresholds`` of a
+    method that has none are guessed from its scores. Raises ResultsError.
     """
     from clipspect.results.report import write_report
 
@@ -68,7 +72,7 @@ def finish_run(
     methods = list(store.manifest["settings"]["methods"])
     for method in methods:
         scores, peaks, samples = sample_rows(store.out, method)
-        judged[method] = thresholds or guess_thresholds(scores, peaks, samples)
+        judged[method] = thresholds.get(method) or guess_thresholds(scores, peaks, samples)
         scales[method] = colour_scale(samples, judged[method].pixel)
     store.update_manifest(
         thresholds={method: asdict(found) for method, found in judged.items()}, colour_scales=scales
@@ -90,7 +94,7 @@ def finish_run(
         undrawn = 0
         for row, drawn in prefetch(
             part_rows,
-            lambda row: _draw(store.out, row, photographs, overlays, scales, several=len(methods) > 1),
+            lambda row: _draw(store.out, row, pixels, overlays, scales, several=len(methods) > 1),
             workers=OVERLAY_THREADS,
             ahead=2 * OVERLAY_THREADS,
         ):
@@ -139,21 +143,18 @@ def sample_rows(out: Path, method: str) -> tuple[list[float], list[float], NDArr
 def _draw(
     out: Path,
     row: Mapping[str, Any],
-    photographs: Mapping[str, Path],
+    pixels: Pixels | None,
     overlays: OverlayChoice,
     scales: Mapping[str, tuple[float, float]],
     *,
     several: bool,
 ) -> None:
-    from clipspect.images.decode import read_image
-
     score_map = map_of(row)
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
-    if score_map is None or not wanted or row["path"] not in photographs:
+    if score_map is None or not wanted or pixels is None:
         return
-    pixels, _ = read_image(photographs[row["path"]])
     picture = draw_overlay(
-        pixels,
+        pixels(row["path"]),
         score_map.astype(np.float32),
         regions_of(row),
         scale=scales[row["method"]],

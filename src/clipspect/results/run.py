@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ImageError
 from clipspect.images.find import find_photographs
 from clipspect.results.files import open_whole
 from clipspect.results.maps import write_grey
-from clipspect.results.rows import row_path
+from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import MAPS, ResultStore
 
 SHOWN_ERRORS = 20
@@ -86,6 +89,101 @@ class RunSummary:
     csv: Path | None
 
 
+class Engine(Protocol):
+    """Where the photographs of a run are scored: in this process, or on a cluster."""
+
+    def settings(self) -> dict[str, Any]:
+        """JSON: what tells this run from others; ``methods`` among it."""
+
+    def photographs(self) -> Sequence[str]:
+        """The photographs' names, as rows have them. Raises UsageError where there are none."""
+
+    def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Content hashes of photographs by name; those that cannot be read are left out."""
+
+    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """One row per method and photograph, in any order of the photographs; the rows of one are neighbours."""
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """A photograph (H, W, 3) once more, to draw on. Raises ImageError."""
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Photographs of a folder, or one file, scored by a detector in this process."""
+
+    detector: DetectorLike
+    source: Path
+    object: str
+    out: Path
+    """The results folder, for the maps."""
+    references: Any = None
+    templates: Any = None
+    company: Sequence[Path] = ()
+    maps: MapFormat = "none"
+
+    @property
+    def root(self) -> Path:
+        """What names are relative to."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+    @cached_property
+    def paths(self) -> Mapping[str, Path]:
+        """Name → file."""
+        found = find_photographs(self.source)
+        return {row_path(path.relative_to(self.root).as_posix()): path for path in found}
+
+    def settings(self) -> dict[str, Any]:
+        """The detector's, and those of this run."""
+        return {
+            **self.detector.settings(),
+            "object": self.object,
+            "source": row_path(str(self.source.resolve())),
+            "maps": self.maps,
+            "references": next((r.digest for r in (self.references, self.templates) if r is not None), None),
+            "company": _digest(self.company) if self.company else None,
+        }
+
+    def photographs(self) -> Sequence[str]:
+        """All of them, sorted by path."""
+        return list(self.paths)
+
+    def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
+        """SHA-256 of the files' bytes."""
+        from clipspect.images.decode import hash_file
+
+        found = {}
+        for name in names:
+            with suppress(ImageError):  # it could be read once; the detector will say what is wrong now
+                found[name] = hash_file(self.paths[name])
+        return found
+
+    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Rows in the order of the photographs; the maps that were asked for are written before their rows."""
+        wanted = {self.paths[name] for name in names}
+        several = len(self.detector.settings()["methods"]) > 1
+        stream = self.detector.stream(
+            list(self.paths.values()),
+            object=self.object,
+            root=self.root,
+            only=wanted.__contains__,
+            references=self.references,
+            templates=self.templates,
+            company=self.company,
+        )
+        for detection in stream:
+            _write_map(self.out, detection, self.maps, several=several)
+            yield detection_to_row(detection, preview_of(detection))
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """Decoded again from the file."""
+        from clipspect.images.decode import read_image
+
+        if name not in self.paths:
+            raise ImageError(name, f"is no longer in {self.source}")
+        return read_image(self.paths[name])[0]
+
+
 def run_folder(
     detector: DetectorLike,
     source: Path,
@@ -105,12 +203,39 @@ def run_folder(
 ) -> RunSummary:
     """Score the photographs of ``source`` (a folder or one file) into the results folder ``out``.
 
-    Photographs that an earlier run with the same settings has finished, told by path and content, are kept. A
-    photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
-    they are guessed from the scores of the run. Memory does not grow with the number of photographs.
     ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
     ``company`` are photographs that belong to the set beside those of ``source`` and are not scored; their contents
-    are part of the settings too.
+    are part of the settings too. :func:`run_engine` says the rest.
+    """
+    return run_engine(
+        LocalEngine(detector, source, object, out, references, templates, company, maps),
+        out=out,
+        thresholds=thresholds,
+        overlays=overlays,
+        csv=csv,
+        report=report,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def run_engine(
+    engine: Engine,
+    *,
+    out: Path,
+    thresholds: Thresholds | None = None,
+    overlays: OverlayChoice = "all",
+    csv: bool = False,
+    report: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunSummary:
+    """Score an engine's photographs into the results folder ``out``.
+
+    Photographs that an earlier run with the same settings has finished, told by path and content, are kept. A
+    photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
+    they are guessed from the scores of the run. Memory does not grow with the number of photographs, but for their
+    names.
 
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
     detector raises; rows written until then are kept.
@@ -118,44 +243,24 @@ def run_folder(
     from clipspect.results.finish import finish_run
 
     started = time.monotonic()
-    paths = find_photographs(source)
-    root = source if source.is_dir() else source.parent
-    photographs = {row_path(path.relative_to(root).as_posix()): path for path in paths}
-    settings = {
-        **detector.settings(),
-        "object": object,
-        "source": row_path(str(source.resolve())),
-        "maps": maps,
-        "references": next((r.digest for r in (references, templates) if r is not None), None),
-        "company": _digest(company) if company else None,
-    }
-    report_progress = progress or (lambda _: None)
+    photographs = engine.photographs()
+    settings = engine.settings()
     methods = list(settings["methods"])
+    report_progress = progress or (lambda _: None)
     with ResultStore(out, settings, overwrite=overwrite) as store:
-        pending = _pending(store, photographs)
+        pending = _pending(store, engine, photographs)
         kept = len(photographs) - len(pending)
         failed = 0
-        wanted = set(pending)
-        stream = detector.stream(
-            list(photographs.values()),
-            object=object,
-            root=root,
-            only=wanted.__contains__,
-            references=references,
-            templates=templates,
-            company=company,
-        )
-        for number, detection in enumerate(stream if pending else ()):
-            failed += detection.score_map is None and number % len(methods) == 0
-            _write_map(out, detection, maps, several=len(methods) > 1)
-            store.add(detection, _preview(detection))
+        for number, row in enumerate(engine.score(pending) if pending else ()):
+            failed += row["error"] is not None and number % len(methods) == 0
+            store.add(row)
             done = kept + (number + 1) // len(methods)
-            report_progress(Progress("detect", done, len(photographs), kept, failed, detection.path))
+            report_progress(Progress("detect", done, len(photographs), kept, failed, row["path"]))
         store.flush()
         outcome = finish_run(
             store,
-            photographs,
-            thresholds=thresholds,
+            engine.pixels,
+            thresholds={} if thresholds is None else dict.fromkeys(methods, thresholds),
             overlays=overlays,
             csv=csv,
             report=report,
@@ -195,28 +300,18 @@ def output_path(folder: Path, path: str, suffix: str) -> Path:
     return folder.joinpath(*parts[:-1], parts[-1] + suffix)
 
 
-def _pending(store: ResultStore, photographs: Mapping[str, Path]) -> list[Path]:
+def _pending(store: ResultStore, engine: Engine, photographs: Sequence[str]) -> list[str]:
     """The photographs still to be scored; rows of those that have changed are dropped from the store."""
-    from clipspect.images.decode import hash_file
-
-    hashes = dict(store.finished())
-    pending, changed = [], []
-    for name, path in photographs.items():
-        if name not in hashes:
-            pending.append(path)
-            continue
-        try:
-            unchanged = hash_file(path) == hashes[name]
-        except ImageError:  # it could be read once; the detector will say what is wrong now
-            unchanged = False
-        if not unchanged:
-            changed.append(name)
-            pending.append(path)
+    there = set(photographs)
+    finished = {name: digest for name, digest in store.finished() if name in there}
+    now = engine.hashes(list(finished)) if finished else {}
+    changed = {name for name, digest in finished.items() if now.get(name) != digest}
     store.forget(changed)
-    return pending
+    return [name for name in photographs if name not in finished or name in changed]
 
 
-def _preview(detection: Detection) -> bytes | None:
+def preview_of(detection: Detection) -> bytes | None:
+    """The small JPEG that goes into the row."""
     from clipspect.results.heatmap import encode_preview
 
     return None if detection.thumbnail is None else encode_preview(detection.thumbnail)

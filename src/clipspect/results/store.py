@@ -19,11 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import clipspect
-from clipspect.detection import Detection
 from clipspect.errors import ResultsError
 from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
-from clipspect.results.rows import detection_to_row, detections_schema, row_path
+from clipspect.results.rows import detections_schema, row_path
 
 SCHEMA_VERSION = 1
 DETECTIONS = "detections"
@@ -95,9 +94,9 @@ class ResultStore:
         if gone:
             self._finished = self._prune(gone)
 
-    def add(self, detection: Detection, preview: bytes | None = None) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Append a row; written with others every 256 rows or every second. Raises ResultsError."""
-        self._rows.append(detection_to_row(detection, preview))
+        self._rows.append(dict(row))
         if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
