@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_rows_are_one_dataset_that_reads_back_what_was_found(tmp_path: Path):
     assert failed["error"] == "the file is empty"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["settings"] == SETTINGS
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
 
 
 def test_rows_are_written_every_256_and_nothing_half_written_is_seen(tmp_path: Path, monkeypatch):
@@ -213,6 +214,39 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path):
     part.unlink()  # the remedy works, and the failed attempt has let go of the folder
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         assert store.finished() == set()
+
+
+def test_a_flipped_bit_in_a_part_is_noticed(tmp_path: Path):
+    with ResultStore(tmp_path / "out", SETTINGS) as store:
+        add(store, detection(1), b"a preview of some length" * 20)
+    (part,) = store.parts()
+    whole = part.read_bytes()
+    column = pq.ParquetFile(part).metadata.row_group(0).column(0)
+    place = column.data_page_offset + column.total_compressed_size - 3
+    part.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ResultsError, match="damaged"):
+        list(iterate_rows(tmp_path / "out"))
+
+
+def test_a_folder_removed_under_a_run_is_told_and_not_made_again(tmp_path: Path):
+    store = ResultStore(tmp_path / "out", SETTINGS)
+    add(store, detection(1))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(ResultsError, match="was removed while it was written; run the same command again"):
+        store.__exit__(None, None, None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longer_a_run_the_less_often_rows_are_written(tmp_path: Path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("clipspect.results.store.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("clipspect.results.store.PARTS_TO_DOUBLE", 4)
+    with ResultStore(tmp_path / "out", SETTINGS) as store:
+        for number in range(100):
+            clock[0] += 1
+            add(store, detection(number))
+        assert len(store.parts()) == 26  # four each at 1, 2, 3 … seconds, not a hundred
+    assert table(tmp_path / "out").num_rows == 100
 
 
 def test_names_that_are_not_utf8_can_be_stored(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from clipspect.results.regions import find_regions
 LIGHT_COLUMNS = (
     "path", "content_hash", "width", "height", "object", "method", "model", "weights", "score", "flag",
     "regions", "error", "seconds", "image_threshold", "pixel_threshold", "threshold_source", "warnings",
-    "finished_at",
+    "finished_at", "host",
 )  # fmt: skip
 """Every column but the two with pictures in them."""
 
@@ -62,6 +63,7 @@ def detections_schema() -> Any:
             ("preview", pa.binary()),
             ("warnings", pa.list_(pa.string())),
             ("finished_at", pa.timestamp("ms", tz="UTC")),
+            ("host", pa.string()),
         ]
     )
 
@@ -94,6 +96,7 @@ def detection_to_row(detection: Detection, preview: bytes | None) -> dict[str, A
         "preview": preview,
         "warnings": list(detection.warnings),
         "finished_at": datetime.now(UTC),
+        "host": platform.node(),
     }
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.detection import Detection, Thresholds
-from clipspect.errors import ImageError
+from clipspect.errors import ImageError, ResultsError
 from clipspect.images.find import find_photographs
 from clipspect.results.files import open_whole
 from clipspect.results.maps import write_grey
 from clipspect.results.rows import detection_to_row, row_path
-from clipspect.results.store import MAPS, ResultStore
+from clipspect.results.store import MAPS, ResultStore, iterate_rows
 
 SHOWN_ERRORS = 20
 
@@ -257,6 +257,7 @@ def run_engine(
             done = kept + (number + 1) // len(methods)
             report_progress(Progress("detect", done, len(photographs), kept, failed, row["path"]))
         store.flush()
+        _check_complete(store, photographs)
         outcome = finish_run(
             store,
             engine.pixels,
@@ -308,6 +309,16 @@ def _pending(store: ResultStore, engine: Engine, photographs: Sequence[str]) -> 
     changed = {name for name, digest in finished.items() if now.get(name) != digest}
     store.forget(changed)
     return [name for name in photographs if name not in finished or name in changed]
+
+
+def _check_complete(store: ResultStore, photographs: Sequence[str]) -> None:
+    """Raise ResultsError where a photograph has no row: somebody has removed parts under the run."""
+    missing = set(photographs).difference(row["path"] for row in iterate_rows(store.out, ["path"]))
+    if missing:
+        raise ResultsError(
+            f"{store.out}: rows of {len(missing)} photographs were removed while it was written "
+            f"({min(missing)} …); run the same command again"
+        )
 
 
 def preview_of(detection: Detection) -> bytes | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,8 @@ from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
 from clipspect.results.rows import detections_schema, row_path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: rows have a ``host``. Folders of earlier versions are brought up to date when a run goes on in them."""
 DETECTIONS = "detections"
 OVERLAYS = "overlays"
 MAPS = "maps"
@@ -34,6 +35,11 @@ OWNED = (DETECTIONS, OVERLAYS, MAPS, REPORT, CSV)
 """All that a run writes beside its manifest, and all that ``overwrite`` removes."""
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 1.0
+PARTS_TO_DOUBLE = 64
+"""Parts after which rows are written half as often, so that a long run leaves thousands of files, not a million."""
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda manifest: manifest}
+"""By version: the manifest of one version in the words of the next. 1 → 2 changed rows alone."""
 
 
 class ResultStore:
@@ -95,9 +101,13 @@ class ResultStore:
             self._finished = self._prune(gone)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; written with others every 256 rows or every second. Raises ResultsError."""
+        """Append a row; written with others every 256 rows or every second, later every few seconds.
+
+        Raises ResultsError.
+        """
         self._rows.append(dict(row))
-        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+        patience = FLUSH_SECONDS * (1 + self._next_part // PARTS_TO_DOUBLE)
+        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= patience:
             self.flush()
 
     def flush(self) -> None:
@@ -117,11 +127,12 @@ class ResultStore:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if not (self.out / MANIFEST).is_file():
+            raise ResultsError(f"{self.out}: was removed while it was written; run the same command again")
         # in memory first (a part is a few MB), so that a full disk is the ordinary OSError of a write
         buffer = pa.BufferOutputStream()
-        pq.write_table(
-            pa.Table.from_pylist(list(rows), schema=detections_schema()), buffer, compression="zstd"
-        )
+        table = pa.Table.from_pylist(list(rows), schema=detections_schema())
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_whole(self.out, part, buffer.getvalue())
 
     @property
@@ -150,6 +161,7 @@ class ResultStore:
         if is_results_folder(self.out):
             if not overwrite:
                 self._compare(self.manifest)
+                self._migrate()
                 return
             for name in OWNED:
                 _remove(self.out / name)
@@ -166,8 +178,6 @@ class ResultStore:
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         remedy = "choose another folder, or pass --overwrite to start afresh"
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise ResultsError(f"{self.out}: written by another version of clipspect; {remedy}")
         there = manifest.get("settings", {})
         names = sorted({*there, *self._settings})
         other = [name for name in names if there.get(name) != self._settings.get(name)]
@@ -176,6 +186,14 @@ class ResultStore:
                 f"{name} was {there.get(name)!r}, now {self._settings.get(name)!r}" for name in other
             )
             raise ResultsError(f"{self.out}: holds a run with other settings: {changes}; {remedy}")
+
+    def _migrate(self) -> None:
+        """Rewrite parts of an earlier version, then the manifest: killed in between, the next run does it again."""
+        if read_manifest_as_it_is(self.out)["schema_version"] == SCHEMA_VERSION:
+            return
+        for part in self.parts():
+            self.write_part(part, read_rows(part))
+        self._write_manifest(self.manifest)
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
@@ -213,26 +231,49 @@ class ResultStore:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """What manifest.json of a results folder says. Raises ResultsError where there is none."""
+    """What manifest.json of a results folder says, in the words of this version.
+
+    Raises ResultsError where there is none, or one of a later version.
+    """
+    manifest = read_manifest_as_it_is(out)
+    for version in range(manifest["schema_version"], SCHEMA_VERSION):
+        manifest = {**MIGRATIONS[version](manifest), "schema_version": version + 1}
+    return manifest
+
+
+def read_manifest_as_it_is(out: Path) -> dict[str, Any]:
+    """What manifest.json says, whatever version wrote it. Raises ResultsError as :func:`read_manifest`."""
     if not is_results_folder(out):
         raise ResultsError(f"{out}: no results of clipspect there; check the path")
     manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise ResultsError(
+            f"{out}: results of version {version!r}, and this clipspect reads up to {SCHEMA_VERSION}; upgrade "
+            "clipspect, or choose another folder"
+        )
     return manifest
 
 
 def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one part, of all columns or of some. Raises ResultsError for a damaged file."""
+    """The rows of one part, of all columns or of some; a column its version did not have is None.
+
+    Raises ResultsError for a damaged file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    wanted = list(columns or detections_schema().names)
     try:
-        with pq.ParquetFile(part) as file:
-            rows: list[dict[str, Any]] = file.read(columns=columns and list(columns)).to_pylist()
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            there = [name for name in wanted if name in file.schema_arrow.names]
+            rows: list[dict[str, Any]] = file.read(columns=there).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(
             f"{part}: damaged ({error}); delete this file and run again, only its photographs are repeated"
         ) from error
-    return rows
+    absent = dict.fromkeys(set(wanted).difference(there))
+    return [{**row, **absent} for row in rows] if absent else rows
 
 
 def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
