@@ -69,6 +69,11 @@ class Backbone:
         self._tokenizer = tokenizer
         self._fingerprint: str | None = None
 
+    def to(self, device: str | torch.device) -> None:
+        """Move to another device."""
+        self.device = torch.device(device)
+        self._model.to(self.device)
+
     @property
     def is_random(self) -> bool:
         """Whether the weights are random: a control, never a result."""
@@ -76,18 +81,12 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest that tells two backbones' weights and precision apart; cheap next to hashing every byte.
-
-        Per tensor: name, shape, the float64 sum and sum of magnitudes, and 64 evenly spaced values.
-        """
+        """SHA-256 (hex) over precision, names, shapes and every byte of the weights: the same on every machine."""
         if self._fingerprint is None:
             digest = hashlib.sha256(self.precision.encode())
             for name, tensor in sorted(self._model.state_dict().items()):
-                flat = tensor.detach().cpu().float().flatten()
-                spaced = flat[:: max(len(flat) // 64, 1)].double()
-                sums = torch.stack([flat.sum(dtype=torch.float64), flat.abs().sum(dtype=torch.float64)])
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(torch.cat([sums, spaced]).numpy().tobytes())
+                digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

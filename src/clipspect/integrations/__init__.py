@@ -1,0 +1,1 @@
+"""clipspect inside other libraries."""

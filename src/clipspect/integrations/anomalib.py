@@ -1,0 +1,297 @@
+"""clipspect's methods as anomalib models: ``Engine().test(model=AnoClip(), datamodule=MVTecAD(...))``.
+
+The mathematics stays where it is: a model here encodes a batch with a backbone, hands the features to a method, and
+gives anomalib scores and maps. Zero-shot: nothing is trained and no label is used. The methods that compare
+photographs with each other (Dual-Image, mutual scoring) look once at the set that is about to be evaluated, before
+its first batch: at the photographs of the running stage's dataloader, at most ``set_size``, never at their labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+try:
+    from anomalib import LearningType
+    from anomalib.data import Batch, ImageBatch, InferenceBatch
+    from anomalib.metrics import AUPR, AUPRO, AUROC, Evaluator, F1Max
+    from anomalib.models.components import AnomalibModule
+    from anomalib.post_processing import PostProcessor
+    from anomalib.pre_processing import PreProcessor
+    from anomalib.visualization import Visualizer
+except ImportError as missing:
+    from clipspect.errors import UsageError
+
+    raise UsageError(f"{missing.name} is not installed; install clipspect[anomalib]") from missing
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.transforms.v2 import Compose, Normalize
+
+from clipspect.backbones.encoder import choose_pool
+from clipspect.backbones.features import Features
+from clipspect.backbones.open_clip import load_backbone
+from clipspect.errors import UsageError
+from clipspect.images.decode import hash_file
+from clipspect.integrations.anomalib_resize import PhotographResize
+from clipspect.methods import make_method
+from clipspect.methods.base import Method, Scene
+from clipspect.prompts import Wording, clean_object_name, load_prompts
+from clipspect.prompts.anchors import TextAnchors, encode_anchors
+
+
+class ClipspectModel(nn.Module):
+    """A method over a backbone, from tensors to scores and maps."""
+
+    def __init__(self, method: Method, backbone: str, weights: str | None, image_size: int | None) -> None:
+        """Load the backbone; :class:`ClipspectModule` is the usual way."""
+        super().__init__()
+        self.method = method
+        self.backbone = load_backbone(backbone, weights, image_size=image_size, device="cpu")
+        self.anchors: TextAnchors | None = None
+        self.state: Any = None
+        """What a method of scope "set" saw of the set."""
+        self._pool: Features | None = None
+        self._places: dict[str, int] = {}
+
+    def name_object(self, noun: str, domain: str) -> None:
+        """Make the text anchors of an object on the present device."""
+        sentences = Wording(load_prompts(), domain).sentences(self.method.prompts, clean_object_name(noun))
+        self.anchors = encode_anchors(self.backbone, *sentences)
+
+    def look_at(self, images: Tensor, paths: Sequence[str]) -> None:
+        """Prepare a method of scope "set" with the photographs (M, 3, S, S) of its pool, normalised."""
+        features = [self.backbone.encode(part, self.method.request()) for part in images.split(8)]
+        self._pool, self._places = Features.concat(features), {path: i for i, path in enumerate(paths)}
+        self.state = self.method.prepare(self._pool, self._scene(images, paths, list(range(len(paths)))))
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
+        """Scores (B,) and maps (B, S, S) of normalised photographs (B, 3, S, S).
+
+        Raises:
+            UsageError: no object was named, or a method that compares photographs was shown no set.
+        """
+        if self.method.scope == "set" and self.state is None:
+            raise UsageError(
+                f"{self.method.name} compares photographs of a set with each other; run it through an Engine, or use"
+                " AnoClip for single pictures"
+            )
+        names = list(paths) if paths is not None else [""] * len(images)
+        own = [self._places.get(name, -1) for name in names]
+        if self._pool is not None and min(own) >= 0:
+            features = self._pool[own]
+        else:
+            features = self.backbone.encode(images, self.method.request())
+        scores = self.method.score(features, self._scene(images, names, own))
+        return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
+
+    def _scene(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> Scene:
+        if self.anchors is None:
+            raise UsageError(
+                "the model does not know what is on the photographs; pass class_name='metal nut'"
+            )
+        seeds = [_seed(path, image) for path, image in zip(paths, images, strict=True)]
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        return Scene(self.anchors, (height, width), seeds, self.backbone, images, own=own, state=self.state)
+
+
+def _seed(path: str, image: Tensor) -> int:
+    """The seed ``clipspect detect`` gives a file, or one of the pixels where there is none."""
+    content = hash_file(Path(path)) if path else hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest()
+    return int(content[:14], 16)
+
+
+class ClipspectModule(AnomalibModule):
+    """What all of clipspect's anomalib models share."""
+
+    method_name: ClassVar[str]
+    model: ClipspectModel
+    pre_processor: PreProcessor | None
+
+    def __init__(
+        self,
+        class_name: str | None = None,
+        backbone: str = "tiny",
+        weights: str | None = None,
+        image_size: int | None = None,
+        domain: str = "auto",
+        settings: dict[str, Any] | None = None,
+        set_size: int = 128,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            class_name: what is on the photographs, "metal nut"; by default the datamodule's category.
+            backbone: a model name as ``clipspect models`` lists them, a folder, a checkpoint.
+            weights: a pretrained tag, a file, or "random" for a control; None = the backbone's own.
+            image_size: input side in pixels, a multiple of the patch; None = the backbone's own.
+            domain: "auto", "object", "texture", … (docs/prompts.md).
+            settings: of the method, as ``clipspect methods NAME`` lists them.
+            set_size: most photographs of a set that serve as each other's references.
+            pre_processor: anomalib's, or whether to use the default, which resizes as ``clipspect detect`` does.
+            post_processor: anomalib's, or whether to use its default.
+            evaluator: anomalib's, or whether to use the default: all metrics of ``clipspect benchmark``.
+            visualizer: anomalib's, or whether to use its default.
+
+        Raises:
+            UsageError: an unknown backbone, setting or domain.
+            WeightsError: weights that are not here.
+        """
+        model = ClipspectModel(make_method(self.method_name, settings), backbone, weights, image_size)
+        size = model.backbone.image_size
+        fitted = Compose([PhotographResize((size, size)), Normalize(model.backbone.mean, model.backbone.std)])
+        super().__init__(
+            PreProcessor(transform=fitted) if pre_processor is True else pre_processor,
+            post_processor,
+            evaluator,
+            visualizer,
+        )
+        self.model = model
+        self.class_name, self.domain, self.set_size = class_name, domain, set_size
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Nothing is trained, so nothing is asked of the trainer."""
+        return {}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot."""
+        return LearningType.ZERO_SHOT
+
+    def configure_optimizers(self) -> None:
+        """None: nothing is trained."""
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Refused: size and normalisation belong to the backbone, which is chosen when the model is made."""
+        raise UsageError("the input size is the model's own; make it with AnoClip(image_size=256)")
+
+    def configure_post_processor(self) -> PostProcessor:
+        """The default of anomalib: scores and thresholds by the validation photographs."""
+        return PostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """The metrics of ``clipspect benchmark``, each anomalib's own."""
+        image, pixel = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
+        return Evaluator(
+            test_metrics=[
+                *(metric(fields=image, prefix="image_") for metric in (AUROC, AUPR, F1Max)),
+                *(
+                    metric(fields=pixel, prefix="pixel_", strict=False)
+                    for metric in (AUROC, AUPR, F1Max, AUPRO)
+                ),
+            ]
+        )
+
+    def val_dataloader(self) -> list[Any]:
+        """No photographs: an Engine can predict a bare folder, where it would ask for validation data first."""
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Learn what is on the photographs: from ``class_name``, or from the datamodule."""
+        if self.class_name is None:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self.class_name = getattr(datamodule, "category", None) or getattr(datamodule, "name", None)
+        if self.class_name is None:
+            raise UsageError("say what is on the photographs: class_name='metal nut'")
+
+    def on_validation_start(self) -> None:
+        """Look at the set before its first batch."""
+        self._begin(self.trainer.val_dataloaders)
+
+    def on_test_start(self) -> None:
+        """Look at the set before its first batch."""
+        self._begin(self.trainer.test_dataloaders)
+
+    def on_predict_start(self) -> None:
+        """Look at the set before its first batch."""
+        self._begin(self.trainer.predict_dataloaders)
+
+    def validation_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a batch; anomalib takes its thresholds from it."""
+        return self._score(batch)
+
+    def test_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a batch."""
+        return self._score(batch)
+
+    def predict_step(self, batch: Batch[Any], batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Score a batch."""
+        return self._score(batch)
+
+    def _score(self, batch: Any) -> Any:
+        predictions: InferenceBatch = self.model(batch.image, batch.image_path)
+        return batch.update(**predictions._asdict())
+
+    def _begin(self, loaders: Any) -> None:
+        """Anchors on the stage's device, and its set for a method that compares photographs."""
+        self.model.backbone.to(self.device)
+        self.model.name_object(str(self.class_name), self.domain)
+        if self.model.method.scope != "set":
+            return
+        datasets = [
+            one.dataset for one in (loaders if isinstance(loaders, list) else [loaders]) if one is not None
+        ]
+        found = [self._pool(dataset) for dataset in datasets]
+        if found:
+            images, paths = zip(*found, strict=True)
+            self.model.look_at(torch.cat(images).to(self.device), [path for own in paths for path in own])
+
+    def _pool(self, dataset: Dataset[Any]) -> tuple[Tensor, list[str]]:
+        """(M, 3, S, S) photographs of a data set as the model sees them, and their paths; chosen by file name."""
+        paths = _paths(dataset)
+        chosen = sorted(choose_pool([Path(path).name for path in paths], self.set_size))
+        loader = DataLoader(Subset(dataset, chosen), collate_fn=ImageBatch.collate)
+        images = [batch.image for batch in loader]
+        transform = self.pre_processor.transform if self.pre_processor is not None else None
+        return torch.cat([transform(i) if transform else i for i in images]), [paths[i] for i in chosen]
+
+
+def _paths(dataset: Any) -> list[str]:
+    if hasattr(dataset, "samples"):
+        return [str(path) for path in dataset.samples["image_path"]]
+    if hasattr(dataset, "image_filenames"):
+        return [str(path) for path in dataset.image_filenames]
+    raise UsageError(
+        f"a {type(dataset).__name__} does not tell its photographs' paths; use one of anomalib's datasets or AnoClip"
+    )
+
+
+class AnoClip(ClipspectModule):
+    """AnoCLIP: V-V patch tokens against domain-aware states, one photograph at a time (arXiv 2308.15939)."""
+
+    method_name = "anoclip"
+
+
+class AnoClipPlus(ClipspectModule):
+    """AnoCLIP+: the same, adapted to each photograph by itself (arXiv 2308.15939)."""
+
+    method_name = "anoclip+"
+
+
+class DualImage(ClipspectModule):
+    """Dual-Image Enhanced CLIP: other photographs of the set as references (arXiv 2405.04782)."""
+
+    method_name = "dual-image"
+
+
+class DualImagePlus(ClipspectModule):
+    """The same, adapted with corrupted copies of each photograph (arXiv 2405.04782)."""
+
+    method_name = "dual-image+"
+
+
+class Mutual(ClipspectModule):
+    """Mutual scoring: all other photographs of the set as references (after MuSc, arXiv 2401.16753)."""
+
+    method_name = "mutual"

@@ -1,0 +1,39 @@
+"""The photograph's way to the backbone's square input, as a torchvision transform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Resize
+
+from clipspect.evaluation.masks import fit_mask
+from clipspect.images.transforms import Fit
+
+
+class PhotographResize(Resize):  # type: ignore[misc]  # torchvision has no types
+    """A ``Resize`` with the arithmetic of ``clipspect detect``: Pillow's bicubic filter on 8-bit pixels.
+
+    It is a subclass so that anomalib finds it and already resizes in the dataset, where photographs of different sizes
+    must be made alike; what has the wanted size passes unchanged. Masks go by nearest pixel centres.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """(…, 3, H, W) float in [0, 1], or a mask (…, H, W) → the wanted size."""
+        height, width = self.size
+        if not isinstance(inpt, Tensor) or inpt.shape[-2:] == (height, width):
+            return inpt
+        flat = inpt.reshape(-1, *inpt.shape[-2:]).cpu()
+        if isinstance(inpt, tv_tensors.Mask):
+            fitted = torch.stack([torch.from_numpy(fit_mask(one.numpy() > 0, height, width)) for one in flat])
+            resized = fitted.to(inpt.dtype)
+        else:
+            fit = Fit(height)
+            pixels = (flat.unflatten(0, (-1, 3)).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+            squares = torch.from_numpy(np.stack([fit.apply(np.ascontiguousarray(one)) for one in pixels]))
+            resized = (squares.permute(0, 3, 1, 2).float() / 255).flatten(0, 1)
+        shaped = resized.reshape(*inpt.shape[:-2], height, width).to(inpt.device)
+        return tv_tensors.wrap(shaped, like=inpt)
