@@ -1,8 +1,9 @@
-"""Every code block of README and docs runs: Python as it stands, `clipspect …` lines through the command line."""
+"""Every code block of README and docs runs: Python as it stands, `clipspect …` and `python -m clipspect.…` lines."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -48,6 +49,9 @@ def test_the_blocks_of_a_page_run_in_order(page, workplace, monkeypatch):
             exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
         for line in code.replace("\\\n", " ").splitlines() if language == "bash" else ():
             words = shlex.split(line, comments=True)
+            if words[:2] == ["python", "-m"]:
+                monkeypatch.setattr(sys, "argv", words[2:])
+                runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             if not words or words[0] != "clipspect":
                 continue
             monkeypatch.setattr(sys, "argv", words)

@@ -89,7 +89,7 @@ def test_resuming_continues_exactly(small, shards):
 
 def test_the_command_renders_trains_and_writes_a_model_folder(small, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
-    loop.train(small, tmp_path)
+    loop.train(loop.Trainer(small), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(math.isfinite(line["total"]) for line in lines)
@@ -102,7 +102,7 @@ def test_stages_follow_each_other_and_a_killed_one_goes_on(small, tmp_path, monk
     monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
     first = small.stages[0]
     staged = replace(small, stages=(first, replace(first, seed=8, steps=2)), refresh_steps=2)
-    whole = loop.train(staged, tmp_path / "whole")
+    whole = loop.train(loop.Trainer(staged), tmp_path / "whole")
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["progress"]) for line in log][3:] == [(1, 0.75), (2, 0.0), (2, 0.5)]
 
@@ -117,8 +117,8 @@ def test_stages_follow_each_other_and_a_killed_one_goes_on(small, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_step", dies)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(staged, tmp_path / "killed")
-    again = loop.train(staged, tmp_path / "killed")
+            loop.train(loop.Trainer(staged), tmp_path / "killed")
+    again = loop.train(loop.Trainer(staged), tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 

@@ -174,27 +174,23 @@ def draw_step(
     return draw_windows(shards[size], phase.batch // 2, side, chance)
 
 
-def train(
-    config: TrainingConfig, out: Path, minutes: float = math.inf, device: torch.device | str = "cpu"
-) -> open_clip.CLIP:
+def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> open_clip.CLIP:
     """Train through all stages and write the model folder ``out/model``; goes on from ``out/checkpoint.pt``.
 
     Both models, raw and averaged, are validated at the end; the better is written.
 
     Args:
-        config: model, losses, stages.
+        trainer: a new one, or one with weights to start from.
         out: folder for scenes, checkpoints, log and model.
         minutes: to fit all stages into, each by its share of the steps, its learning rate still reaching zero.
-        device: "cpu" or "cuda".
     """
-    trainer = Trainer(config, device)
     checkpoint = out / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         trainer.restore(torch.load(checkpoint, map_location=trainer.device, weights_only=True))
         print(f"resumed at step {trainer.step_number}", flush=True)
     with (out / "log.jsonl").open("a") as log:
-        while trainer.stage < len(config.stages):
+        while trainer.stage < len(trainer.config.stages):
             _train_stage(trainer, out, 60 * minutes, log)
             trainer.stage, trainer.stage_steps, trainer.stage_seconds = trainer.stage + 1, 0, 0.0
             _save_checkpoint(trainer, checkpoint)
@@ -268,7 +264,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    train(load_config(arguments.config), arguments.out, arguments.minutes, arguments.device)
+    train(Trainer(load_config(arguments.config), arguments.device), arguments.out, arguments.minutes)
 
 
 if __name__ == "__main__":
