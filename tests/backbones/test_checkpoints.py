@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 
@@ -104,6 +105,29 @@ def test_a_truncated_checkpoint_is_called_damaged_in_every_format(tmp_path):
         path.write_bytes(path.read_bytes()[:5000])
         with pytest.raises(WeightsError, match="cannot be read as weights"):
             load_backbone(str(tmp_path / suffix))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_are_held_to_the_sha256_that_lies_beside_them(tmp_path, suffix):
+    path = write_folder(
+        tmp_path / "model", ARCHITECTURES["vit"], open_clip.CLIP(**ARCHITECTURES["vit"]), suffix
+    )
+    beside = path.with_name(f"{path.name}.sha256")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    beside.write_text(f"{digest}  {path.name}\n")
+    load_backbone(str(tmp_path / "model"))
+    beside.write_text(f"{digest[::-1]}  {path.name}\n")
+    with pytest.raises(WeightsError, match=f"is not what {beside.name} says"):
+        load_backbone(str(tmp_path / "model"))
+
+
+def test_one_flipped_bit_gives_weights_another_fingerprint(small_model):
+    backbone = load_backbone(str(small_model))
+    before = backbone.fingerprint
+    weight = backbone._model.visual.conv1.weight
+    weight.view(torch.int32).flatten()[1234] ^= 1
+    backbone._fingerprint = None
+    assert backbone.fingerprint != before
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):

@@ -72,6 +72,16 @@ def test_references_of_another_kind_are_refused(stored, change, message):
         load_references(stored).check(stored, **{**IN_USE, **change})
 
 
+@pytest.mark.parametrize("where", ["header", "features"])
+def test_one_flipped_bit_is_noticed(stored, where):
+    data = bytearray(stored.read_bytes())
+    place = data.index(b"bottle") if where == "header" else len(data) - 3
+    data[place] ^= 1
+    stored.write_bytes(data)
+    with pytest.raises(ReferenceError, match="damaged"):
+        load_references(stored)
+
+
 def test_a_method_that_needs_less_can_use_them(stored):
     load_references(stored).check(
         stored, **{**IN_USE, "request": FeatureRequest(value_blocks=frozenset([4]))}

@@ -6,6 +6,7 @@ Weights are read as safetensors or through ``torch.load(weights_only=True)``; no
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import socket
@@ -25,6 +26,7 @@ from clipspect.errors import UsageError, WeightsError
 
 RANDOM = "random"
 _CONFIG = "open_clip_config.json"
+_DIGEST_SUFFIX = ".sha256"
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -220,6 +222,7 @@ def _is_openai(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     from open_clip.factory import load_state_dict
 
+    _check_digest(path)
     try:
         return dict(load_state_dict(str(path), weights_only=True))
     except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
@@ -240,8 +243,23 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
         raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
 
 
+def _check_digest(path: Path) -> None:
+    """Hold a file to the SHA-256 in ``FILE.sha256`` beside it, as sha256sum writes it, where there is one."""
+    beside = path.with_name(f"{path.name}{_DIGEST_SUFFIX}")
+    if not beside.is_file():
+        return
+    wanted = beside.read_text(encoding="utf-8").split()[:1]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted != [found]:
+        raise WeightsError(
+            f"{path} is not what {beside.name} says: SHA-256 {found}; fetch it again, or remove {beside.name}"
+        )
+
+
 def _check_safetensors(path: Path) -> None:
-    """Header and length alone, so that a large file is not read twice."""
+    """Header and length alone, so that a large file is not read twice; all of it where a SHA-256 lies beside."""
+    _check_digest(path)
     try:
         with safe_open(path, framework="pt"):
             pass

@@ -5,6 +5,7 @@ What is stored are features, so a file serves the backbone, input size and block
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from clipspect import __version__
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import ReferenceError
 
-_FORMAT = "clipspect references 1"
+_FORMAT = "clipspect references 2"
+"""2: the header holds a digest of everything else in the file."""
 _KEY = "clipspect"
 
 
@@ -122,7 +124,9 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
         "grid": features.grid,
         "depth": features.depth,
     }
-    data = save(_tensors(features), {_KEY: json.dumps(header, ensure_ascii=False)})
+    tensors = _tensors(features)
+    header["digest"] = _digest(header, tensors)
+    data = save(tensors, {_KEY: json.dumps(header, ensure_ascii=False)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
@@ -136,7 +140,7 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
     """Read references; :meth:`References.check` says whether they may be used.
 
     Raises:
-        ReferenceError: no such file, damaged, or not clipspect's.
+        ReferenceError: no such file, damaged (its SHA-256 is checked), or not clipspect's.
     """
     if not path.is_file():
         raise ReferenceError(f"{path}: no such file of references")
@@ -148,6 +152,8 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
                     f"{path} is not a file of clipspect references, or one of another version of it"
                 )
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+        if header.pop("digest", None) != _digest(header, tensors):
+            raise ReferenceError(f"{path} is damaged: it is not what was written; copy or build it again")
         manifest = Manifest(**header["manifest"])
         features = _features(tensors, tuple(header["grid"]), int(header["depth"]))
         request = _request_from_json(header["request"])
@@ -156,6 +162,15 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
     if len(features) != manifest.count or not all(t.isfinite().all() for t in tensors.values()):
         raise ReferenceError(f"{path} is damaged: it does not hold the {manifest.count} references it names")
     return References(features, manifest, request)
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over the header as JSON keeps it and every byte of the tensors."""
+    digest = hashlib.sha256(json.dumps(json.loads(json.dumps(header)), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _tensors(features: Features) -> dict[str, Tensor]:
