@@ -13,6 +13,7 @@ from clipspect.cli.catalogue import methods, models
 from clipspect.cli.detecting import demo, detect
 from clipspect.cli.output import console
 from clipspect.cli.referencing import references_app
+from clipspect.cli.serving import serve, ui
 from clipspect.errors import ClipspectError
 
 EXIT_USAGE = 2
@@ -42,6 +43,8 @@ app.command()(demo)
 app.command()(models)
 app.command()(methods)
 app.command()(benchmark)
+app.command()(ui)
+app.command()(serve)
 app.add_typer(references_app, name="references")
 
 

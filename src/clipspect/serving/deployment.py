@@ -1,0 +1,140 @@
+"""The service on Ray Serve: one gateway that reads requests, and replicas that hold the models and batch.
+
+``build`` is the application's builder: `clipspect serve` runs it on this machine, Ray's config file on a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from clipspect.detection import Detection
+from clipspect.errors import ClipspectError
+from clipspect.serving.answers import Answer, describe
+from clipspect.serving.app import create_app
+from clipspect.serving.engine import Engine, Inquiry, Kept, Ticket
+from clipspect.serving.refusals import RefusalError, refusal_of
+from clipspect.serving.settings import ServiceSettings
+
+SPARE = 64
+"""Requests beside those admitted that the gateway takes, so that probes and refusals get through."""
+
+
+@serve.deployment(name="inspector")
+class Inspector:
+    """A replica: the models, and the batches of requests that are scored together."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        """Load every model; the replica is ready when that is done."""
+        self._engine = Engine(settings.models, references=settings.references, **settings.load_options)
+        self._engine.load()
+        self._together.set_max_batch_size(settings.batch)  # type: ignore[attr-defined]
+        self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
+
+    async def detect(self, inquiry: Inquiry, include: frozenset[str], seconds: float) -> Answer:
+        """Score an inquiry beside others that arrive at the same time."""
+        ticket = Ticket(inquiry, seconds)
+        try:
+            found, batched, spent = await self._together(ticket)
+            if isinstance(found, ClipspectError):
+                return Answer("", [], batched, spent, refusal_of(found))
+            started = perf_counter()
+            results = await asyncio.to_thread(describe, found, include)
+            return Answer(found[0].weights, results, batched, spent + perf_counter() - started)
+        finally:
+            ticket.give_up()  # cancelled: nobody scores what nobody waits for
+
+    async def keep_references(self, inquiry: Inquiry) -> Kept | RefusalError:
+        """Keep references; every replica reads them from the same folder."""
+        try:
+            return await asyncio.to_thread(self._engine.keep_references, inquiry)
+        except ClipspectError as error:
+            return refusal_of(error)
+
+    async def catalogue(self) -> dict[str, Any]:
+        """Models and methods."""
+        return await asyncio.to_thread(self._engine.catalogue)
+
+    @serve.batch
+    async def _together(
+        self, tickets: Sequence[Ticket]
+    ) -> list[tuple[list[Detection] | ClipspectError, int, float]]:
+        started = perf_counter()
+        answers = await asyncio.to_thread(self._engine.answer, tickets)
+        return [(answer, len(tickets), perf_counter() - started) for answer in answers]
+
+
+class RayBackend:
+    """The replicas, as the routes see them. What Ray raises becomes a refusal a client may try again after."""
+
+    def __init__(self, inspector: DeploymentHandle[Any]) -> None:
+        """``inspector`` is the handle of the replicas."""
+        self._inspector = inspector
+
+    async def detect(self, inquiry: Inquiry, include: frozenset[str], seconds: float) -> Answer:
+        """Score an inquiry."""
+        answer: Answer = await self._ask("detect", inquiry, include, seconds)
+        return answer
+
+    async def keep_references(self, inquiry: Inquiry) -> Kept:
+        """Keep references."""
+        kept: Kept | RefusalError = await self._ask("keep_references", inquiry)
+        if isinstance(kept, RefusalError):
+            raise kept
+        return kept
+
+    async def catalogue(self) -> dict[str, Any]:
+        """Models and methods."""
+        found: dict[str, Any] = await self._ask("catalogue")
+        return found
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self._inspector, method).remote(*arguments)
+        except BackPressureError:
+            raise RefusalError(429, "too_many_requests", "too many requests are waiting already") from None
+        except (RayActorError, DeploymentUnavailableError):
+            raise RefusalError(503, "replica_lost", "the replica that had this request is gone") from None
+        except RayError as error:
+            logging.getLogger("clipspect.service").error("%s failed: %s", method, error)
+            raise RefusalError(500, "internal", "an error of the service itself; its log says more") from None
+
+
+@serve.deployment(name="gateway")
+@serve.ingress()
+class Gateway:
+    """The one place where requests from outside are read."""
+
+    def __init__(self, settings: ServiceSettings, inspector: DeploymentHandle[Any]) -> None:
+        """Nothing is loaded here. The log goes to standard error, which Ray collects."""
+        logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("clipspect.service").setLevel(logging.INFO)
+        self._settings, self._inspector = settings, inspector
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The service as Ray Serve runs it."""
+        return create_app(RayBackend(self._inspector), self._settings)
+
+
+def build(settings: ServiceSettings) -> serve.Application:
+    """The application: a gateway in front of replicas."""
+    inspector = Inspector.options(  # type: ignore[attr-defined]
+        num_replicas=settings.replicas,
+        max_ongoing_requests=settings.ongoing,
+        max_queued_requests=settings.queue,
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=5,
+    ).bind(settings)
+    gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
+        max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}
+    ).bind(settings, inspector)
+    return gateway

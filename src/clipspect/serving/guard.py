@@ -1,0 +1,152 @@
+"""The gate in front of the service: key, admission, size, time, log and counts, before any of a body is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from time import perf_counter
+from uuid import uuid4
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clipspect.serving.limits import MEGABYTE
+from clipspect.serving.refusals import RefusalError
+from clipspect.serving.settings import ServiceSettings
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""Asked by machines that know no key."""
+log = logging.getLogger("clipspect.service")
+
+
+class Metrics:
+    """What the service counts, for Prometheus."""
+
+    def __init__(self) -> None:
+        """A registry of its own: several services may live in one process."""
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self.requests = Counter("clipspect_requests", "Requests answered.", ["path", "status"], registry=own)
+        self.seconds = Histogram(
+            "clipspect_request_seconds", "From first byte to answer.", ["path"], registry=own
+        )
+        self.ongoing = Gauge(
+            "clipspect_requests_ongoing", "Requests admitted and not yet answered.", registry=own
+        )
+        self.photographs = Counter(
+            "clipspect_photographs", "Photographs scored.", ["method", "model"], registry=own
+        )
+        self.batched = Histogram(
+            "clipspect_batched_requests",
+            "Requests scored together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=own,
+        )
+
+
+class Guard:
+    """ASGI middleware. Everything it refuses has the service's one shape of errors."""
+
+    def __init__(
+        self, app: ASGIApp, settings: ServiceSettings, metrics: Metrics, paths: frozenset[str]
+    ) -> None:
+        """``paths`` are those counted under their own name, so that strangers cannot grow the metrics."""
+        self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
+        key = settings.api_key()
+        self._key = None if key is None else _digest(key)
+        self._ongoing = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, request = perf_counter(), uuid4().hex[:16]
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-clipspect-request", request.encode())]
+            await send(message)
+
+        try:
+            try:
+                await self._admit(scope, receive, watched)
+            except RefusalError as refusal:
+                if status:  # an answer has begun and cannot become another
+                    raise
+                await _say(refusal)(scope, receive, watched)
+            except Exception:
+                log.exception(
+                    "%s %s failed", request, scope["path"] if scope["path"] in self.paths else "other"
+                )
+                if status:
+                    raise
+                await _say(_BUG)(scope, receive, watched)
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            seconds = perf_counter() - started
+            self.metrics.requests.labels(path, status or 499).inc()
+            self.metrics.seconds.labels(path).observe(seconds)
+            log.info("%s %s %s %s %.0f ms", request, scope["method"], path, status or 499, 1000 * seconds)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if self._key is not None and scope["path"] not in OPEN_PATHS:
+            kind, _, shown = headers.get("authorization", "").partition(" ")
+            if not hmac.compare_digest(_digest(shown.strip()), self._key) or kind.lower() != "bearer":
+                raise RefusalError(401, "unauthorized", "send the API key as Authorization: Bearer KEY")
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        limit = int(self.settings.limits.body_mb * MEGABYTE)
+        too_large = RefusalError(413, "too_large", f"the request is larger than {limit / MEGABYTE:g} MB")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limit:
+            raise too_large
+        if self._ongoing >= self.settings.admitted:
+            raise RefusalError(
+                429, "too_many_requests", "too many requests are waiting already; come back later"
+            )
+        received = 0
+
+        async def measured() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise too_large
+            return message
+
+        self._ongoing += 1
+        self.metrics.ongoing.set(self._ongoing)
+        try:
+            async with asyncio.timeout(self.settings.time_limit):
+                await self.app(scope, measured, send)
+        except TimeoutError:
+            raise RefusalError(
+                503,
+                "time_limit",
+                f"no answer within {self.settings.time_limit:g} s; send less, or come back later",
+            ) from None
+        finally:
+            self._ongoing -= 1
+            self.metrics.ongoing.set(self._ongoing)
+
+
+_BUG = RefusalError(500, "internal", "an error of the service itself; its log says more")
+
+
+def _say(refusal: RefusalError) -> JSONResponse:
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+
+def _digest(key: str) -> bytes:
+    """Of one length whatever the key's, so that comparing takes one time."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

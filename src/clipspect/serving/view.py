@@ -1,0 +1,148 @@
+"""What the page shows of detections: pictures, captions, tables, files. Only choosing and wording; no arithmetic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.detection import Detection, Thresholds
+from clipspect.results.export import light_rows, write_csv
+from clipspect.results.heatmap import colour_scale
+from clipspect.results.maps import write_grey
+from clipspect.results.thresholds import given_thresholds, guess_for
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SHOWN_SIDE = 1200
+REGION_HEADERS = ("region", "left", "top", "width", "height", "peak")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of one method as a page shows them, under thresholds that sliders move."""
+
+    detections: tuple[Detection, ...]
+    thresholds: Thresholds
+    """Where the sliders begin: a guess from all of them."""
+    scale: tuple[float, float]
+    """One colour scale for all, which does not move with the sliders."""
+
+    @staticmethod
+    def of(detections: Sequence[Detection]) -> Found:
+        """Detections, none of them judged yet."""
+        thresholds = guess_for(detections)
+        maps = [d.compact_map.ravel() for d in detections if d.score_map is not None]
+        samples = np.concatenate([np.empty(0, np.float16), *maps])
+        return Found(tuple(detections), thresholds, colour_scale(samples, thresholds.pixel))
+
+    @property
+    def map_range(self) -> tuple[float, float]:
+        """From ordinary material to the highest peak: where a pixel threshold makes a difference."""
+        peaks = [float(d.compact_map.max()) for d in self.detections if d.score_map is not None]
+        return min(self.scale[0], self.thresholds.pixel), max([*peaks, self.thresholds.pixel])
+
+    def judged(self, index: int, image: float, pixel: float) -> Detection:
+        """One of them under the sliders' thresholds; its regions are found anew on its map, nothing is encoded."""
+        return replace(self.detections[index], thresholds=given_thresholds(image, pixel))
+
+    def picture(
+        self, index: int, image: float, pixel: float, opacity: float, max_side: int | None = SHOWN_SIDE
+    ) -> Image.Image | None:
+        """Overlay of one of them; None where it failed."""
+        detection = self.judged(index, image, pixel)
+        if detection.score_map is None or detection.pixels is None:
+            return None
+        pixels = _decoded(detection.pixels)
+        return replace(detection, pixels=lambda: pixels).overlay(opacity, self.scale, max_side)
+
+
+@lru_cache(maxsize=2)
+def _decoded(pixels: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The photograph that is looked at, so that a moving slider does not decode it at every step."""
+    return pixels()
+
+
+def named(detections: Sequence[Detection], names: Sequence[str]) -> list[Detection]:
+    """Detections under the names of the files they came from."""
+    return [replace(d, path=name) for d, name in zip(detections, names, strict=True)]
+
+
+def ranked(detections: Sequence[Detection]) -> list[Detection]:
+    """Highest score first; those that failed come last."""
+    return sorted(detections, key=lambda d: (d.score_map is None, -d.score if d.score_map is not None else 0))
+
+
+def caption(detection: Detection) -> str:
+    """A photograph's score and name."""
+    if detection.error is not None:
+        return f"failed · {detection.path}"
+    return f"{detection.score:.3f} · {detection.path}"
+
+
+def verdict(detection: Detection) -> str:
+    """One photograph's result in a line of Markdown."""
+    if detection.error is not None:
+        return f"**{_plain(detection.path)}** could not be scored: {_plain(detection.error)}"
+    word = "anomalous" if detection.flag else "normal"
+    said = "".join(f"  \n⚠ {_plain(warning)}" for warning in detection.warnings)
+    used = detection.thresholds_used
+    return (
+        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** from {used.image:.3f}"
+        f" · {count_regions(detection)} from {used.pixel:.3f}{said}"
+    )
+
+
+def count_regions(detection: Detection) -> str:
+    """How many regions there are, in words."""
+    count = len(detection.regions)
+    return "no region" if count == 0 else "1 region" if count == 1 else f"{count} regions"
+
+
+def region_rows(detection: Detection) -> list[list[Any]]:
+    """Rows under :data:`REGION_HEADERS`, highest peak first."""
+    return [
+        [number, region.left, region.top, region.width, region.height, round(region.peak, 3)]
+        for number, region in enumerate(detection.regions, start=1)
+    ]
+
+
+def write_overlay(found: Found, index: int, image: float, pixel: float, opacity: float, folder: Path) -> Path:
+    """The overlay at the photograph's own size, as PNG. Raises ImageError where there is none."""
+    path = folder / f"{_stem(found.detections[index].path)}.overlay.png"
+    found.judged(index, image, pixel).overlay(opacity, found.scale).save(path, compress_level=3)
+    return path
+
+
+def write_map(found: Found, index: int, folder: Path) -> Path:
+    """The anomaly map at the photograph's own size, as PNG of 16-bit grey."""
+    detection = found.detections[index]
+    path = folder / f"{_stem(detection.path)}.map.png"
+    with path.open("wb") as file:
+        write_grey(file, detection.anomaly_map)
+    return path
+
+
+def write_table(found: Found, image: float, pixel: float, folder: Path) -> Path:
+    """Every photograph's row as CSV, under the sliders' thresholds."""
+    path = folder / "detections.csv"
+    judged = [found.judged(index, image, pixel) for index in range(len(found.detections))]
+    with path.open("wb") as file:
+        write_csv(file, light_rows(judged))
+    return path
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem) or "photograph"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML leave alone: file names come from outside."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", text).replace("\n", " ")

@@ -1,0 +1,89 @@
+"""A service in this process, over the small model: the routes without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import plate
+from PIL import Image
+
+MEGABYTE = 1_000_000
+
+
+def photo(seed: int = 0, *, kind: str = "PNG", blot: bool = True, size: tuple[int, int] = (60, 80)) -> bytes:
+    """The file of a photograph of a plate."""
+    buffer = io.BytesIO()
+    Image.fromarray(plate(seed, blot=blot, height=size[0], width=size[1])).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def picture_of(data: bytes) -> np.ndarray:
+    """A picture's values."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def engine(small_model: Path, tmp_path: Path):
+    """An engine over the small model."""
+    from clipspect.serving.engine import Engine
+
+    return Engine((str(small_model),), references=tmp_path / "references", batch_size=4)
+
+
+class LocalBackend:
+    """An engine in this process, one request at a time."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.hold: Callable[[], None] = lambda: None
+
+    async def detect(self, inquiry, include, seconds):
+        from clipspect.errors import ClipspectError
+        from clipspect.serving.answers import Answer, describe
+        from clipspect.serving.engine import Ticket
+        from clipspect.serving.refusals import refusal_of
+
+        started = perf_counter()
+        await asyncio.to_thread(self.hold)
+        (found,) = await asyncio.to_thread(self.engine.answer, [Ticket(inquiry, seconds)])
+        if isinstance(found, ClipspectError):
+            return Answer("", [], 1, 0.0, refusal_of(found))
+        return Answer(found[0].weights, describe(found, include), 1, perf_counter() - started)
+
+    async def keep_references(self, inquiry):
+        return await asyncio.to_thread(self.engine.keep_references, inquiry)
+
+    async def catalogue(self):
+        return self.engine.catalogue()
+
+
+@pytest.fixture
+def backend(engine):
+    return LocalBackend(engine)
+
+
+@pytest.fixture
+def service(backend, small_model):
+    """Makes a client of a service with the settings given."""
+    from starlette.testclient import TestClient
+
+    from clipspect.serving.app import create_app
+    from clipspect.serving.settings import ServiceSettings
+
+    def make(**settings: Any) -> TestClient:
+        app = create_app(backend, ServiceSettings(models=(str(small_model),), **settings))
+        return TestClient(app, raise_server_exceptions=False)
+
+    return make
+
+
+@pytest.fixture
+def client(service):
+    return service()

@@ -1,0 +1,239 @@
+"""The page in a real browser: what a person presses, and what they then see. Skipped where no Chromium is."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving.conftest import photo
+
+pytest.importorskip("gradio", reason="the page's extra is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+from clipspect.serving.engine import Engine
+from clipspect.serving.limits import Limits
+from clipspect.serving.page import build_page, launch
+
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
+WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def page_engine(small_model, tmp_path_factory):
+    return Engine((str(small_model),), references=tmp_path_factory.mktemp("references"))
+
+
+@pytest.fixture(scope="module")
+def address(page_engine):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    limits = Limits(photographs=5)
+    blocks = build_page(page_engine, limits)
+    launch(blocks, limits, host="127.0.0.1", port=port, prevent_thread_lock=True)
+    yield f"http://127.0.0.1:{port}/"
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page at a width; afterwards nothing may have been asked of another machine, nor have failed."""
+    asked: list[str] = []
+    broken: list[str] = []
+    opened = []
+
+    def make(width: str = "desk"):
+        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
+        page = browser.new_page(viewport=size)
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#inspect")
+        opened.append(page)
+        return page
+
+    yield make
+    for page in opened:
+        page.close()
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:", address.replace("http", "ws")))]
+    assert not elsewhere
+    assert not broken
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"plate {number}.png")
+        paths[-1].write_bytes(photo(number, size=(160, 160)))
+    return paths
+
+
+def upload(page, where: str, paths) -> None:
+    """Give files to a drop area and wait until it lists them."""
+    one = Path(paths) if isinstance(paths, str | Path) else None
+    page.set_input_files(f"#{where} input[type=file]", str(one) if one else [str(path) for path in paths])
+    count = len(list(one.iterdir())) if one else len(paths)
+    page.wait_for_function(f"document.querySelectorAll('#{where} tr.file').length === {count}")
+
+
+def press_and_wait(page, button: str, status: str) -> str:
+    page.click(f"#{button}")
+    page.wait_for_function(f"/ in \\d+\\.\\d s$/.test(document.querySelector('#{status}').innerText.trim())")
+    return page.inner_text(f"#{status}")
+
+
+def inspect(page, paths, noun: str = "plate") -> str:
+    upload(page, "photographs", paths)
+    page.fill("#object textarea, #object input", noun)
+    status = press_and_wait(page, "inspect", "status")
+    page.wait_for_selector("#overlay img")
+    page.wait_for_function("document.querySelector('#verdict').innerText.includes('score')")
+    return status
+
+
+def set_slider(page, name: str, value: float) -> None:
+    """Type a value beside a slider and wait until the verdict has changed."""
+    before = page.inner_text("#verdict")
+    page.fill(f"#{name} input[type=number]", f"{value:.3f}")
+    page.press(f"#{name} input[type=number]", "Enter")
+    page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=before)
+
+
+def regions_shown(page) -> int:
+    return page.locator("#regions tbody tr").filter(has_text="0.").count()
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_a_photograph_is_inspected_and_the_slider_redraws_without_encoding(
+    open_page, pictures, page_engine, monkeypatch, width, tmp_path
+):
+    page = open_page(width)
+    assert "1 photograph with anoclip" in inspect(page, pictures[:1])
+    assert "plate 0.png" in page.inner_text("#verdict")
+    detector = page_engine.detector(("anoclip",), page_engine.models[0])
+    monkeypatch.setattr(type(detector.backbone), "encode", lambda *_: pytest.fail("encoded again"))
+    before = page.get_attribute("#overlay img", "src")
+    low = float(page.get_attribute("#pixel input[type=range]", "min"))
+    high = float(page.get_attribute("#pixel input[type=range]", "max"))
+    assert 0 <= low < high <= 1
+    set_slider(page, "pixel", high)
+    assert "no region" in page.inner_text("#verdict")
+    set_slider(page, "pixel", low)
+    assert "1 region" in page.inner_text("#verdict")
+    page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=before)
+    set_slider(page, "image", 0)
+    assert "anomalous" in page.inner_text("#verdict")
+    assert regions_shown(page) == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
+    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+
+
+def test_overlay_map_and_table_are_downloaded(open_page, pictures, tmp_path):
+    page = open_page()
+    inspect(page, pictures)
+    got = {}
+    for what in ("overlay", "map", "csv"):
+        with page.expect_download() as download:
+            page.click(f"#make-{what}")
+        got[what] = tmp_path / what
+        download.value.save_as(got[what])
+    assert Image.open(got["overlay"]).size == (160, 160)
+    score_map = np.asarray(Image.open(got["map"]))
+    assert (score_map.shape, score_map.dtype) == ((160, 160), np.uint16)
+    rows = list(csv.DictReader(got["csv"].read_text("utf-8-sig").splitlines()))
+    assert sorted(row["path"] for row in rows) == [path.name for path in pictures]
+    assert rows[0]["score"] >= rows[1]["score"]
+    assert score_map.max() / 65535 >= float(rows[0]["pixel_threshold"]) * 0.5
+
+
+def test_a_folder_is_inspected_and_other_files_in_it_are_passed_over(open_page, pictures):
+    folder = pictures[0].parent
+    (folder / "notes.txt").write_text("not a photograph")
+    page = open_page()
+    page.get_by_role("tab", name="Folder").click()
+    upload(page, "folder", folder)
+    page.fill("#object textarea, #object input", "plate")
+    assert "3 photographs with anoclip" in press_and_wait(page, "inspect", "status")
+    page.wait_for_selector("#gallery img")
+    assert page.locator("#gallery .thumbnail-item").count() == 3
+    first = page.inner_text("#verdict")
+    page.locator("#gallery .thumbnail-item").nth(2).click()
+    page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=first)
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_methods_are_compared_side_by_side(open_page, pictures, width, tmp_path):
+    page = open_page(width)
+    upload(page, "photographs", pictures)
+    page.fill("#object textarea, #object input", "plate")
+    page.get_by_role("tab", name="Compare methods").click()
+    assert "3 photographs" in press_and_wait(page, "compare", "compare-status")
+    page.wait_for_function("document.querySelectorAll('#side-by-side img').length === 3")
+    shown = page.inner_text("#side-by-side")
+    for method in ("anoclip", "dual-image", "mutual"):
+        assert method in shown
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
+    page.screenshot(path=tmp_path / f"compare-{width}.png", full_page=True)
+
+
+def test_the_example_of_a_pair_shows_the_reference_beside_the_result(open_page):
+    page = open_page()
+    page.click("#example-pair")
+    page.wait_for_function("/ in \\d+\\.\\d s$/.test(document.querySelector('#status').innerText.trim())")
+    page.wait_for_selector("#overlay img")
+    page.wait_for_selector("#beside img")
+    result, reference = (page.locator(f"#{name}").bounding_box() for name in ("overlay", "beside"))
+    assert result["x"] + result["width"] <= reference["x"]
+    assert abs(result["y"] - reference["y"]) < 40
+
+
+def test_what_cannot_be_done_is_said_and_nothing_breaks(open_page, pictures, tmp_path):
+    page = open_page()
+    page.click("#inspect")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Drop a photograph')")
+    lying = tmp_path / "photo.png"
+    lying.write_bytes(b"<script>alert(1)</script>")
+    upload(page, "photographs", [lying])
+    page.fill("#object textarea, #object input", "plate")
+    page.click("#inspect")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('not a JPEG')")
+    page.reload()
+    page.wait_for_selector("#inspect")
+    assert "1 photograph" in inspect(page, pictures[:1])
+
+
+def test_two_visitors_do_not_see_each_others_photographs(open_page, pictures):
+    one, other = open_page(), open_page()
+    inspect(one, pictures[:1])
+    inspect(other, pictures[1:2])
+    assert "plate 0.png" in one.inner_text("#verdict")
+    set_slider(one, "image", 0)
+    assert "plate 0.png" in one.inner_text("#verdict")
+
+
+def test_the_browser_is_told_to_fetch_nothing_from_elsewhere(address):
+    import urllib.request
+
+    with urllib.request.urlopen(address, timeout=10) as response:
+        policy = response.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
