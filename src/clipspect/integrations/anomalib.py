@@ -105,6 +105,42 @@ def _seed(path: str, image: Tensor) -> int:
     return int(content[:14], 16)
 
 
+class PhotographPreProcessor(PreProcessor):
+    """Resizes and normalises for a backbone. A checkpoint does not hold it: the model's own arguments make it anew."""
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        """For square inputs of ``size`` pixels."""
+        super().__init__(Compose([PhotographResize((size, size)), Normalize(mean, std)]))
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class MonotonePostProcessor(PostProcessor):
+    """A ``PostProcessor`` whose normalisation joins no two scores: metrics are those of the scores themselves.
+
+    The lowest value of the validation photographs becomes 0, the threshold ½, the highest 1, linearly between.
+    Anomalib's own shifts all scores by the threshold and cuts what leaves [0, 1]: with a threshold far from the middle
+    many scores become 1, and AUROC and AUPRO change with them.
+    """
+
+    @staticmethod
+    def _normalize(
+        preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor
+    ) -> Tensor | None:
+        if preds is None:
+            return None
+        middle = torch.where(threshold.isnan(), (norm_min + norm_max) / 2, threshold)
+        below = (preds - norm_min) / (middle - norm_min).clamp_min(1e-12)
+        above = 1 + (preds - middle) / (norm_max - middle).clamp_min(1e-12)
+        normalised = (torch.where(preds <= middle, below, above) / 2).clamp(0, 1)
+        return torch.where(norm_min.isnan() | norm_max.isnan(), preds, normalised)
+
+
 class ClipspectModule(AnomalibModule):
     """What all of clipspect's anomalib models share."""
 
@@ -137,7 +173,7 @@ class ClipspectModule(AnomalibModule):
             settings: of the method, as ``clipspect methods NAME`` lists them.
             set_size: most photographs of a set that serve as each other's references.
             pre_processor: anomalib's, or whether to use the default, which resizes as ``clipspect detect`` does.
-            post_processor: anomalib's, or whether to use its default.
+            post_processor: anomalib's, or whether to use :class:`MonotonePostProcessor`.
             evaluator: anomalib's, or whether to use the default: all metrics of ``clipspect benchmark``.
             visualizer: anomalib's, or whether to use its default.
 
@@ -146,10 +182,11 @@ class ClipspectModule(AnomalibModule):
             WeightsError: weights that are not here.
         """
         model = ClipspectModel(make_method(self.method_name, settings), backbone, weights, image_size)
-        size = model.backbone.image_size
-        fitted = Compose([PhotographResize((size, size)), Normalize(model.backbone.mean, model.backbone.std)])
+        own = model.backbone
         super().__init__(
-            PreProcessor(transform=fitted) if pre_processor is True else pre_processor,
+            PhotographPreProcessor(own.image_size, own.mean, own.std)
+            if pre_processor is True
+            else pre_processor,
             post_processor,
             evaluator,
             visualizer,
@@ -176,8 +213,8 @@ class ClipspectModule(AnomalibModule):
         raise UsageError("the input size is the model's own; make it with AnoClip(image_size=256)")
 
     def configure_post_processor(self) -> PostProcessor:
-        """The default of anomalib: scores and thresholds by the validation photographs."""
-        return PostProcessor()
+        """Scores and thresholds by the validation photographs, as anomalib does, without cutting any score."""
+        return MonotonePostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:

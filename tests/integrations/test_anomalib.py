@@ -1,0 +1,161 @@
+"""clipspect's models inside anomalib: Engine, command line, a folder of one's own, and the benchmark's own figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("anomalib", reason="anomalib is not installed: clipspect[anomalib]")
+from anomalib.data import Folder, MVTecAD
+from anomalib.engine import Engine
+from torchvision import tv_tensors
+
+from clipspect.errors import UsageError
+from clipspect.evaluation.benchmark import Settings, run_benchmark
+from clipspect.evaluation.datasets import load_categories
+from clipspect.evaluation.entrants import make_entrants
+from clipspect.evaluation.layouts import render_pictures, write_layout
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Fit
+from clipspect.integrations.anomalib import (
+    AnoClip,
+    AnoClipPlus,
+    ClipspectModule,
+    DualImage,
+    DualImagePlus,
+    Mutual,
+)
+from clipspect.integrations.anomalib_resize import PhotographResize
+
+MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
+NAMES = {
+    "image_auroc": "image_AUROC",
+    "image_ap": "image_AUPR",
+    "image_f1max": "image_F1Max",
+    "pixel_auroc": "pixel_AUROC",
+    "pixel_ap": "pixel_AUPR",
+    "pixel_f1max": "pixel_F1Max",
+    "aupro": "pixel_AUPRO",
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """MVTec AD's layout under mvtec/bottle and a folder of one's own under own/plate."""
+    folder = tmp_path_factory.mktemp("sets")
+    pictures = render_pictures(side=96, good=5, defective=5)
+    write_layout("mvtecad", folder / "mvtec", "bottle", pictures)
+    write_layout("folder", folder / "own", "plate", pictures)
+    return folder
+
+
+@pytest.fixture
+def engine(tmp_path) -> Engine:
+    return Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False)
+
+
+def model(kind: type[ClipspectModule], small_model: Path, **options) -> ClipspectModule:
+    return kind(backbone=str(small_model), image_size=64, **options)
+
+
+def own_folder(root: Path, batch_size: int = 4) -> Folder:
+    """All ten photographs tested: by itself anomalib's Folder keeps a random half back for validation."""
+    return Folder(
+        name="plate", root=root / "own" / "plate", normal_dir="reference", normal_test_dir="good",
+        abnormal_dir="dent", mask_dir="masks", val_split_mode="same_as_test", eval_batch_size=batch_size,
+        num_workers=0,
+    )  # fmt: skip
+
+
+def test_every_model_gives_the_figures_of_the_benchmark(root, engine, tmp_path):
+    entrants = make_entrants([kind.method_name for kind in MODELS], {}, {}, None)
+    own = run_benchmark(
+        "mvtecad", load_categories("mvtecad", root / "mvtec"), entrants, tmp_path / "own",
+        settings=Settings(image_size=64),
+    )  # fmt: skip
+    for kind, result in zip(MODELS, own, strict=True):
+        datamodule = MVTecAD(root=root / "mvtec", category="bottle", eval_batch_size=4, num_workers=0)
+        theirs = engine.test(model=kind(image_size=64), datamodule=datamodule, verbose=False)[0]
+        for ours, name in NAMES.items():
+            assert theirs[name] == pytest.approx(result.figures.values[ours], abs=1e-3), (kind.__name__, name)
+
+
+def test_a_bare_folder_is_predicted_without_a_datamodule(root, engine, small_model):
+    """anomalib's issues 2444 and 2701: zero-shot on one's own photographs, nothing else given."""
+    predictions = engine.predict(
+        model=model(AnoClip, small_model, class_name="plate"), data_path=root / "own" / "plate" / "dent"
+    )
+    assert [Path(p.image_path[0]).name for p in predictions] == [f"{i:03d}.jpg" for i in range(5)]
+    assert all(0 <= float(p.pred_score) <= 1 and p.anomaly_map.shape[-2:] == (64, 64) for p in predictions)
+    assert len({round(float(p.pred_score), 6) for p in predictions}) == 5
+
+
+def test_ones_own_folder_is_tested_with_anomalibs_folder(root, engine, small_model):
+    datamodule = own_folder(root)
+    kind = model(DualImage, small_model)
+    figures = engine.test(model=kind, datamodule=datamodule, verbose=False)[0]
+    assert kind.class_name == "plate"
+    assert set(figures) == set(NAMES.values())
+    assert all(0 <= value <= 1 for value in figures.values())
+    drawn = list(Path(engine.trainer.default_root_dir).rglob("*.jpg"))
+    assert len(drawn) == 10  # the visualizer's pictures
+
+
+def test_batches_do_not_change_a_set_methods_scores(root, engine, small_model):
+    def scores(size: int) -> np.ndarray:
+        datamodule = own_folder(root, size)
+        found = engine.predict(model=model(Mutual, small_model, post_processor=False), datamodule=datamodule)
+        return torch.cat([batch.pred_score for batch in found]).numpy()
+
+    np.testing.assert_allclose(scores(1), scores(10), atol=1e-5)
+
+
+def test_a_checkpoint_brings_back_the_model_with_its_input_size(root, engine, small_model):
+    datamodule = MVTecAD(root=root / "mvtec", category="bottle", num_workers=0)
+    first = model(AnoClip, small_model)
+    engine.fit(model=first, datamodule=datamodule)
+    path = next(Path(engine.trainer.default_root_dir).rglob("*.ckpt"))
+    again = AnoClip.load_from_checkpoint(path)
+    assert again.input_size == (64, 64)
+    image = torch.rand(2, 3, 64, 64)
+    again.model.name_object("bottle", "auto")
+    torch.testing.assert_close(again.model(image).anomaly_map, first.model(image).anomaly_map)
+
+
+def test_the_resize_is_the_one_of_detect(root):
+    path = root / "own" / "plate" / "dent" / "000.jpg"
+    from anomalib.data.utils import read_image
+
+    pieces = Reader(Fit(48)).read(path).pieces
+    resized = PhotographResize((48, 48))(read_image(path, as_tensor=True))
+    np.testing.assert_array_equal((resized.permute(1, 2, 0) * 255).round().byte().numpy(), pieces[0])
+    batch = torch.stack([read_image(path, as_tensor=True)] * 2)
+    torch.testing.assert_close(PhotographResize((48, 48))(tv_tensors.Image(batch))[1], resized)
+
+
+def test_one_picture_alone_is_refused_by_methods_that_compare(small_model):
+    alone = model(DualImage, small_model, class_name="plate").model
+    with pytest.raises(UsageError, match="compares photographs of a set"):
+        alone(torch.rand(1, 3, 64, 64))
+
+
+def test_a_model_that_knows_no_object_says_so(root, engine, small_model):
+    with pytest.raises(UsageError, match="class_name='metal nut'"):
+        engine.predict(model=model(AnoClip, small_model), data_path=root / "own" / "plate" / "dent")
+
+
+@pytest.mark.slow
+def test_anomalibs_command_line_runs_it(root, tmp_path):
+    command = [
+        sys.executable, "-m", "anomalib.cli.cli", "test", "--model", "clipspect.integrations.anomalib.AnoClip",
+        "--data", "anomalib.data.MVTecAD", "--data.root", str(root / "mvtec"), "--data.category", "bottle",
+        "--data.num_workers", "0", "--default_root_dir", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "pixel_AUPRO" in done.stdout
