@@ -13,6 +13,7 @@ from clipspect.cli.catalogue import methods, models
 from clipspect.cli.detecting import demo, detect
 from clipspect.cli.output import console
 from clipspect.cli.referencing import references_app
+from clipspect.cli.results import results_app
 from clipspect.cli.serving import serve, ui
 from clipspect.errors import ClipspectError
 
@@ -46,6 +47,7 @@ app.command()(benchmark)
 app.command()(ui)
 app.command()(serve)
 app.add_typer(references_app, name="references")
+app.add_typer(results_app, name="results")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,14 +18,20 @@ from clipspect.prompts import clean_object_name
 if TYPE_CHECKING:
     from clipspect.detection import Detection, Thresholds
     from clipspect.detector import Detector
-    from clipspect.results.run import RunSummary
+    from clipspect.results.run import Engine, RunSummary
 
 EXIT_ANOMALIES = 1
 EXIT_SOME_FAILED = 3
 
 
 def detect(
-    source: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A photograph, or a folder of them; with --engine ray also s3://bucket/prefix.",
+            show_default=False,
+        ),
+    ],
     object: opt.ObjectOption,
     out: opt.OutOption = None,
     method: opt.MethodOption = "anoclip",
@@ -59,6 +65,9 @@ def detect(
     overwrite: opt.OverwriteOption = False,
     as_json: opt.JsonOption = False,
     fail_on_anomaly: opt.FailOption = False,
+    engine: opt.EngineOption = opt.EngineName.local,
+    address: opt.AddressOption = None,
+    workers: opt.WorkersOption = None,
 ) -> None:
     """Find anomalies on a photograph, or on every photograph of a folder.
 
@@ -67,54 +76,72 @@ def detect(
 
     Exit codes: 0 done, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage, 3 some photographs failed.
     """
-    if not source.exists():
-        raise UsageError(f"{source}: no such file or folder; give a photograph or a folder of photographs")
+    place, on_ray = Path(source), engine is opt.EngineName.ray
+    if not on_ray:
+        _check_local(source, address, workers)
     clean_object_name(object)  # a name that says nothing is told before the model is loaded
-    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-    detector = load_detector(
-        method=compare.replace(" ", "").split(",") if compare else method,
-        settings=set_,
-        model=model,
-        weights=weights,
-        image_size=image_size,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        aspect=aspect,
-        interpolation=interpolation,
-        tile=opt.parse_tile(tile),
-        domain=domain,
-        prompts=prompts,
-        normal=normal_state or (),
-        abnormal=abnormal_state or (),
-        set_size=set_size,
-        **limit,
-    )
-    context = _references(detector, object, source, reference, templates)
+    recipe: dict[str, Any] = {
+        "method": compare.replace(" ", "").split(",") if compare else method,
+        "model": model,
+        "weights": weights,
+        "image_size": image_size,
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "aspect": aspect,
+        "interpolation": interpolation,
+        "tile": opt.parse_tile(tile),
+        "domain": domain,
+        "prompts": prompts,
+        "normal": normal_state or (),
+        "abnormal": abnormal_state or (),
+        "set_size": set_size,
+        **({} if max_pixels is None else {"max_pixels": max_pixels}),
+    }
+    detector = load_detector(settings=set_, **recipe)
+    context = _references(detector, object, place, reference, templates)
     if good is None:
-        thresholds = _given_thresholds(threshold, pixel_threshold)
+        thresholds = opt.parse_thresholds(threshold, pixel_threshold)
     elif threshold is not None or pixel_threshold is not None:
         raise UsageError("--good and --threshold both set the thresholds; use one of them")
+    elif on_ray:
+        thresholds = _calibrate_alone(detector, object, good, false_alarm_rate, context)
     else:
-        thresholds, company = _calibrate(detector, object, source, good, false_alarm_rate, context)
+        thresholds, company = _calibrate(detector, object, place, good, false_alarm_rate, context)
         context["company"] = company
-    if source.is_file() and out is None:
-        flagged, failed = _one(detector, source, object, thresholds, context, as_json)
+    if not on_ray and place.is_file() and out is None:
+        flagged, failed = _one(detector, place, object, thresholds, context, as_json)
     else:
-        target = out or Path(f"{source.resolve().name}-results")
-        summary = run_with_progress(
-            detector,
-            source,
-            object=object,
-            out=target,
-            thresholds=thresholds,
-            maps=maps.value,
-            overlays=overlays.value,
-            csv=csv,
-            report=report,
-            overwrite=overwrite,
-            **context,
-        )
+        target = out or Path(f"{_name_of(source)}-results")
+        options = {
+            "out": target,
+            "thresholds": thresholds,
+            "overlays": overlays.value,
+            "csv": csv,
+            "report": report,
+            "overwrite": overwrite,
+        }
+        if on_ray:
+            if templates is not None or maps is not opt.Maps.none:
+                raise UsageError("--templates and --maps work with --engine local alone")
+            from clipspect.cli.scaling import run_on_ray
+
+            build = {"settings": parse_settings(set_), **recipe}
+            summary = run_on_ray(
+                detector,
+                build,
+                source,
+                object,
+                reference,
+                address,
+                workers,
+                lambda e: run_with_progress(e, **options),
+            )
+        else:
+            from clipspect.results.run import LocalEngine
+
+            scoring = LocalEngine(detector, place, object, target, maps=maps.value, **context)
+            summary = run_with_progress(scoring, **options)
         flagged, failed = summary.flagged, summary.failed
         if as_json:
             print_rows(target)
@@ -131,19 +158,27 @@ def demo(
 ) -> None:
     """Run the offline model on the photographs that ship with clipspect and write a report."""
     from clipspect.demo import DEMO_METHOD, DEMO_OBJECT, DEMO_PHOTOS
+    from clipspect.results.run import LocalEngine
 
     detector = load_detector(method=DEMO_METHOD, model="tiny")
-    print_summary(run_with_progress(detector, DEMO_PHOTOS, object=DEMO_OBJECT, out=out, overwrite=True))
+    scoring = LocalEngine(detector, DEMO_PHOTOS, DEMO_OBJECT, out)
+    print_summary(run_with_progress(scoring, out=out, overwrite=True))
 
 
-def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> Detector:
-    """``clipspect.load`` with --set pairs read, and its warnings said in colour."""
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    """--set pairs as names and values; UsageError for one without an equals sign."""
     parsed = {}
-    for pair in settings or ():
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair}: write it as name=value, such as --set views=official")
         parsed[key.strip().replace("-", "_")] = value.strip()
+    return parsed
+
+
+def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> Detector:
+    """``clipspect.load`` with --set pairs read, and its warnings said in colour."""
+    parsed = parse_settings(settings)
     with console(stderr=True).status("loading the model"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         import clipspect
@@ -155,14 +190,30 @@ def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> 
     return detector
 
 
-def _given_thresholds(image: float | None, pixel: float | None) -> Thresholds | None:
-    if image is None:
-        if pixel is not None:
-            raise UsageError("--pixel-threshold goes with --threshold")
-        return None
-    from clipspect.results.thresholds import given_thresholds
+def _check_local(source: str, address: str | None, workers: int | None) -> None:
+    if "://" in source:
+        raise UsageError(f"{source}: object storage is read by --engine ray; add it, or give a folder")
+    if not Path(source).exists():
+        raise UsageError(f"{source}: no such file or folder; give a photograph or a folder of photographs")
+    if address is not None or workers is not None:
+        raise UsageError("--address and --workers go with --engine ray")
 
-    return given_thresholds(image, pixel)
+
+def _name_of(source: str) -> str:
+    """The last name of a path or of a URI."""
+    return PurePosixPath(source.partition("?")[0]).name if "://" in source else Path(source).resolve().name
+
+
+def _calibrate_alone(
+    detector: Detector, object: str, good: Path, rate: float, context: dict[str, Any]
+) -> Thresholds:
+    """Thresholds from good photographs on this machine, for photographs that are scored elsewhere."""
+    if detector.uses_sets:
+        raise UsageError(
+            "with --engine ray --good serves methods that score each photograph by itself; give --threshold"
+        )
+    with console(stderr=True).status(f"scoring the known-good photographs in {good}"):
+        return detector.calibrate(good, object, false_alarm_rate=rate, **context)
 
 
 def _calibrate(
@@ -230,12 +281,12 @@ def _one(
     return sum(bool(d.flag) for d in found), failed
 
 
-def run_with_progress(detector: Detector, source: Path, **run_options: Any) -> RunSummary:
-    """``run_folder`` with a bar per stage, its rate and the time left."""
+def run_with_progress(engine: Engine, **run_options: Any) -> RunSummary:
+    """``run_engine`` with a bar per stage, its rate and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from clipspect.results.run import Progress as RunProgress
-    from clipspect.results.run import run_folder
+    from clipspect.results.run import run_engine
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -256,4 +307,4 @@ def run_with_progress(detector: Detector, source: Path, **run_options: Any) -> R
         bar.update(tasks[state.stage], completed=state.done, total=state.total, rate=speed)
 
     with bar:
-        return run_folder(detector, source, progress=show, **run_options)
+        return run_engine(engine, progress=show, **run_options)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from clipspect.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipspect.detection import Thresholds
 
 
 class Maps(str, Enum):
@@ -17,6 +20,13 @@ class Maps(str, Enum):
     none = "none"
     png16 = "png16"
     npy = "npy"
+
+
+class EngineName(str, Enum):
+    """Where photographs are scored."""
+
+    local = "local"
+    ray = "ray"
 
 
 class Overlays(str, Enum):
@@ -33,6 +43,7 @@ PROMPTS = "Words"
 REFERENCES = "References"
 JUDGE = "Thresholds"
 OUTPUT = "Output"
+SCALE = "Scale"
 
 ObjectOption = Annotated[
     str, typer.Option("--object", "-o", help="What is on the photographs, in plain words: 'metal nut'.")
@@ -179,6 +190,28 @@ PixelThresholdOption = Annotated[
     float | None,
     typer.Option("--pixel-threshold", help="Map values from here on are regions.", rich_help_panel=JUDGE),
 ]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="local: this process. ray: many, here or on a cluster (clipspect\\[ray]); reads s3:// and gs:// too.",
+        rich_help_panel=SCALE,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray cluster; without it this machine.", rich_help_panel=SCALE),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Ray actors [default: one per GPU, else per core].",
+        rich_help_panel=SCALE,
+        show_default=False,
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -205,6 +238,17 @@ FailOption = Annotated[
     bool,
     typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT),
 ]
+
+
+def parse_thresholds(image: float | None, pixel: float | None) -> Thresholds | None:
+    """--threshold and --pixel-threshold; UsageError for the second alone and for numbers outside [0, 1]."""
+    if image is None:
+        if pixel is not None:
+            raise UsageError("--pixel-threshold goes with --threshold")
+        return None
+    from clipspect.results.thresholds import given_thresholds
+
+    return given_thresholds(image, pixel)
 
 
 def parse_tile(text: str | None) -> int | Literal["square"] | None:

@@ -27,7 +27,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.
 
     Raises ImageError as ``decode_image``.
     """
-    data = _read_bytes(path, str(path))
+    data = read_file(path, str(path))
     return decode_image(data, name=str(path), max_pixels=max_pixels), hashlib.sha256(data).hexdigest()
 
 
@@ -39,7 +39,7 @@ def decode_image(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXEL
 
     Raises ImageError: missing, unreadable, empty, damaged, not an image, more than ``max_pixels`` pixels.
     """
-    data = _read_bytes(source, name) if isinstance(source, Path) else source
+    data = read_file(source, name) if isinstance(source, Path) else source
     if not data:
         raise ImageError(name, "the file is empty (0 bytes); copy it again from its source")
     try:
@@ -76,7 +76,8 @@ def hash_file(path: Path) -> str:
         ) from error
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def read_file(path: Path, name: str) -> bytes:
+    """A file's bytes. Raises ImageError: missing, not a regular file, too large, may not be read."""
     try:
         if path.is_dir():
             raise ImageError(name, "is a folder; give the path of one photograph")

@@ -51,7 +51,19 @@ def open_whole(out: Path, target: Path) -> Iterator[IO[bytes]]:
 
     Raises ResultsError.
     """
-    staged = out / STAGING / f"{uuid4().hex}.tmp"
+    with _staged(out / STAGING / f"{uuid4().hex}.tmp", target) as file:
+        yield file
+
+
+@contextmanager
+def open_beside(target: Path) -> Iterator[IO[bytes]]:
+    """The same for a file of its own, outside a results folder. Raises ResultsError."""
+    with _staged(target.with_name(f".{target.name}.{uuid4().hex}.tmp"), target) as file:
+        yield file
+
+
+@contextmanager
+def _staged(staged: Path, target: Path) -> Iterator[IO[bytes]]:
     with results_errors(target):
         staged.parent.mkdir(parents=True, exist_ok=True)
         try:

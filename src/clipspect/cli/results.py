@@ -1,0 +1,146 @@
+"""`clipspect results`: what to do with results folders once they are there."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipspect.cli import options as opt
+from clipspect.cli.output import console
+from clipspect.errors import UsageError
+
+results_app = typer.Typer(
+    help="Merge, filter and export results folders, and write their reports anew.", no_args_is_help=True
+)
+
+FolderArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
+NewFolder = Annotated[Path, typer.Option("--out", help="A new results folder.", show_default=False)]
+MethodsOption = Annotated[
+    list[str] | None, typer.Option("--method", "-m", help="Only this method's rows. Repeatable.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
+ThresholdOption = Annotated[
+    float | None, typer.Option("--threshold", help="Judge all rows anew: flag scores from here on.")
+]
+PixelThresholdOption = Annotated[
+    float | None, typer.Option("--pixel-threshold", help="Map values from here on are regions.")
+]
+
+
+class Format(str, Enum):
+    """What rows may be exported as."""
+
+    csv = "csv"
+    coco = "coco"
+
+
+@results_app.callback()
+def _results() -> None:
+    """Merge, filter and export results folders, and write their reports anew."""
+
+
+@results_app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders.", show_default=False)],
+    out: NewFolder,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Put each folder's name before its photographs' names.")
+    ] = False,
+    threshold: ThresholdOption = None,
+    pixel_threshold: PixelThresholdOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """One results folder of several that were made with the same settings.
+
+    A photograph that is in several is taken once, the latest scored one. Where the folders' thresholds differ and none
+    is given, one is guessed from all rows.
+    """
+    from clipspect.results.merge import merge_results
+
+    thresholds = opt.parse_thresholds(threshold, pixel_threshold)
+    outcome = merge_results(folders, out, prefix=prefix, thresholds=thresholds, overwrite=overwrite)
+    _say(out, outcome.photographs, outcome.flagged, outcome.failed)
+
+
+@results_app.command()
+def filter(
+    folder: FolderArgument,
+    out: NewFolder,
+    flagged: Annotated[
+        bool | None, typer.Option("--flagged/--not-flagged", help="Only flagged photographs, or only others.")
+    ] = None,
+    failed: Annotated[
+        bool | None, typer.Option("--failed/--not-failed", help="Only those with an error, or only others.")
+    ] = None,
+    min_score: Annotated[float, typer.Option("--min-score", help="Lowest score.")] = 0.0,
+    max_score: Annotated[float, typer.Option("--max-score", help="Highest score.")] = 1.0,
+    name: Annotated[str, typer.Option("--name", help="Pattern of names: 'line 2/*.png'.")] = "*",
+    method: MethodsOption = None,
+    threshold: ThresholdOption = None,
+    pixel_threshold: PixelThresholdOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """A results folder of some of the photographs of another; --threshold judges them anew, after the choice."""
+    from clipspect.results.merge import Choice, merge_results
+
+    outcome = merge_results(
+        [folder],
+        out,
+        choice=Choice(flagged, failed, min_score, max_score, name),
+        methods=method or (),
+        thresholds=opt.parse_thresholds(threshold, pixel_threshold),
+        overwrite=overwrite,
+    )
+    _say(out, outcome.photographs, outcome.flagged, outcome.failed)
+
+
+@results_app.command()
+def export(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
+    format: Annotated[
+        Format,
+        typer.Option("--format", help="csv: a row per photograph. coco: images, and regions as boxes."),
+    ] = Format.csv,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="For coco, where the folder holds several.")
+    ] = None,
+) -> None:
+    """Rows for other programs; FiftyOne and supervision read the COCO file."""
+    from clipspect.results.coco import write_coco
+    from clipspect.results.export import write_csv
+    from clipspect.results.files import open_beside
+    from clipspect.results.rows import LIGHT_COLUMNS
+    from clipspect.results.store import iterate_rows, read_manifest
+
+    methods = list(read_manifest(folder)["settings"]["methods"])
+    if method is not None and method not in methods:
+        raise UsageError(f"no rows of {method}; there are: {', '.join(methods)}")
+    if format is Format.coco and method is None and len(methods) > 1:
+        raise UsageError(f"a COCO file is of one method; add --method with one of {', '.join(methods)}")
+    with open_beside(out) as file:
+        if format is Format.coco:
+            write_coco(file, folder, method or methods[0])
+        else:
+            rows = iterate_rows(folder, LIGHT_COLUMNS)
+            write_csv(file, (row for row in rows if method in (None, row["method"])))
+    console().print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@results_app.command()
+def report(folder: FolderArgument) -> None:
+    """Write report.html again, from the rows alone; a lost manifest is made anew from them too."""
+    from clipspect.results.merge import recover_manifest
+    from clipspect.results.report import write_report
+
+    recover_manifest(folder)
+    path = write_report(folder)
+    console().print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say(out: Path, photographs: int, flagged: int, failed: int) -> None:
+    text = f"{photographs} photographs: {flagged} flagged, {failed} failed, in {out}"
+    console().print(text, highlight=False, markup=False, soft_wrap=True)

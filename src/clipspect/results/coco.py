@@ -1,0 +1,67 @@
+"""Rows as COCO JSON, for annotation tools: regions are boxes with their peaks as scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from clipspect.results.store import iterate_rows, read_manifest
+
+COLUMNS = ("path", "method", "width", "height", "score", "flag", "regions", "error", "content_hash")
+CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
+
+
+def write_coco(file: IO[bytes], out: Path, method: str) -> int:
+    """Write the photographs and regions of one method's rows, row by row; how many photographs are in it.
+
+    Photographs that failed are left out: they have no size. Boxes are [left, top, width, height] in photo pixels, as
+    in https://cocodataset.org/#format-data; ``segmentation`` is empty, because a region's outline is not in the rows.
+
+    Raises ResultsError.
+    """
+    info = {"description": f"clipspect {method}", "version": read_manifest(out)["clipspect"]}
+    head = {"info": info, "licenses": [], "categories": [CATEGORY]}
+    file.write(json.dumps(head)[:-1].encode())
+    count = _write_array(file, "images", (_image(number, row) for number, row in _scored(out, method)))
+    _write_array(file, "annotations", _annotations(out, method))
+    file.write(b"}\n")
+    return count
+
+
+def _scored(out: Path, method: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows with their image ids, the same ids each time."""
+    rows = (row for row in iterate_rows(out, COLUMNS) if row["method"] == method and row["error"] is None)
+    return enumerate(rows, start=1)
+
+
+def _image(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("width", "height", "score", "flag", "content_hash")
+    return {"id": number, "file_name": row["path"], **{name: row[name] for name in names}}
+
+
+def _annotations(out: Path, method: str) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image, row in _scored(out, method):
+        for region in row["regions"] or []:
+            number += 1
+            yield {
+                "id": number,
+                "image_id": image,
+                "category_id": CATEGORY["id"],
+                "bbox": [region[name] for name in ("left", "top", "width", "height")],
+                "area": region["area"],
+                "iscrowd": 0,
+                "segmentation": [],
+                "score": region["peak"],
+            }
+
+
+def _write_array(file: IO[bytes], name: str, items: Iterable[Mapping[str, Any]]) -> int:
+    file.write(f', "{name}": ['.encode())
+    count = 0
+    for count, item in enumerate(items, start=1):
+        file.write((",\n" if count > 1 else "\n").encode() + json.dumps(item).encode())
+    file.write(b"]")
+    return count

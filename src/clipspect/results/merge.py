@@ -1,0 +1,220 @@
+"""New results folders from old ones, from their rows alone: merged, filtered, or with what was lost beside the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import clipspect
+from clipspect.detection import Thresholds
+from clipspect.errors import ResultsError, UsageError
+from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
+from clipspect.results.files import write_whole
+from clipspect.results.finish import Outcome, finish_run, sample_rows
+from clipspect.results.heatmap import colour_scale
+from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
+
+OF_THE_SOURCE = ("source", "company", "maps")
+"""Settings that may differ between folders whose scores can be compared."""
+_FROM_ROWS = "From the rows; how it was chosen is not known."
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which photographs to take: those with a row that is all of this."""
+
+    flagged: bool | None = None
+    """Only flagged ones, or only others."""
+    failed: bool | None = None
+    """Only those with an error, or only others."""
+    least: float = 0.0
+    """Lowest score."""
+    most: float = 1.0
+    """Highest score."""
+    names: str = "*"
+    """Pattern of names, as a shell's; * also stands for slashes."""
+
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is meant."""
+        if self.failed is not None and (row["error"] is not None) is not self.failed:
+            return False
+        if self.flagged is not None and row["flag"] is not self.flagged:
+            return False
+        unlimited = self.least <= 0 and self.most >= 1
+        scored = row["score"] is not None and self.least <= row["score"] <= self.most
+        return (unlimited or scored) and fnmatchcase(row["path"], self.names)
+
+
+ALL = Choice()
+
+
+def merge_results(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    choice: Choice = ALL,
+    methods: Sequence[str] = (),
+    prefix: bool = False,
+    thresholds: Thresholds | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """The chosen photographs of some results folders as one new results folder, with its report.
+
+    A photograph that is in several folders, told by name and content, is taken once: a scored one before a failed one,
+    then the latest. Thresholds stay where the folders agree in them; otherwise, and where none are given, they are
+    guessed from all rows.
+
+    Args:
+        folders: one or more results folders; of one whose manifest is lost, the rows are enough.
+        out: a new folder.
+        choice: which photographs.
+        methods: which methods; empty = those of the folders.
+        prefix: put each folder's name before its photographs' names.
+        thresholds: judge all rows anew by these.
+        overwrite: replace results in ``out``.
+
+    Raises:
+        UsageError: a method that is not there.
+        ResultsError: other settings, one name for two contents, ``out`` not writable or not empty, a damaged part.
+    """
+    if any(out.resolve() == folder.resolve() for folder in folders):
+        raise UsageError(f"{out}: is one of the folders themselves; choose a new one")
+    manifests = [_manifest(folder) for folder in folders]
+    settings = _common_settings(folders, manifests)
+    settings["methods"] = _chosen_methods(settings["methods"], methods)
+    winners = _winners(folders, prefix=prefix)
+    known = {m: thresholds or _common_thresholds(manifests, m) for m in settings["methods"]}
+    with ResultStore(out, settings, overwrite=overwrite) as store:
+        if store.parts():
+            raise ResultsError(f"{out}: holds results already; choose a new folder, or pass --overwrite")
+        for number, folder in enumerate(folders):
+            for name, rows in _photographs(folder, prefix=prefix):
+                taken = [row for row in rows if row["method"] in settings["methods"]]
+                if winners[name][0] == number and any(choice.takes(row) for row in taken):
+                    for row in taken:
+                        store.add({**row, "path": name})
+        store.flush()
+        return finish_run(
+            store,
+            None,
+            thresholds={method: found for method, found in known.items() if found is not None},
+            overlays="none",
+            csv=False,
+            report=True,
+            progress=lambda *_: None,
+        )
+
+
+def recover_manifest(out: Path) -> None:
+    """Write a manifest for rows that have lost theirs. Raises ResultsError where there are no rows."""
+    manifest = _manifest(out)
+    if is_results_folder(out):
+        return
+    scales = {}
+    for method in manifest["settings"]["methods"]:
+        *_, samples = sample_rows(out, method)
+        pixel = manifest["thresholds"].get(method, {}).get("pixel", 0.5)
+        scales[method] = colour_scale(samples, pixel)
+    text = json.dumps({**manifest, "colour_scales": scales}, indent=2, ensure_ascii=False)
+    write_whole(out, out / MANIFEST, text.encode("utf-8", "backslashreplace"))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """A folder's manifest, or what its rows say where it has none."""
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder)
+    columns = [
+        "object",
+        "method",
+        "model",
+        "weights",
+        "image_threshold",
+        "pixel_threshold",
+        "threshold_source",
+    ]
+    seen = {tuple(row[name] for name in columns) for row in iterate_rows(folder, columns)}
+    if not seen:
+        raise ResultsError(
+            f"{folder}: no results of clipspect there, neither a manifest nor rows; check the path"
+        )
+    if len({row[:1] + row[2:4] for row in seen}) > 1:
+        raise ResultsError(f"{folder}: rows of several runs and no manifest to tell them apart")
+    thresholds = {
+        method: asdict(Thresholds(image, pixel, source, _FROM_ROWS))
+        for _, method, _, _, image, pixel, source in seen
+        if image is not None
+    }
+    first = dict(zip(columns, next(iter(seen)), strict=True))
+    methods = sorted({row[1] for row in seen})
+    return {
+        "kind": RESULTS_MARKER,
+        "schema_version": SCHEMA_VERSION,
+        "clipspect": clipspect.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": {
+            "methods": {method: {} for method in methods},
+            **{name: first[name] for name in ("model", "weights", "object")},
+            "source": str(folder),
+        },
+        "files": list(OWNED),
+        "thresholds": thresholds,
+    }
+
+
+def _common_settings(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first: dict[str, Any] = manifests[0]["settings"]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        own = manifest["settings"]
+        other = [n for n in sorted({*first, *own} - {*OF_THE_SOURCE}) if first.get(n) != own.get(n)]
+        if other:
+            raise ResultsError(
+                f"{folder}: was made with other settings than {folders[0]} ({', '.join(other)}), so their scores "
+                "do not compare; score its photographs again with the same"
+            )
+    sources = [manifest["settings"].get("source") for manifest in manifests]
+    return {**first, "source": sources[0] if len(sources) == 1 else sources}
+
+
+def _chosen_methods(there: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        raise UsageError(f"no rows of {', '.join(unknown)}; there are: {', '.join(there)}")
+    return {name: there[name] for name in (wanted or there)}
+
+
+def _common_thresholds(manifests: Sequence[Mapping[str, Any]], method: str) -> Thresholds | None:
+    found = [manifest.get("thresholds", {}).get(method) for manifest in manifests]
+    return Thresholds(**found[0]) if found[0] and all(one == found[0] for one in found) else None
+
+
+def _photographs(
+    folder: Path, *, prefix: bool, columns: Sequence[str] | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each photograph's new name and its rows, which are neighbours."""
+    for path, rows in groupby(iterate_rows(folder, columns), key=lambda row: row["path"]):
+        yield (f"{folder.resolve().name}/{path}" if prefix else path), list(rows)
+
+
+def _winners(folders: Sequence[Path], *, prefix: bool) -> dict[str, tuple[int, str]]:
+    """By name: which folder's rows are taken, and the content they are of."""
+    columns = ["path", "content_hash", "error", "finished_at"]
+    best: dict[str, tuple[tuple[bool, Any], int, str]] = {}
+    for number, folder in enumerate(folders):
+        for name, rows in _photographs(folder, prefix=prefix, columns=columns):
+            whole = all(row["error"] is None for row in rows)
+            rank, content = (whole, max(row["finished_at"] for row in rows)), rows[0]["content_hash"]
+            other = best.get(name)
+            if other is not None and whole and other[0][0] and other[2] != content:
+                raise ResultsError(
+                    f"{name}: is one photograph in {folders[other[1]]} and another one in {folder}; pass --prefix to "
+                    "put the folders' names before those of their photographs"
+                )
+            if other is None or rank > other[0]:
+                best[name] = (rank, number, content)
+    return {name: (number, content) for name, (_, number, content) in best.items()}
