@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipspect.backbones.blocks import cast_products, is_standard, run_block
 from clipspect.backbones.checkpoints import RANDOM, build_model
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.plain_clip import LateTokenizer, PlainVision
@@ -65,7 +66,15 @@ class Backbone:
         self.mean: tuple[float, ...] = tuple(mean or _OPENAI_MEAN)
         self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
         self._dtype = _DTYPES[precision]
-        self._model: Any = model.eval().requires_grad_(False).to(self.device, self._dtype)
+        towers: Any = model.eval().requires_grad_(False).to(self.device)
+        if self.is_vit:
+            cast_products(visual, self._dtype)
+        else:
+            visual.to(self._dtype)
+        self._own_text = _is_standard_text(towers)
+        if self._own_text:  # another library's text tower stays in float32
+            cast_products(towers.transformer, self._dtype)
+        self._model = towers
         self._tokenizer = tokenizer
         self._fingerprint: str | None = None
 
@@ -103,18 +112,18 @@ class Backbone:
         """
         request = request.resolved(self.depth)
         images = images.to(self.device)
-        tokens, grid = self._forward(images.to(self._dtype), request)
+        tokens, grid = self._forward(images, request)
         views = None
         if request.views:
             others = official_views(images)
-            flat, _ = self._forward(others.flatten(0, 1).to(self._dtype), FeatureRequest())
+            flat, _ = self._forward(others.flatten(0, 1), FeatureRequest())
             views = F.normalize(flat.pooled.float(), dim=-1).unflatten(0, others.shape[:2])
         windows = {}
         if request.windows:
             if not self.is_vit:
                 raise UsageError("WinCLIP's windows need a vision transformer; this backbone is a ResNet")
             windows = {
-                size: encode_windows(self._model.visual, images.to(self._dtype), size).float()
+                size: encode_windows(self._model.visual, images, size).float()
                 for size in sorted(request.windows)
             }
         return Features(
@@ -141,6 +150,7 @@ class Backbone:
             )
         if request.unprojected:
             raise UsageError("a ResNet backbone has no patch tokens before its projection")
+        images = images.to(self._dtype)
         return encode_resnet(
             visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
         )
@@ -165,21 +175,22 @@ class Backbone:
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """(P, D) float32 text embeddings of P sentences, not normalised; in batches, without gradients."""
         tokens = self.tokenize(sentences).to(self.device)
-        return torch.cat([self._encode_tokens(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
+        # Sentences of like length together, so that little padding is encoded.
+        order = tokens.ne(0).sum(1).argsort(stable=True)
+        parts = [self._encode_tokens(part).float() for part in tokens[order].split(_SENTENCES_PER_PASS)]
+        return torch.cat(parts)[order.argsort()]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         model = self._model
-        causal = getattr(model, "attn_mask", None) is not None
-        if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
+        if not self._own_text:
             encoded: Tensor = model.encode_text(tokens)
             return encoded
         # Under a causal mask nothing after the end-of-text token reaches it: cut the padding, same numbers, less work.
         length = int(tokens.ne(0).sum(1).max())
         tokens = tokens[:, :length]
-        x = model.token_embedding(tokens).to(self._dtype) + model.positional_embedding[:length].to(
-            self._dtype
-        )
-        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]
+        for block in model.transformer.resblocks:
+            x = run_block(block, x, causal=True)
         # The end-of-text token has the highest number in CLIP's vocabulary, or a number of its own in others.
         ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
         pooled: Tensor = model.ln_final(x)[torch.arange(len(x), device=x.device), ends.argmax(1)]
@@ -200,6 +211,14 @@ def _is_vit(visual: nn.Module, name: str) -> bool:
     if not isinstance(visual, VisionTransformer | ModifiedResNet):
         raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
     return isinstance(visual, VisionTransformer)
+
+
+def _is_standard_text(model: Any) -> bool:
+    """Whether the text tower is CLIP's own causal transformer, and not one of another library."""
+    causal = getattr(model, "attn_mask", None) is not None
+    if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
+        return False
+    return all(is_standard(block) for block in model.transformer.resblocks)
 
 
 def load_backbone(

@@ -12,9 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from clipspect.backbones.blocks import (
+    attend,
+    attention_gain,
+    is_standard,
+    merge_heads,
+    mlp_gain,
+    project_heads,
+    run_block,
+    split_heads,
+)
 from clipspect.errors import UsageError
 
 
@@ -30,17 +40,6 @@ class Tokens:
     """block → (B, N, D) ordinary patch tokens, same treatment."""
     unprojected: Tensor | None = None
     """(B, N, width) ordinary patch tokens of the last block after ``ln_post``, before the projection."""
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, C) → (B, heads, N, C/heads)."""
-    split: Tensor = x.unflatten(-1, (heads, -1))
-    return split.transpose(1, 2)
-
-
-def _merge(x: Tensor) -> Tensor:
-    """(B, heads, N, d) → (B, N, heads·d)."""
-    return x.transpose(1, 2).flatten(2)
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[int, int]) -> Tensor:
@@ -80,12 +79,17 @@ def embed_patches(visual: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]
         raise UsageError(
             f"image size {tuple(images.shape[-2:])} is not a multiple of the patch size {tuple(patch)}"
         )
-    maps = visual.conv1(images)
-    grid = (int(maps.shape[-2]), int(maps.shape[-1]))
-    patches = maps.flatten(2).transpose(1, 2)
-    cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-    positions = interpolate_positions(visual.positional_embedding, grid, tuple(visual.grid_size))
-    return torch.cat([cls, patches], 1) + positions.to(patches.dtype), grid
+    grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
+    # The convolution's stride is its size: a product of every patch's pixels with the weights, and faster as one.
+    pixels = images.unflatten(-1, (grid[1], patch[1])).unflatten(
+        -3, (grid[0], patch[0])
+    )  # (B, 3, H, p, W, p)
+    pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, 3·p·p)
+    weight = visual.conv1.weight
+    patches = F.linear(pixels.to(weight.dtype), weight.flatten(1))
+    cls, positions = visual.class_embedding, visual.positional_embedding
+    tokens = torch.cat([cls.expand(patches.shape[0], 1, -1), patches.to(cls.dtype)], 1)
+    return tokens + interpolate_positions(positions, grid, tuple(visual.grid_size)), grid
 
 
 def check_vit(visual: Any) -> None:
@@ -93,7 +97,7 @@ def check_vit(visual: Any) -> None:
     if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
         raise UsageError("models with an attentional pooler (CoCa) have no projection for patch tokens")
     for block in visual.transformer.resblocks:
-        if not isinstance(block.attn, nn.MultiheadAttention) or block.attn.in_proj_weight is None:
+        if not is_standard(block):
             raise UsageError(
                 f"attention of type {type(block.attn).__name__} is not supported by the V-V path"
             )
@@ -139,21 +143,14 @@ def encode_vit(
     for number, block in enumerate(blocks, start=1):
         if number == start_block + 1:
             stream = x
-        attention = block.attn
-        normed = block.ln_1(x)
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        q, k, v = (
-            _heads(part, attention.num_heads) for part in F.linear(normed, weight, bias).chunk(3, dim=-1)
-        )
+        queries = 1 if number == depth and cls_only else None
+        q, k, v = project_heads(block, x, queries=queries)
         if start_block < number <= last_value:
-            gained = attention.out_proj(_merge(F.scaled_dot_product_attention(v, v, v)))
-            stream = stream + block.ls_1(gained)
+            stream = stream + attention_gain(block, attend(v, v, v))
             if number in value_blocks:
                 value[number] = project(stream[:, 1:])
-        if number == depth and cls_only:
-            x, q = x[:, :1], q[:, :, :1]
-        x = x + block.ls_1(attention.out_proj(_merge(F.scaled_dot_product_attention(q, k, v))))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = x[:, :queries] + attention_gain(block, attend(q, k, v))
+        x = x + mlp_gain(block, x)
         if number in ordinary_blocks:
             ordinary[number] = project(x[:, 1:])
 
@@ -189,15 +186,15 @@ def encode_resnet(
     x = torch.cat([x.mean(1, keepdim=True), x], 1)
     x = x + interpolate_positions(pool.positional_embedding, grid, (side, side)).to(x.dtype)
 
-    k, v = _heads(pool.k_proj(x), pool.num_heads), _heads(pool.v_proj(x), pool.num_heads)
-    q = _heads(pool.q_proj(x if ordinary else x[:, :1]), pool.num_heads)
-    attended = pool.c_proj(_merge(F.scaled_dot_product_attention(q, k, v)))
+    k, v = (split_heads(p(x), pool.num_heads) for p in (pool.k_proj, pool.v_proj))
+    q = split_heads(pool.q_proj(x if ordinary else x[:, :1]), pool.num_heads)
+    attended = pool.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
     value_tokens: dict[int, Tensor] = {}
     if value:
         unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
         scale = 8 * v.shape[-1] ** -0.5
         gained = F.scaled_dot_product_attention(unit, unit, v, scale=scale)
-        value_tokens[1] = pool.c_proj(_merge(gained))[:, 1:]
+        value_tokens[1] = pool.c_proj(merge_heads(gained))[:, 1:]
     return Tokens(attended[:, 0], value_tokens, {1: attended[:, 1:]} if ordinary else {}), grid
 
 
@@ -220,11 +217,20 @@ def encode_windows(visual: Any, images: Tensor, size: int, *, windows_per_pass: 
     index = window_index(grid, size).to(tokens.device) + 1  # (M, size²), past the class token
     index = F.pad(index, (1, 0))  # the class token is part of every window
     windows = tokens[:, index].flatten(0, 1)  # (B·M, 1 + size², width)
-    pooled = [visual._pool(visual.transformer(part))[0] for part in windows.split(windows_per_pass)]
-    out = torch.cat(pooled)
+    out = torch.cat([_pool_windows(visual, part) for part in windows.split(windows_per_pass)])
     out = out if visual.proj is None else out @ visual.proj
     embeddings: Tensor = out.unflatten(0, (len(images), len(index)))
     return embeddings
+
+
+def _pool_windows(visual: Any, windows: Tensor) -> Tensor:
+    """(M, 1 + size², width) tokens of windows → (M, width) pooled; the last block for the class token alone."""
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        windows = run_block(block, windows)
+    windows = run_block(last, windows, queries=1 if visual.pool_type == "tok" else None)
+    pooled: Tensor = visual._pool(windows)[0]
+    return pooled
 
 
 def window_index(grid: tuple[int, int], size: int) -> Tensor:
