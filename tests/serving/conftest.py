@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import plate
 from PIL import Image
+
+from conftest import plate
 
 MEGABYTE = 1_000_000
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+
 from serving.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
@@ -64,7 +65,9 @@ def test_photographs_of_one_object_are_encoded_in_common_batches(engine, monkeyp
     sizes: list[int] = []
     encode = detector.backbone.encode
     monkeypatch.setattr(
-        type(detector.backbone), "encode", lambda _, images, request: sizes.append(len(images)) or encode(images, request)
+        type(detector.backbone),
+        "encode",
+        lambda _, images, request: sizes.append(len(images)) or encode(images, request),
     )
     answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
     assert sizes == [4, 4]

@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import pytest
+
 from serving.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
@@ -22,7 +23,16 @@ def test_every_kind_is_told_by_its_content_and_passes(kind):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"GIF89a" + bytes(40), b"%PDF-1.7", b"<svg/>", b"\x80\x04\x95pickle", b"PK\x03\x04", b"RIFF1234WAVE"]
+    "data",
+    [
+        b"",
+        b"GIF89a" + bytes(40),
+        b"%PDF-1.7",
+        b"<svg/>",
+        b"\x80\x04\x95pickle",
+        b"PK\x03\x04",
+        b"RIFF1234WAVE",
+    ],
 )
 def test_anything_else_is_415(data):
     with pytest.raises(RefusalError) as refused:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-schemathesis = pytest.importorskip("schemathesis", reason="the extra for development is not installed")
+pytest.importorskip("schemathesis", reason="the extra for development is not installed")
 pytest.importorskip("fastapi", reason="the service's extra is not installed")
 
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS
 from schemathesis.generation import GenerationMode

@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from serving.conftest import photo
 
 pytest.importorskip("gradio", reason="the page's extra is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from playwright.sync_api import sync_playwright
 
 from clipspect.serving.engine import Engine
 from clipspect.serving.limits import Limits
 from clipspect.serving.page import build_page, launch
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
@@ -46,7 +49,7 @@ def address(page_engine):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
         chromium.close()
@@ -73,7 +76,9 @@ def open_page(browser, address):
     yield make
     for page in opened:
         page.close()
-    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:", address.replace("http", "ws")))]
+    elsewhere = [
+        url for url in asked if not url.startswith((address, "data:", "blob:", address.replace("http", "ws")))
+    ]
     assert not elsewhere
     assert not broken
 

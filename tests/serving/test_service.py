@@ -11,6 +11,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+
 from serving.conftest import photo, picture_of
 
 pytest.importorskip("fastapi", reason="the service's extra is not installed")
@@ -83,7 +84,9 @@ def test_references_are_sent_along_or_kept(client):
     unknown = {**asked, "references_id": "0" * 32}
     refused(client.post("/v1/detect", data=unknown, files=files(photo(1))), 404, "unknown_references")
     both = files(photo(1)) + files(*good, name="references")
-    refused(client.post("/v1/detect", data={**asked, "references_id": kept["id"]}, files=both), 422, "invalid")
+    refused(
+        client.post("/v1/detect", data={**asked, "references_id": kept["id"]}, files=both), 422, "invalid"
+    )
 
 
 def test_a_damaged_photograph_is_a_result_with_an_error_unless_it_is_all(client):
@@ -92,7 +95,9 @@ def test_a_damaged_photograph_is_a_result_with_an_error_unless_it_is_all(client)
     assert [result["error"] is None for result in answer["results"]] == [True, False]
     assert answer["results"][1]["score"] is None
     error = refused(
-        client.post("/v1/detect", data={"object": "plate"}, files=files(damaged)), 422, "unreadable_photograph"
+        client.post("/v1/detect", data={"object": "plate"}, files=files(damaged)),
+        422,
+        "unreadable_photograph",
     )
     assert error["details"][0]["field"] == "photographs.0"
 
@@ -126,13 +131,17 @@ def test_wrong_fields_are_named_and_their_content_is_not_repeated(client, body, 
 def test_unknown_names_load_nothing(client, backend, what):
     for name in ("/etc/passwd", "https://example.com/model", "hf-hub:someone/something", "pickle.pt"):
         asked = {"object": "plate", what: name}
-        error = refused(client.post("/v1/detect", data=asked, files=files(photo(1))), 422, "impossible_request")
+        error = refused(
+            client.post("/v1/detect", data=asked, files=files(photo(1))), 422, "impossible_request"
+        )
         assert "there are" in error["message"]
     assert not backend.engine._detectors
 
 
 def test_an_object_that_says_nothing_is_refused(client):
-    refused(client.post("/v1/detect", data={"object": "_ _"}, files=files(photo(1))), 422, "impossible_request")
+    refused(
+        client.post("/v1/detect", data={"object": "_ _"}, files=files(photo(1))), 422, "impossible_request"
+    )
 
 
 def test_kinds_are_told_by_content_and_names_are_ignored(client):
@@ -168,6 +177,8 @@ def test_limits_are_413(service):
     large = files(photo(1, size=(61, 80)))
     refused(client.post("/v1/detect", data=asked, files=large), 413, "too_many_pixels")
     refused(client.post("/v1/detect", data=asked, files=files(bytes(100_001))), 413, "too_large")
+    nameless = client.post("/v1/detect", files=[("object", (None, "plate")), ("photographs", (None, data))])
+    assert "with a file name" in refused(nameless, 413, "too_large")["message"]
 
 
 def test_a_body_without_a_length_is_measured_while_it_comes(service):
@@ -189,7 +200,12 @@ def test_the_api_key_is_asked_for_wherever_photographs_and_figures_are(service, 
     path.write_text(f"{KEY}\n")
     client = service(api_key_file=path)
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
-        for method, route in [("POST", "/v1/detect"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/no")]:
+        for method, route in [
+            ("POST", "/v1/detect"),
+            ("GET", "/v1/models"),
+            ("GET", "/metrics"),
+            ("GET", "/no"),
+        ]:
             response = client.request(method, route, headers=headers)
             refused(response, 401, "unauthorized")
             assert response.headers["www-authenticate"] == "Bearer"
@@ -267,7 +283,9 @@ def test_not_ready_is_503(client, backend, monkeypatch):
 
 def test_a_bug_is_a_500_of_the_same_shape_that_tells_nothing(client, backend, monkeypatch, caplog):
     monkeypatch.setattr(backend.engine, "answer", lambda tickets: 1 / 0)
-    error = refused(client.post("/v1/detect", data={"object": "plate"}, files=files(photo(1))), 500, "internal")
+    error = refused(
+        client.post("/v1/detect", data={"object": "plate"}, files=files(photo(1))), 500, "internal"
+    )
     assert "zero" not in json.dumps(error)
     assert "ZeroDivisionError" in caplog.text
 

@@ -216,7 +216,12 @@ async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSett
                     values[name] = content
     except HTTPException as error:  # the parser's own, raised with 400 whatever is wrong
         words = str(error.detail)
-        if "Too many" in words or "exceeded" in words:
+        if "exceeded" in words:
+            remedy = "send photographs as files, with a file name"
+            raise RefusalError(
+                413, "too_large", f"a field has more than {_FIELD_BYTES:,} bytes; {remedy}"
+            ) from None
+        if "Too many" in words:
             raise RefusalError(413, "too_many", words) from None
         raise RefusalError(422, "malformed_form", words) from None
     return values

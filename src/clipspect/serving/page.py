@@ -37,6 +37,7 @@ CSS = """
 #overlay img { max-height: 68vh; object-fit: contain; }
 #side-by-side { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 footer { display: none !important; }
+@media (max-width: 480px) { .gradio-container main.fillable, .gradio-container .main { padding: 12px !important; } }
 """
 
 
@@ -366,7 +367,11 @@ def _download(page: Page, what: str, label: str, inputs: Sequence[gr.components.
 def _slider(found: Found) -> Any:
     """The region threshold's slider over the values that occur."""
     low, high = found.map_range
-    return gr.update(minimum=max(0, round(low - 0.001, 3)), maximum=min(1, round(high + 0.001, 3)), value=round(found.thresholds.pixel, 3))
+    return gr.update(
+        minimum=max(0, round(low - 0.001, 3)),
+        maximum=min(1, round(high + 0.001, 3)),
+        value=round(found.thresholds.pixel, 3),
+    )
 
 
 def _selected(event: gr.SelectData) -> int:

@@ -30,7 +30,6 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     settings.api_key()  # a bad key is told before anything starts
     settings.references.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     _check_port(host, port)
     import ray
     from ray import serve
@@ -41,6 +40,7 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     from clipspect.serving.deployment import build
 
     ray.init(
+        address="local",  # never a cluster that happens to run on this machine
         num_cpus=ceil(settings.replicas * settings.cpus),
         num_gpus=ceil(settings.replicas * settings.gpus) or None,
         include_dashboard=False,
@@ -71,7 +71,7 @@ def stop_service() -> None:
     import ray
     from ray import serve
 
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    serve.shutdown()
     ray.shutdown()
 
 
