@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS_MORE = re.compile(r"<!-- not run: (.+) -->\s*$")
 """A comment before a block that needs weights or data no test has, with the reason."""
+NEEDS_PACKAGE = re.compile(r"<!-- needs: (\w+) -->")
+"""A comment on a page whose blocks need a package of one of the extras."""
 
 
 def blocks(page: Path):
@@ -44,6 +46,8 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run_in_order(page, workplace, monkeypatch):
+    for package in NEEDS_PACKAGE.findall(page.read_text(encoding="utf-8")):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     for language, code in blocks(page):
         if language == "python":
             exec(compile(code, page.name, "exec"), {"__name__": "__main__"})

@@ -1,7 +1,11 @@
-"""Tiny data sets of rendered scenes in the layout of every set the benchmark reads, to try the loaders offline."""
+"""Tiny data sets of rendered scenes in the layout of every set the benchmark reads, to try the loaders offline.
+
+python -m clipspect.evaluation.layouts folder plates --category plate
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,3 +174,26 @@ LAYOUTS: dict[str, Callable[[Path, str, Pictures], None]] = {
     "folder": _folder,
 }
 """name → what writes one category of it."""
+
+
+def main() -> None:
+    """Write one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m clipspect.evaluation.layouts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("layout", choices=LAYOUTS)
+    parser.add_argument("root", type=Path, help="folder to write into")
+    parser.add_argument("--category", default="bottle")
+    parser.add_argument("--photographs", type=int, default=8, help="good ones to test, and as many defective")
+    parser.add_argument("--side", type=int, default=128, help="in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    count = given.photographs
+    pictures = render_pictures(side=given.side, train=5, good=count, defective=count, seed=given.seed)
+    write_layout(given.layout, given.root, given.category, pictures)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from clipspect.evaluation.masks import fit_mask
 from clipspect.images.transforms import Fit
 
 
-class PhotographResize(Resize):  # type: ignore[misc]  # torchvision has no types
+class PhotographResize(Resize):
     """A ``Resize`` with the arithmetic of ``clipspect detect``: Pillow's bicubic filter on 8-bit pixels.
 
     It is a subclass so that anomalib finds it and already resizes in the dataset, where photographs of different sizes
