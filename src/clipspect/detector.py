@@ -27,6 +27,7 @@ from clipspect.images.photograph import Reader, Source
 from clipspect.methods.base import Method, Scene, Scores
 from clipspect.prompts import Wording, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
+from clipspect.runtimes.agreement import Agreement
 
 REFERENCES_SUFFIX = ".refs"
 ANCHORS_IN_MEMORY = 32
@@ -59,6 +60,7 @@ class Detector:
         *,
         batch_size: int = 8,
         set_size: int = 128,
+        agreement: Agreement | None = None,
     ) -> None:
         """Put a detector together; :func:`clipspect.load` is the usual way.
 
@@ -69,13 +71,14 @@ class Detector:
             wording: prompts, domain and the user's own states.
             batch_size: pieces encoded at once.
             set_size: most pieces of a set that serve as each other's references (methods of scope "set").
+            agreement: of the backbone's precision with fp32, where it is another and was measured.
         """
         if batch_size < 1 or set_size < 2:
             raise UsageError("batch_size must be at least 1 and set_size at least 2")
         if not methods or len({m.name for m in methods}) < len(methods):
             raise UsageError("name at least one method, and each only once")
         self.backbone, self.methods, self.reader, self.wording = backbone, tuple(methods), reader, wording
-        self.set_size = set_size
+        self.set_size, self.agreement = set_size, agreement
         self._encoder = Encoder(backbone, reduce(or_, (m.request() for m in methods)), batch_size)
         self._ahead = max(2 * batch_size, 4)
         self._anchors: dict[tuple[str, str], TextAnchors] = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clipspect.backbones.open_clip import Precision, load_backbone
+from clipspect.backbones.open_clip import load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.detector import Detector
 from clipspect.images.convert import MAX_PIXELS
@@ -15,6 +15,7 @@ from clipspect.images.transforms import Aspect, Fit, Interpolation
 from clipspect.methods import DEFAULT_METHOD, make_method
 from clipspect.methods.base import Method
 from clipspect.prompts import Wording, load_prompts
+from clipspect.runtimes.precision import PrecisionChoice, check_precision, settle_precision
 
 
 def load(
@@ -25,7 +26,7 @@ def load(
     settings: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionChoice = "fp32",
     aspect: Aspect = "squash",
     interpolation: Interpolation = "bicubic",
     tile: int | Literal["square"] | None = None,
@@ -47,7 +48,8 @@ def load(
         settings: settings of the named method, field → value; a setting several methods share goes to each.
         image_size: input side in pixels, a multiple of the backbone's patch; None = the preset's own.
         device: "auto", "cpu", "cuda", …
-        precision: "fp32", "bf16" or "fp16" in both towers.
+        precision: "fp32", or "bf16" or "fp16" in the products of both towers, which is measured against fp32 on first
+            use and refused below a rank correlation of 0.999; "auto" for the fastest that is not.
         aspect: "squash" to a square as the papers do, or "pad".
         interpolation: "bicubic" or "bilinear".
         tile: side in photo pixels to cut large photographs into overlapping tiles; "square" for VisA's setting.
@@ -69,11 +71,13 @@ def load(
     wording = Wording(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
     for one in made:
         wording.sentences(one.prompts, "object")  # a bad domain or phrase is told before weights are loaded
-    backbone = load_backbone(
-        model, weights, image_size=image_size, device=device, precision=precision, seed=seed
-    )
+    check_precision(precision)
+    backbone = load_backbone(model, weights, image_size=image_size, device=device, seed=seed)
+    backbone, agreement = settle_precision(backbone, precision)
     reader = Reader(Fit(backbone.image_size, aspect, interpolation), tile, max_pixels)
-    return Detector(backbone, made, reader, wording, batch_size=batch_size, set_size=set_size)
+    return Detector(
+        backbone, made, reader, wording, batch_size=batch_size, set_size=set_size, agreement=agreement
+    )
 
 
 def _make(method: str | Method, settings: Mapping[str, Any], *, alone: bool) -> Method:

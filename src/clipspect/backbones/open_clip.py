@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -82,6 +83,22 @@ class Backbone:
         """Move to another device."""
         self.device = torch.device(device)
         self._model.to(self.device)
+
+    def with_precision(self, precision: Precision) -> Backbone:
+        """A copy whose matrix products run in another precision; made of float32 weights, UsageError otherwise."""
+        if self.precision != "fp32":
+            raise UsageError(
+                f"weights already rounded to {self.precision} cannot serve {precision}; load fp32"
+            )
+        return Backbone(
+            copy.deepcopy(self._model),
+            self._tokenizer,
+            name=self.name,
+            weights=self.weights,
+            image_size=self.image_size,
+            device=str(self.device),
+            precision=precision,
+        )
 
     @property
     def is_random(self) -> bool:

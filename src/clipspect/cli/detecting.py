@@ -187,6 +187,9 @@ def load_detector(*, settings: list[str] | None = None, **load_options: Any) -> 
     for warning in caught:
         if "random weights" in str(warning.message):
             console(stderr=True).print(f"warning: {warning.message}", style="bold yellow", highlight=False)
+    if detector.agreement is not None:
+        told = f"precision {detector.backbone.precision}: {detector.agreement}"
+        console(stderr=True).print(told, style="dim", highlight=False, soft_wrap=True)
     return detector
 
 

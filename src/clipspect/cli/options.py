@@ -89,7 +89,12 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=MODEL)
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        "--precision",
+        help="fp32; bf16 or fp16, held against fp32 first; auto = the fastest whose maps agree.",
+        rich_help_panel=MODEL,
+    ),
 ]
 BatchOption = Annotated[
     int, typer.Option("--batch-size", min=1, help="Images encoded at once.", rich_help_panel=MODEL)
