@@ -92,12 +92,12 @@ class ObjectStorage:
 
         scheme = self.uri.partition("://")[0]
         try:
-            system, path = fs.FileSystem.from_uri(self.uri)
+            system, path = fs.FileSystem.from_uri(self.uri.replace(" ", "%20"))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             if scheme in ("s3", "gs", "gcs", "hdfs", "file"):
                 raise UsageError(f"{scheme}://…: cannot be opened ({error})") from error
             system, path = _through_fsspec(self.uri, scheme)
-        return system, path.strip("/")
+        return system, path.rstrip("/")
 
     def __getstate__(self) -> dict[str, str]:
         """The URI alone: each process opens its own connections."""
