@@ -85,14 +85,14 @@ def merge_results(
     """
     if any(out.resolve() == folder.resolve() for folder in folders):
         raise UsageError(f"{out}: is one of the folders themselves; choose a new one")
+    if is_results_folder(out) and not overwrite:  # a run would go on there, and drop rows to try them again
+        raise ResultsError(f"{out}: holds results already; choose a new folder, or pass --overwrite")
     manifests = [_manifest(folder) for folder in folders]
     settings = _common_settings(folders, manifests)
     settings["methods"] = _chosen_methods(settings["methods"], methods)
     winners = _winners(folders, prefix=prefix)
     known = {m: thresholds or _common_thresholds(manifests, m) for m in settings["methods"]}
     with ResultStore(out, settings, overwrite=overwrite) as store:
-        if store.parts():
-            raise ResultsError(f"{out}: holds results already; choose a new folder, or pass --overwrite")
         for number, folder in enumerate(folders):
             for name, rows in _photographs(folder, prefix=prefix):
                 taken = [row for row in rows if row["method"] in settings["methods"]]
@@ -177,8 +177,11 @@ def _common_settings(folders: Sequence[Path], manifests: Sequence[Mapping[str, A
                 f"{folder}: was made with other settings than {folders[0]} ({', '.join(other)}), so their scores "
                 "do not compare; score its photographs again with the same"
             )
-    sources = [manifest["settings"].get("source") for manifest in manifests]
-    return {**first, "source": sources[0] if len(sources) == 1 else sources}
+    sources: dict[str, None] = {}  # a set in order of appearance
+    for manifest in manifests:
+        source = manifest["settings"].get("source", "")
+        sources |= dict.fromkeys([source] if isinstance(source, str) else source)
+    return {**first, "source": next(iter(sources)) if len(sources) == 1 else list(sources)}
 
 
 def _chosen_methods(there: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:

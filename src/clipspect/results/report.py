@@ -121,7 +121,7 @@ def _header(
         "method": first.get("method", ""),
         "model": first.get("model", ""),
         "weights": first.get("weights", ""),
-        "folder": Path(settings.get("source", out)).name,
+        "folder": _folder_name(settings.get("source", str(out))),
         "settings": _flat(settings),
         "created": manifest.get("created", ""),
         "version": manifest.get("clipspect", ""),
@@ -141,6 +141,11 @@ def _header(
         "clear": [COOL, WARM],
         "cardLimit": MOST_CARDS,
     }
+
+
+def _folder_name(source: str | Sequence[str]) -> str:
+    """The last names of the photographs' folder, or of the folders that were merged."""
+    return ", ".join(Path(place).name for place in ([source] if isinstance(source, str) else source))
 
 
 def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Results folders merged, filtered, exported and repaired from their rows alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipspect.cli import main
+from clipspect.errors import ResultsError, UsageError
+from clipspect.results.merge import Choice, merge_results, recover_manifest
+from clipspect.results.report import write_report
+from clipspect.results.run import run_folder
+from clipspect.results.store import iterate_rows, read_manifest
+from clipspect.results.thresholds import given_thresholds
+from fake_detector import DarkSpotDetector, write_parts
+
+
+def rows_of(out: Path) -> dict[str, dict]:
+    rows = list(iterate_rows(out))
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows), "a photograph has two rows"
+    return by_path
+
+
+def run(photos: Path, out: Path, threshold: float | None = 0.6, model: str = "fake") -> Path:
+    thresholds = None if threshold is None else given_thresholds(threshold)
+    options = {"overlays": "none", "report": False, "thresholds": thresholds}
+    run_folder(DarkSpotDetector(model), photos, object="part", out=out, **options)
+    return out
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> tuple[Path, Path]:
+    """Results of two lines: photographs 0…7, two of them dark; 8…15, one of them dark, and one that fails."""
+    write_parts(tmp_path / "one", good=6, dark=2)
+    write_parts(tmp_path / "all", good=15, dark=1)
+    (tmp_path / "two").mkdir()
+    for number in range(8, 16):
+        shutil.copy(tmp_path / "all" / f"part-{number:04d}.png", tmp_path / "two")
+    (tmp_path / "two" / "empty.png").write_bytes(b"")
+    return run(tmp_path / "one", tmp_path / "out one"), run(tmp_path / "two", tmp_path / "out two")
+
+
+def test_two_folders_become_one_with_every_photograph_once_and_a_report(lines, tmp_path):
+    outcome = merge_results(lines, tmp_path / "merged")
+    before = rows_of(lines[0]) | rows_of(lines[1])
+    after = rows_of(tmp_path / "merged")
+    assert (outcome.photographs, outcome.flagged, outcome.failed) == (17, 3, 1)
+    assert after == before
+    assert outcome.thresholds["dark"] == given_thresholds(0.6)
+    assert "part-0015.png" in outcome.report.read_text()
+
+
+def test_a_photograph_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
+    shutil.copy(tmp_path / "one" / "part-0003.png", tmp_path / "two" / "part-0003.png")
+    (tmp_path / "one" / "empty.png").write_bytes((tmp_path / "one" / "part-0000.png").read_bytes())
+    first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")
+    for folders in ([first, second], [second, first]):
+        merge_results(folders, tmp_path / "merged", overwrite=True)
+        rows = rows_of(tmp_path / "merged")
+        assert len(rows) == 17
+        assert rows["empty.png"]["error"] is None
+        assert rows["part-0003.png"] == rows_of(second)["part-0003.png"]  # the latest
+
+
+def test_one_name_for_two_photographs_is_refused_until_the_folders_names_tell_them_apart(lines, tmp_path):
+    shutil.copy(tmp_path / "one" / "part-0000.png", tmp_path / "two" / "part-0009.png")
+    write_parts(tmp_path / "one", good=10, dark=0)
+    first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")
+    with pytest.raises(ResultsError, match=r"part-0009.png: is one photograph in .* --prefix"):
+        merge_results([first, second], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    merge_results([first, second], tmp_path / "merged", prefix=True)
+    assert {"a/part-0009.png", "b/part-0009.png"} <= rows_of(tmp_path / "merged").keys()
+
+
+def test_scores_of_different_settings_are_not_merged(lines, tmp_path):
+    other = run(tmp_path / "two", tmp_path / "other", model="another")
+    with pytest.raises(ResultsError, match=r"other settings than .* \(model\)"):
+        merge_results([lines[0], other], tmp_path / "merged")
+
+
+def test_thresholds_that_differ_are_guessed_anew_from_all_rows(lines, tmp_path):
+    other = run(tmp_path / "two", tmp_path / "other", threshold=0.7)
+    outcome = merge_results([lines[0], other], tmp_path / "merged")
+    assert outcome.thresholds["dark"].source == "guess"
+    assert {row["threshold_source"] for row in rows_of(tmp_path / "merged").values()} == {"guess"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        (Choice(flagged=True), {"part-0015.png"}),
+        (Choice(failed=True), {"empty.png"}),
+        (Choice(least=0.6), {"part-0015.png"}),
+        (Choice(names="*-001?.png", flagged=False), {f"part-001{n}.png" for n in range(5)}),
+        (Choice(most=0.1), set()),
+    ],
+)
+def test_filters_take_whole_photographs(lines, tmp_path, choice, names):
+    outcome = merge_results([lines[1]], tmp_path / "some", choice=choice)
+    rows = rows_of(tmp_path / "some")
+    assert rows.keys() == names
+    assert outcome.photographs == len(names)
+    assert all(row == rows_of(lines[1])[name] for name, row in rows.items())
+
+
+def test_results_are_not_written_over_nor_into_themselves(lines, tmp_path):
+    with pytest.raises(UsageError, match="one of the folders themselves"):
+        merge_results(lines, lines[0])
+    merge_results(lines, tmp_path / "merged")
+    with pytest.raises(ResultsError, match="holds results already"):
+        merge_results(lines, tmp_path / "merged")
+    assert len(rows_of(tmp_path / "merged")) == 17
+
+
+def test_the_report_comes_back_from_parquet_alone(lines, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(lines[1] / "detections", alone / "detections")
+    recover_manifest(alone)
+    manifest, before = read_manifest(alone), read_manifest(lines[1])
+    assert manifest["settings"]["model"] == "fake"
+    assert manifest["colour_scales"] == before["colour_scales"]
+    for name in ("image", "pixel", "source"):
+        assert manifest["thresholds"]["dark"][name] == before["thresholds"]["dark"][name]
+    page = write_report(alone).read_text()
+    assert page.count('"name": "part-') == 8
+    assert "empty.png" in page
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ResultsError, match="neither a manifest nor rows"):
+        recover_manifest(tmp_path / "nothing")
+
+
+def call(monkeypatch, capsys, *words: object) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["clipspect", "results", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out + captured.err
+
+
+def test_the_command_merges_filters_exports_and_reports(lines, tmp_path, monkeypatch, capsys):
+    merged = tmp_path / "merged"
+    code, said = call(monkeypatch, capsys, "merge", *lines, "--out", merged, "--threshold", 0.55)
+    assert (code, "17 photographs: 3 flagged, 1 failed" in said) == (0, True)
+    code, said = call(monkeypatch, capsys, "filter", merged, "--out", tmp_path / "bad", "--flagged")
+    assert (code, "3 photographs: 3 flagged" in said) == (0, True)
+    assert call(monkeypatch, capsys, "export", merged, "--out", tmp_path / "rows.csv")[0] == 0
+    with (tmp_path / "rows.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 17
+    (merged / "report.html").unlink()
+    assert call(monkeypatch, capsys, "report", merged)[0] == 0
+    assert (merged / "report.html").is_file()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")) == []
+    code, said = call(monkeypatch, capsys, "export", merged, "--out", tmp_path / "x", "--method", "clip")
+    assert (code, "there are: dark" in said) == (2, True)
+
+
+def test_coco_holds_every_region_as_a_box_of_its_photograph(lines, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "coco.json"
+    assert call(monkeypatch, capsys, "export", lines[1], "--format", "coco", "--out", target)[0] == 0
+    coco = json.loads(target.read_text())
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    assert sorted(names.values()) == [f"part-{n:04d}.png" for n in range(8, 16)]  # the failed one has no size
+    rows = rows_of(lines[1])
+    boxes = {
+        (names[a["image_id"]], *a["bbox"], a["area"], a["score"], a["category_id"])
+        for a in coco["annotations"]
+    }
+    expected = {
+        (name, r["left"], r["top"], r["width"], r["height"], r["area"], r["peak"], 1)
+        for name, row in rows.items() for r in row["regions"]
+    }  # fmt: skip
+    assert boxes == expected
+    assert ("part-0015.png", 10, 20, 10, 10, 100) in {box[:6] for box in boxes}
+    assert len({annotation["id"] for annotation in coco["annotations"]}) == len(coco["annotations"])
+    assert [category["id"] for category in coco["categories"]] == [1]
