@@ -13,7 +13,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clipspect
-from clipspect.evaluation.metrics import image_metrics, pixel_metrics
+from clipspect.evaluation.datasets import load_categories
 from clipspect.evaluation.provenance import provenance
+from clipspect.evaluation.samples import Category, Sample
+from clipspect.evaluation.tally import Tally
 from clipspect.methods import make_method
 from clipspect.training.demo_photos import photograph
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
@@ -34,31 +36,19 @@ _RENDERED_SIDE = 256
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One photograph with its ground truth."""
-
-    path: Path
-    object: str
-    defect: str
-    """The defect's class, or "good"."""
-    mask: Path | None
-
-
-@dataclass(frozen=True)
 class DataSet:
     """Photographs to score."""
 
     name: str
-    samples: Sequence[Sample]
-    one_product: bool = True
-    """Whether they show one product, so that methods that compare photographs with each other make sense."""
+    categories: Sequence[Category]
+    """Photographs by what is on them; figures are of all of them together."""
     templates: Callable[[Path], Path] | None = None
     """Gives each photograph's own reference; only methods that take one are run then."""
 
     def fits(self, method: str) -> bool:
-        """Whether a method is to be run on these photographs."""
+        """Whether a method is to be run on these photographs: those that compare them need one product."""
         compares = make_method(method).scope == "set"
-        return compares if self.templates else self.one_product or not compares
+        return compares if self.templates else len(self.categories) == 1 or not compares
 
 
 @dataclass(frozen=True)
@@ -71,64 +61,55 @@ class Row:
     weights: str
     image_size: int
     photographs: int
-    pixel_auroc: float
-    aupro: float
-    pixel_ap: float
-    image_auroc: float
-    image_ap: float
-    f1_max: float = field(default=float("nan"))
+    pixel_auroc: float | None
+    aupro: float | None
+    pixel_ap: float | None
+    image_auroc: float | None
+    image_ap: float | None
+    f1_max: float | None
+    """Of pixels."""
+
+
+SHOWN = ("pixel_auroc", "aupro", "pixel_ap", "image_auroc", "image_ap", "pixel_f1max")
 
 
 def magnetic_tile(data: Path) -> DataSet:
     """Photographs of magnetic tiles with five kinds of defects."""
-    folder = data / "magnetic_tile"
-    samples = [
-        Sample(path, "magnetic tile", path.parent.name, _mask_of(folder, path))
-        for path in sorted((folder / "test").glob("*/*"))
-    ]
-    return DataSet("magnetic_tile", samples)
+    return DataSet("magnetic_tile", load_categories("folder", data / "magnetic_tile"))
 
 
 def deep_pcb(data: Path) -> DataSet:
     """Scans of bare circuit boards; their defect-free templates count as the good photographs."""
-    folder, name = data / "deep_pcb", "printed circuit board"
-    defective = [
-        Sample(p, name, "defect", _mask_of(folder, p)) for p in sorted((folder / "test/defect").glob("*"))
-    ]
-    good = [Sample(p, name, GOOD, None) for p in sorted((folder / "reference").glob("*"))]
-    return DataSet("deep_pcb", defective + good)
+    (boards,) = load_categories("folder", data / "deep_pcb", object="printed circuit board")
+    good = [Sample(path, GOOD, False) for path in boards.train]
+    return DataSet("deep_pcb", [replace(boards, samples=[*boards.samples, *good])])
 
 
 def deep_pcb_pairs(data: Path) -> DataSet:
     """The same scans, each with its own template as the reference."""
-    folder = data / "deep_pcb"
-    samples = [s for s in deep_pcb(data).samples if s.defect != GOOD]
-    return DataSet("deep_pcb, own template", samples, templates=lambda path: folder / "reference" / path.name)
-
-
-def _mask_of(folder: Path, photograph: Path) -> Path | None:
-    if photograph.parent.name == GOOD:
-        return None
-    return folder / "ground_truth" / photograph.parent.name / f"{photograph.stem}_mask.png"
+    boards = load_categories("folder", data / "deep_pcb", object="printed circuit board")
+    reference = data / "deep_pcb" / "reference"
+    return DataSet("deep_pcb, own template", boards, lambda path: reference / path.name)
 
 
 def rendered(folder: Path, scenes: int) -> DataSet:
     """Scenes of kinds the tiny model was never trained on; the good pictures are other scenes than the defective."""
     canvas = Canvas(_RENDERED_SIDE, _RENDERED_SEED)
-    samples: list[Sample] = []
+    by_noun: dict[str, list[Sample]] = {}
     for start in range(0, scenes, 32):
         batch = draw_scenes(canvas, min(32, scenes - start), HELD_OUT)
         for row, noun in enumerate(batch.nouns):
             number = start + row
             path, mask = folder / f"{number:04d}.png", folder / f"{number:04d}_mask.png"
+            samples = by_noun.setdefault(noun, [])
             if number % 2:
                 _save(path, batch.clean[row].permute(1, 2, 0).numpy())
-                samples.append(Sample(path, noun, GOOD, None))
+                samples.append(Sample(path, GOOD, False))
             elif batch.mask[row].any():
                 _save(path, batch.defective[row].permute(1, 2, 0).numpy())
                 _save(mask, batch.mask[row].numpy())
-                samples.append(Sample(path, noun, batch.defects[row], mask))
-    return DataSet("rendered, held out", samples, one_product=False)
+                samples.append(Sample(path, batch.defects[row], True, mask))
+    return DataSet("rendered, held out", [Category(n, n, s) for n, s in by_noun.items() if s])
 
 
 def rendered_brackets(folder: Path, each: int) -> DataSet:
@@ -140,8 +121,8 @@ def rendered_brackets(folder: Path, each: int) -> DataSet:
         if kind == GOOD or mask.any():
             _save(path, picture.permute(1, 2, 0).numpy())
             _save(mask_path, mask.numpy())
-            samples.append(Sample(path, "metal bracket", kind, None if kind == GOOD else mask_path))
-    return DataSet("rendered brackets", samples)
+            samples.append(Sample(path, kind, kind != GOOD, None if kind == GOOD else mask_path))
+    return DataSet("rendered brackets", [Category("brackets", "metal bracket", samples)])
 
 
 def _save(path: Path, picture: NDArray[np.float32]) -> None:
@@ -155,44 +136,29 @@ def measure(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = clipspect.load(list(methods), model="tiny", weights=weights, image_size=image_size)
-    maps: dict[str, dict[Path, NDArray[np.float32]]] = {name: {} for name in methods}
-    scores: dict[str, dict[Path, float]] = {name: {} for name in methods}
-    for noun in dict.fromkeys(sample.object for sample in data.samples):
-        paths = [sample.path for sample in data.samples if sample.object == noun]
-        found = detector.stream(paths, object=noun, templates=data.templates)
-        for path, detection in zip((p for p in paths for _ in methods), found, strict=True):
+    kinds = sorted({s.kind for category in data.categories for s in category.samples} - {GOOD})
+    tallies = {name: {kind: Tally("photo") for kind in ("all", *kinds)} for name in methods}
+    for category in data.categories:
+        samples = {sample.path: sample for sample in category.samples}
+        found = detector.stream(list(samples), object=category.object, templates=data.templates)
+        for path, detection in zip((p for p in samples for _ in methods), found, strict=True):
             if detection.error is not None:
                 raise clipspect.ImageError(detection.path, detection.error)
-            maps[detection.method][path] = detection.anomaly_map
-            scores[detection.method][path] = detection.score
-    size = detector.backbone.image_size
+            for kind, tally in tallies[detection.method].items():
+                if kind in ("all", samples[path].kind) or not samples[path].defective:
+                    tally.add(samples[path], detection)
     for name in methods:
-        for defect in ("all", *sorted({s.defect for s in data.samples} - {GOOD})):
-            chosen = [s for s in data.samples if defect == "all" or s.defect in (defect, GOOD)]
-            pixel = pixel_metrics([_read_mask(s) for s in chosen], [maps[name][s.path] for s in chosen])
-            labels = np.array([s.defect != GOOD for s in chosen])
-            image = image_metrics(labels, np.array([scores[name][s.path] for s in chosen]))
+        for kind, tally in tallies[name].items():
+            figures = tally.figures()
             yield Row(
                 data.name,
-                defect,
+                kind,
                 name,
                 weights or "trained",
-                size,
-                len(chosen),
-                pixel.auroc,
-                pixel.aupro,
-                pixel.ap,
-                image.auroc,
-                image.ap,
-                pixel.f1_max,
+                detector.backbone.image_size,
+                figures.photographs,
+                *(figures.values[metric] for metric in SHOWN),
             )
-
-
-def _read_mask(sample: Sample) -> NDArray[np.bool_]:
-    if sample.mask is not None:
-        return np.asarray(Image.open(sample.mask).convert("L")) > 127
-    with Image.open(sample.path) as picture:
-        return np.zeros((picture.height, picture.width), dtype=bool)
 
 
 def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
@@ -203,10 +169,14 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
     for row in rows:
         figures = (row.pixel_auroc, row.aupro, row.pixel_ap, row.image_auroc, row.image_ap)
         cells = [row.data, row.defect, row.method, row.weights, str(row.image_size), str(row.photographs)]
-        cells += ["—" if np.isnan(value) else f"{value:.3f}" for value in figures]
+        cells += [_figure(value) for value in figures]
         lines.append(f"| {' | '.join(cells)} |")
     made = ", ".join(f"{key}: {value}" for key, value in about.items())
     return "\n".join(lines) + f"\n\n{made}\n"
+
+
+def _figure(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
@@ -239,9 +209,9 @@ def main() -> None:
                 own = None if weights == "trained" else weights
                 for row in measure(data, methods, own, arguments.image_size):
                     rows.append(row)
+                    shown = " / ".join(_figure(v) for v in (row.pixel_auroc, row.aupro, row.image_auroc))
                     print(
-                        f"{row.data:24s} {row.defect:16s} {row.method:12s} {row.weights:8s} pixel {row.pixel_auroc:.3f}"
-                        f" aupro {row.aupro:.3f} image {row.image_auroc:.3f}",
+                        f"{row.data:24s} {row.defect:16s} {row.method:12s} {row.weights:8s} {shown}",
                         flush=True,
                     )
     about = provenance("python benchmarks/accuracy.py")

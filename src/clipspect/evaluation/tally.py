@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -98,8 +98,3 @@ class Tally:
         if not self.masked:
             return "no masks"
         return "no defective pixels in the masks" if not self.curve.regions else "no normal pixels"
-
-
-def figures_from_json(values: Mapping[str, Any]) -> Figures:
-    """Figures as they were stored."""
-    return Figures(**values)
