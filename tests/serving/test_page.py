@@ -123,10 +123,6 @@ def set_slider(page, name: str, value: float) -> None:
     page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=before)
 
 
-def regions_shown(page) -> int:
-    return page.locator("#regions tbody tr").filter(has_text="0.").count()
-
-
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_a_photograph_is_inspected_and_the_slider_redraws_without_encoding(
     open_page, pictures, page_engine, monkeypatch, width, tmp_path
@@ -147,7 +143,7 @@ def test_a_photograph_is_inspected_and_the_slider_redraws_without_encoding(
     page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=before)
     set_slider(page, "image", 0)
     assert "anomalous" in page.inner_text("#verdict")
-    assert regions_shown(page) == 1
+    assert page.locator("#regions tbody tr").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
 
@@ -231,6 +227,7 @@ def test_two_visitors_do_not_see_each_others_photographs(open_page, pictures):
     inspect(one, pictures[:1])
     inspect(other, pictures[1:2])
     assert "plate 0.png" in one.inner_text("#verdict")
+    one.bring_to_front()  # a browser lets pages in the background sleep
     set_slider(one, "image", 0)
     assert "plate 0.png" in one.inner_text("#verdict")
 

@@ -18,6 +18,7 @@ pytest.importorskip("ray", reason="the service's extra is not installed")
 
 import httpx
 
+from clipspect.serving.deployment import build
 from clipspect.serving.limits import Limits
 from clipspect.serving.run import start_service, stop_service
 from clipspect.serving.settings import ServiceSettings
@@ -135,6 +136,30 @@ def test_a_killed_replica_costs_a_retry_and_never_a_hang(client):
     assert set(answers) <= {200, 503}
     assert answers[-1] == 200
     assert ask(client, 1).status_code == 200
+
+
+def test_the_cluster_config_is_one_ray_and_the_service_understand():
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    page = Path(__file__).parents[2] / "docs" / "service.yaml"
+    config = ServeDeploySchema.model_validate(yaml.safe_load(page.read_text()))
+    (application,) = config.applications
+    assert application.import_path == "clipspect.serving.deployment:build"
+    settings = ServiceSettings(**application.args)
+    deployments = {node.name: node for node in _bound(build(settings))}
+    assert set(deployments) == {"gateway", "inspector"}
+    assert deployments["inspector"].num_replicas == settings.replicas == 2
+    assert deployments["inspector"].max_queued_requests == settings.queue
+    assert config.http_options.host == "127.0.0.1"
+
+
+def _bound(application) -> list:
+    """The deployments of an application."""
+    from ray.serve._private.build_app import build_app
+
+    built = build_app(application, name="clipspect", default_runtime_env={})
+    return built.deployments
 
 
 def one_replica() -> int:

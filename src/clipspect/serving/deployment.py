@@ -24,6 +24,10 @@ from clipspect.serving.engine import Engine, Inquiry, Kept, Ticket
 from clipspect.serving.refusals import RefusalError, refusal_of
 from clipspect.serving.settings import ServiceSettings
 
+Found = tuple[list[Detection] | ClipspectError, int, float]
+"""What an inquiry got, how many were scored together, and in how many seconds."""
+MANY = 1024
+"""Batches of Ray's that may wait at once: more than there are requests."""
 SPARE = 64
 """Requests beside those admitted that the gateway takes, so that probes and refusals get through."""
 
@@ -36,6 +40,9 @@ class Inspector:
         """Load every model; the replica is ready when that is done."""
         self._engine = Engine(settings.models, references=settings.references, **settings.load_options)
         self._engine.load()
+        self._most = settings.batch
+        self._turn = asyncio.Lock()
+        self._waiting: list[tuple[Ticket, asyncio.Future[Found]]] = []
         self._together.set_max_batch_size(settings.batch)  # type: ignore[attr-defined]
         self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
 
@@ -63,13 +70,33 @@ class Inspector:
         """Models and methods."""
         return await asyncio.to_thread(self._engine.catalogue)
 
-    @serve.batch
-    async def _together(
-        self, tickets: Sequence[Ticket]
-    ) -> list[tuple[list[Detection] | ClipspectError, int, float]]:
+    @serve.batch(max_concurrent_batches=MANY)
+    async def _together(self, tickets: Sequence[Ticket]) -> list[Found]:
+        """Ray closes a batch when its time is over, though the models are busy with the one before; what has come
+        in the meantime is scored with it.
+        """
+        own = [(ticket, asyncio.get_running_loop().create_future()) for ticket in tickets]
+        self._waiting += own
+        async with (
+            self._turn
+        ):  # as many turns as batches, so the own tickets' turn has come by the end of this one
+            batch = self._waiting[: self._most]
+            del self._waiting[: self._most]
+            await self._score(batch)
+        return [await answer for _, answer in own]
+
+    async def _score(self, batch: Sequence[tuple[Ticket, asyncio.Future[Found]]]) -> None:
+        if not batch:
+            return
         started = perf_counter()
-        answers = await asyncio.to_thread(self._engine.answer, tickets)
-        return [(answer, len(tickets), perf_counter() - started) for answer in answers]
+        try:
+            answers = await asyncio.to_thread(self._engine.answer, [ticket for ticket, _ in batch])
+        except Exception as error:
+            for _, answer in batch:
+                answer.set_exception(error)
+            return
+        for (_, answer), found in zip(batch, answers, strict=True):
+            answer.set_result((found, len(batch), perf_counter() - started))
 
 
 class RayBackend:

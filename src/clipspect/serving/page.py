@@ -35,6 +35,8 @@ CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 #status { min-height: 1.5em; }
 #overlay img { max-height: 68vh; object-fit: contain; }
+#regions { max-height: 20em; overflow: auto; }
+#regions table { width: 100%; }
 #side-by-side { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 footer { display: none !important; }
 @media (max-width: 480px) { .gradio-container main.fillable, .gradio-container .main { padding: 12px !important; } }
@@ -91,7 +93,7 @@ class Page:
         return (
             found.picture(index, image, pixel, opacity),
             view.verdict(detection),
-            view.region_rows(detection),
+            view.region_table(detection),
         )
 
     def compare(
@@ -245,10 +247,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                         opacity = gr.Slider(
                             0, 1, 0.5, step=0.05, label="Heat opacity", min_width=140, elem_id="opacity"
                         )
-                    table = gr.Dataframe(
-                        headers=list(view.REGION_HEADERS), label="Regions, in pixels of the photograph",
-                        interactive=False, elem_id="regions", buttons=[],
-                    )  # fmt: skip
+                    table = gr.Markdown(elem_id="regions")
                     with gr.Row():
                         for what, label in (("overlay", "Overlay"), ("map", "Map"), ("csv", "CSV of all")):
                             _download(page, what, label, [found, index, pixel, image, opacity])

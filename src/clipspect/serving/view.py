@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN_SIDE = 1200
-REGION_HEADERS = ("region", "left", "top", "width", "height", "peak")
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,15 @@ def count_regions(detection: Detection) -> str:
     return "no region" if count == 0 else "1 region" if count == 1 else f"{count} regions"
 
 
-def region_rows(detection: Detection) -> list[list[Any]]:
-    """Rows under :data:`REGION_HEADERS`, highest peak first."""
-    return [
-        [number, region.left, region.top, region.width, region.height, round(region.peak, 3)]
-        for number, region in enumerate(detection.regions, start=1)
-    ]
+def region_table(detection: Detection) -> str:
+    """The regions as a table in Markdown, highest peak first; nothing where there is none."""
+    if not detection.regions:
+        return ""
+    lines = ["| region | left | top | width | height | peak |", "| ---: " * 6 + "|"]
+    for number, region in enumerate(detection.regions, start=1):
+        cells = (number, region.left, region.top, region.width, region.height, f"{region.peak:.3f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def write_overlay(found: Found, index: int, image: float, pixel: float, opacity: float, folder: Path) -> Path:
