@@ -20,7 +20,7 @@ import clipspect
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
 from clipspect.evaluation import benchmark as module
-from clipspect.evaluation.benchmark import Settings, run_benchmark
+from clipspect.evaluation.benchmark import run_benchmark
 from clipspect.evaluation.datasets import load_categories
 from clipspect.evaluation.entrants import make_entrants
 from clipspect.evaluation.layouts import render_pictures, write_layout
@@ -28,6 +28,7 @@ from clipspect.evaluation.metrics import image_metrics, pixel_metrics
 from clipspect.evaluation.rows import json_row, make_rows, mean_rows, published_rows
 from clipspect.evaluation.samples import thinned
 from clipspect.evaluation.tables import notes, summary_rows, write_table
+from clipspect.evaluation.units import Settings
 from clipspect.methods import METHODS
 
 SMALL = Settings(image_size=64)

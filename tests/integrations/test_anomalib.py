@@ -16,10 +16,11 @@ from anomalib.engine import Engine
 from torchvision import tv_tensors
 
 from clipspect.errors import UsageError
-from clipspect.evaluation.benchmark import Settings, run_benchmark
+from clipspect.evaluation.benchmark import run_benchmark
 from clipspect.evaluation.datasets import load_categories
 from clipspect.evaluation.entrants import make_entrants
 from clipspect.evaluation.layouts import render_pictures, write_layout
+from clipspect.evaluation.units import Settings
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Fit
 from clipspect.integrations.anomalib import (

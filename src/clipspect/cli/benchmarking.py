@@ -14,9 +14,9 @@ from clipspect.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clipspect.evaluation.benchmark import Result
     from clipspect.evaluation.rows import Row
     from clipspect.evaluation.samples import Category
+    from clipspect.evaluation.units import Result
 
 DATA, RUN, TABLES = "Data", "What is compared", "Tables and figures"
 EXIT_SOME_FAILED = 3
@@ -40,14 +40,14 @@ def benchmark(
     ],
     categories: Annotated[
         str | None,
-        typer.Option("--categories", help="Some of them: bottle,cable [default: all].", rich_help_panel=DATA),
+        typer.Option("--categories", help="Some of them: bottle,cable (default: all).", rich_help_panel=DATA),
     ] = None,
     object: Annotated[
         str | None,
         typer.Option(
             "--object",
             "-o",
-            help="What is on the photographs [default: the category's name].",
+            help="What is on the photographs (default: the category's name).",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -102,7 +102,7 @@ def benchmark(
         typer.Option(
             "--shots",
             min=0,
-            help="Normal references for every method that takes some [default: 4 for those that need them].",
+            help="Normal references for every method that takes some (default: 4 for those that need them).",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -138,7 +138,7 @@ def benchmark(
         Path | None,
         typer.Option(
             "--out",
-            help="Results folder; a stopped run goes on there [default: DATA-benchmark].",
+            help="Results folder; a stopped run goes on there (default: DATA-benchmark).",
             rich_help_panel=TABLES,
         ),
     ] = None,
@@ -170,13 +170,13 @@ def benchmark(
 
     Exit codes: 0 done, 2 wrong usage, 3 some photographs failed (the table says which).
     """
-    from clipspect.evaluation.benchmark import Settings
     from clipspect.evaluation.datasets import load_categories
     from clipspect.evaluation.entrants import make_entrants
     from clipspect.evaluation.folders import given_layout
     from clipspect.evaluation.rows import make_rows
     from clipspect.evaluation.samples import thinned
     from clipspect.evaluation.tables import check_suffix, write_table
+    from clipspect.evaluation.units import Settings
 
     documents = [*(table or ()), *([json] if json else ())]
     for document in documents:
@@ -250,8 +250,8 @@ def _draw(
     rows: Sequence[Row],
     swept: Sequence[str],
 ) -> None:
-    from clipspect.evaluation.benchmark import examples, read_examples
     from clipspect.evaluation.figures import draw_grid, draw_sweep
+    from clipspect.evaluation.units import examples, read_examples
 
     units: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:  # of several seeds the first one is drawn

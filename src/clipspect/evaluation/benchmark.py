@@ -1,20 +1,11 @@
-"""Benchmark runs: methods × models × categories × seeds, each photograph encoded once per model; resumed where stopped.
-
-    OUT/results/<model>-<weights>-<seed>/<category>.json    what was measured of one category, by method
-    OUT/results/<model>-<weights>-<seed>/<category>.npz     compact maps of a few photographs, for the figures
-
-A file is written whole when its category is finished, and says with which settings: a run with others is refused.
-"""
+"""Benchmark runs: methods × models × categories × seeds, each photograph encoded once per model, resumable."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import re
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -28,90 +19,34 @@ from clipspect.backbones.checkpoints import RANDOM
 from clipspect.backbones.encoder import Encoder
 from clipspect.backbones.open_clip import Backbone, load_backbone
 from clipspect.detector import Detector
-from clipspect.errors import ResultsError, UsageError
+from clipspect.errors import UsageError
 from clipspect.evaluation.datasets import digest
 from clipspect.evaluation.entrants import Entrant, Measured
+from clipspect.evaluation.metrics import PixelCurve
 from clipspect.evaluation.provenance import machine, peak_memory, versions
-from clipspect.evaluation.samples import Category, Sample
+from clipspect.evaluation.samples import Category
 from clipspect.evaluation.tally import Figures, Resolution, Tally
+from clipspect.evaluation.units import (
+    TRAINED,
+    Result,
+    Settings,
+    Unit,
+    examples,
+    read_result,
+    read_unit,
+    stored_result,
+    write_examples,
+    write_unit,
+)
 from clipspect.images.intake import read_entries
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Fit
 from clipspect.methods.base import Method
 from clipspect.prompts import Wording, load_prompts
-from clipspect.results.files import FolderLock, results_errors, write_whole
+from clipspect.results.files import FolderLock, results_errors
+from clipspect.runtimes.precision import settle_precision
 
-TRAINED = "trained"
-"""On the command line: a model's own weights, beside "random"."""
-EXAMPLES = 6
-"""Photographs of a category whose maps are kept for the figures."""
 _TIMED = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a benchmark is run with, beside its data, models, methods and seeds."""
-
-    image_size: int | None = None
-    device: str = "auto"
-    precision: Any = "fp32"
-    batch_size: int = 8
-    set_size: int = 128
-    aspect: Any = "squash"
-    interpolation: Any = "bicubic"
-    tile: Any = None
-    domain: str = "auto"
-    prompts: Path | None = None
-    resolution: Resolution = "map"
-    by_defect: bool = False
-    """Also figures of each kind of defect against the good photographs."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The smallest part of a run that is resumed: one category under one model, weights and seed."""
-
-    data: str
-    category: Category
-    model: str
-    weights: str
-    """"trained", "random", a pretrained tag or a checkpoint file."""
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Its file below the results folder, without suffix; readable, and safe in every file system."""
-        place = f"{Path(self.model).name}-{Path(self.weights).name}-{self.seed}"
-        return "/".join(re.sub(r"[^\w.+-]", "_", part) for part in (place, self.category.name))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured of one entrant on one unit."""
-
-    unit: str
-    """Name of the unit it belongs to (see :class:`Unit`)."""
-    data: str
-    category: str
-    object: str
-    label: str
-    method: str
-    chosen: Mapping[str, Any]
-    shots: int
-    model: str
-    weights: str
-    seed: int | None
-    """None where no seed has any influence."""
-    image_size: int
-    figures: Figures
-    seconds_per_image: float
-    """Encoding what this method alone asks for, and its own scoring; without decoding."""
-    peak_memory_mb: float | None
-    machine: str
-    versions: Mapping[str, str]
-    warnings: Sequence[str]
-    kinds: Mapping[str, Figures] = field(default_factory=dict)
-    """kind of defect → figures against the good photographs."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -188,14 +123,14 @@ class _Station:
         if self._backbone is None:
             with python_warnings.catch_warnings():  # the rows and tables name random weights
                 python_warnings.filterwarnings("ignore", message=".*random weights.*")
-                self._backbone = load_backbone(
+                loaded = load_backbone(
                     self.model,
                     None if self.weights == TRAINED else self.weights,
                     image_size=self.settings.image_size,
                     device=self.settings.device,
-                    precision=self.settings.precision,
                     seed=self.seed,
                 )
+                self._backbone, _ = settle_precision(loaded, self.settings.precision)
         return self._backbone
 
     def detector(self, measured: Sequence[Measured]) -> Detector:
@@ -233,55 +168,15 @@ def _resume(
     """The unit's results: those on disk, and those of the entrants that are not there yet."""
     path = out / "results" / f"{unit.name}.json"
     fingerprint = _fingerprint(unit, station)
-    stored = {} if overwrite else _stored(path, fingerprint, entrants)
+    stored = {} if overwrite else read_unit(path, fingerprint, entrants)
     missing = [e for e in entrants if e.label not in stored]
     if missing:
         found, maps = _measure(unit, missing, station, progress)
-        stored |= {
-            r.label: {"settings": e.settings(), "result": asdict(r)}
-            for e, r in zip(missing, found, strict=True)
-        }
-        _write_examples(path.with_suffix(".npz"), out, maps, keep=not overwrite)
-        text = json.dumps({"settings": fingerprint, "entrants": stored}, indent=1)
-        write_whole(out, path, text.encode())
+        stored |= {r.label: stored_result(e, r) for e, r in zip(missing, found, strict=True)}
+        write_examples(path.with_suffix(".npz"), out, maps, keep=not overwrite)
+        write_unit(path, out, fingerprint, stored)
     for entrant in entrants:
-        yield _result(stored[entrant.label]["result"])
-
-
-def _stored(path: Path, fingerprint: Mapping[str, Any], entrants: Sequence[Entrant]) -> dict[str, Any]:
-    """Entrants already measured. Raises ResultsError where they were measured with other settings."""
-    if not path.is_file():
-        return {}
-    try:
-        there = json.loads(path.read_text())
-        settings, stored = there["settings"], there["entrants"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{path}: damaged ({error}); delete it, only its category is measured again"
-        ) from error
-    wanted = json.loads(json.dumps(fingerprint))
-    known = {e.label: json.loads(json.dumps(e.settings())) for e in entrants}
-    changed = [
-        (k, settings.get(k), wanted.get(k))
-        for k in {**settings, **wanted}
-        if settings.get(k) != wanted.get(k)
-    ]
-    for label in stored.keys() & known.keys():
-        old, new = stored[label]["settings"], known[label]
-        changed += [
-            (f"{label}: {k}", old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)
-        ]
-    if changed:
-        what = ", ".join(f"{name} was {old!r}, now {new!r}" for name, old, new in changed)
-        raise ResultsError(
-            f"{path}: measured with other settings: {what}; choose another --out, or pass --overwrite"
-        )
-    return dict(stored)
-
-
-def _result(values: Mapping[str, Any]) -> Result:
-    kinds = {kind: Figures(**figures) for kind, figures in values["kinds"].items()}
-    return Result(**{**values, "figures": Figures(**values["figures"]), "kinds": kinds})
+        yield read_result(stored[entrant.label]["result"])
 
 
 def _measure(
@@ -296,9 +191,7 @@ def _measure(
     samples = {sample.path: sample for sample in category.samples}
     kept = [sample.path for sample in examples(category)]
     kinds = sorted({s.kind for s in category.samples if s.defective}) if station.settings.by_defect else []
-    tallies = {
-        one.name: {kind: Tally(station.settings.resolution) for kind in ("", *kinds)} for one in measured
-    }
+    tallies = {one.name: _tallies(station.settings.resolution, kinds) for one in measured}
     maps: dict[str, Any] = {}
     found = detector.stream(
         list(samples),
@@ -323,6 +216,11 @@ def _measure(
         )
         for one in measured
     ], maps
+
+
+def _tallies(resolution: Resolution, kinds: Sequence[str]) -> dict[str, Tally]:
+    """One for all photographs, and a smaller one for each kind of defect."""
+    return {"": Tally(resolution), **{kind: Tally(resolution, PixelCurve(1 << 17)) for kind in kinds}}
 
 
 def _finish(
@@ -366,17 +264,6 @@ def _references(entrant: Entrant, unit: Unit, detector: Detector) -> Any:
     return detector.encode_references(Random(unit.seed).sample(list(train), entrant.shots))
 
 
-def examples(category: Category) -> list[Sample]:
-    """A few photographs to look at: of every kind of defect in turn the first ones that have a mask."""
-    by_kind: dict[str, list[Sample]] = {}
-    for sample in category.samples:
-        if sample.defective and sample.mask is not None:
-            by_kind.setdefault(sample.kind, []).append(sample)
-    rounds = max(map(len, by_kind.values()), default=0)
-    turns = [own[i] for i in range(rounds) for own in by_kind.values() if i < len(own)]
-    return turns[:EXAMPLES]
-
-
 def _encoding_seconds(
     measured: Sequence[Measured], detector: Detector, category: Category
 ) -> dict[str, float]:
@@ -392,21 +279,3 @@ def _encoding_seconds(
             encoder.encode(np.concatenate(pieces))
         seconds[one.name] = (perf_counter() - started) / max(len(pieces), 1)
     return seconds
-
-
-def _write_examples(path: Path, out: Path, maps: Mapping[str, Any], *, keep: bool) -> None:
-    if keep and path.is_file():
-        with np.load(path) as there:
-            maps = {**there, **maps}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **maps)
-    write_whole(out, path, buffer.getvalue())
-
-
-def read_examples(out: Path, unit: str) -> dict[str, Any]:
-    """Compact maps (h, w) of a unit by "label|number of the example"; empty where none were kept."""
-    path = out / "results" / f"{unit}.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path) as stored:
-        return dict(stored)

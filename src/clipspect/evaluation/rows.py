@@ -9,8 +9,8 @@ from importlib.resources import files
 from statistics import fmean, stdev
 from typing import Any
 
-from clipspect.evaluation.benchmark import Result
 from clipspect.evaluation.tally import METRICS, Figures
+from clipspect.evaluation.units import Result
 
 MEAN = "mean"
 """Name of the category that stands for the mean over all of them."""
