@@ -1,0 +1,304 @@
+"""Faults for real: what is left in a results folder after each, and whether the same command finishes.
+
+python benchmarks/faults.py --out runs/faults                 (all of them)
+python benchmarks/faults.py --out runs/faults --only kill disk
+
+kill       the process killed (-9) at random moments, again and again, over one run
+disk       a small disk (tmpfs, needs the right to mount) that fills up
+removed    the results folder removed under the run
+clock      the clock goes back a day in the middle
+poison     a photograph that segfaults whoever opens it, on Ray
+node       two Ray nodes on this machine, one of them killed in the middle
+storage    S3 (moto) that answers 503 and stalls, on Ray
+
+After each fault every part is read back in full; after the end every photograph must be there once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pyarrow.parquet as pq
+
+import clipspect
+from clipspect.evaluation.provenance import provenance
+from clipspect.results import rows
+from clipspect.results.run import Engine, Progress, run_engine, run_folder
+from clipspect.scale.ray_engine import RayEngine, ray_cluster
+from clipspect.scale.sources import LocalFolder, open_source
+from long_run import write_photographs
+
+OBJECT = "metal bracket"
+POISON = b"segfaults whoever opens it"
+Outcome = dict[str, object]
+
+
+def verify(out: Path, names: set[str] | None = None) -> Counter[str]:
+    """Rows per photograph, of parts that are all whole; with ``names`` each of them once and nothing else."""
+    found: Counter[str] = Counter()
+    for part in sorted((out / "detections").glob("*")):
+        found.update(pq.read_table(part)["path"].to_pylist())
+    assert all(count == 1 for count in found.values()), found.most_common(3)
+    assert names is None or found.keys() == names, names.symmetric_difference(found)
+    return found
+
+
+def errors_in(out: Path) -> list[str]:
+    """Names of photographs with an error."""
+    table = pq.read_table(out / "detections", columns=["path", "error"]).to_pylist()
+    return [row["path"] for row in table if row["error"] is not None]
+
+
+def command(photos: Path, out: Path) -> subprocess.Popen[str]:
+    """The command as a user types it."""
+    words = ["detect", photos, "--object", OBJECT, "--out", out, "--overlays", "none"]
+    main = "from clipspect.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", main, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(run: subprocess.Popen[str], out: Path, count: int) -> None:
+    """Until there are that many parts, or the run has ended."""
+    while run.poll() is None and len(list((out / "detections").glob("*.parquet"))) < count:
+        time.sleep(0.05)
+
+
+def kill(photos: Path, out: Path, kills: int) -> Outcome:
+    """Kill, look, start again; moments are random within the time the run needs for its share of photographs."""
+    names, generator, seen = set(LocalFolder(photos).names()), random.Random(8), []
+    for _ in range(kills):
+        run = command(photos, out)
+        wait_for_rows(run, out, len(seen) and 1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(generator.uniform(0, 25))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        seen.append(verify(out).total())
+    run = command(photos, out)
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    verify(out, names)
+    return {"kills": kills, "rows after each": seen, "rows": len(names)}
+
+
+def disk(photos: Path, out: Path) -> Outcome:
+    """A disk of 300 KB, then a larger one."""
+    names = set(LocalFolder(photos).names())
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=True)
+        try:
+            run = command(photos, Path(folder) / "out")
+            _, error = run.communicate()
+            assert run.returncode == 2, (run.returncode, error)
+            assert "the disk is full" in error, error
+            left = verify(Path(folder) / "out").total()
+            subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
+            run = command(photos, Path(folder) / "out")
+            said, error = run.communicate()
+            assert run.returncode == 0, error
+            assert f"{left} of them from an earlier run" in said, said
+            verify(Path(folder) / "out", names)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    return {"said": "the disk is full", "rows kept": left, "rows": len(names)}
+
+
+def removed(photos: Path, out: Path) -> Outcome:
+    """The folder goes; the run must say so and must not build half of it again."""
+    run = command(photos, out)
+    wait_for_rows(run, out, 3)
+    shutil.rmtree(out)
+    _, error = run.communicate()
+    assert run.returncode == 2, error
+    assert "was removed while it was written" in error, error
+    left = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    run = command(photos, out)
+    _, error = run.communicate()
+    assert run.returncode == 0, error
+    verify(out, set(LocalFolder(photos).names()))
+    return {"said": "was removed while it was written", "left behind": left, "rows": len(verify(out))}
+
+
+def clock(photos: Path, out: Path) -> Outcome:
+    """Rows are given times that go back a day in the middle; the run is cut there and goes on."""
+    names = LocalFolder(photos).names()
+    detector, now = clipspect.load(), datetime.datetime.now(datetime.UTC)
+    stopped = threading.Event()
+
+    class Backwards(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return now - datetime.timedelta(days=1) if stopped.is_set() else now
+
+    def stop(state: Progress) -> None:
+        if state.done == len(names) // 2:
+            stopped.set()
+            raise KeyboardInterrupt
+
+    start = partial(run_folder, detector, photos, object=OBJECT, out=out, overlays="none")
+    with mock.patch.object(rows, "datetime", Backwards):
+        with contextlib.suppress(KeyboardInterrupt):
+            start(progress=stop)
+        summary = start()
+    verify(out, set(names))
+    return {"rows kept": summary.kept, "rows": summary.photographs}
+
+
+def fragile_detector() -> clipspect.Detector:
+    """A detector whose process dies of one photograph."""
+    from clipspect.images.photograph import Photograph, Reader
+
+    class Fragile(Reader):
+        def read(self, source: object, name: str | None = None) -> Photograph:
+            if source == POISON:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return super().read(source, name)
+
+    detector = clipspect.load()
+    detector.reader = Fragile(detector.reader.fit)
+    return detector
+
+
+def poison(photos: Path, out: Path) -> Outcome:
+    """Three photographs that kill their worker, wherever they are."""
+    folder = out.with_name("poisoned")
+    shutil.copytree(photos, folder)
+    bad = sorted(LocalFolder(folder).names())[5::20][:3]
+    for name in bad:
+        (folder / name).write_bytes(POISON)
+    run_on_ray(folder, out, fragile_detector)
+    verify(out, set(LocalFolder(folder).names()))
+    assert sorted(errors_in(out)) == bad
+    for name in bad:
+        shutil.copy(photos / name, folder / name)
+    again = run_on_ray(folder, out, clipspect.load)
+    verify(out, set(LocalFolder(folder).names()))
+    assert errors_in(out) == []
+    return {"isolated": bad, "rescored once mended": again.computed, "rows": again.photographs}
+
+
+def run_on_ray(photos: Path, out: Path, build: Callable[[], clipspect.Detector]):
+    """A run on this machine's Ray."""
+    with ray_cluster():
+        engine: Engine = RayEngine(clipspect.load(), build, LocalFolder(photos), OBJECT)
+        return run_engine(engine, out=out, overlays="none", report=False)
+
+
+def node(photos: Path, out: Path) -> Outcome:
+    """The driver's node has no worker; of two others one goes once rows come in."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    names = set(LocalFolder(photos).names())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    ray.init(cluster.address, log_to_driver=False)
+    killed_at: list[int] = []
+
+    def watch(state: Progress) -> None:
+        if state.stage == "detect" and state.done >= len(names) // 3 and not killed_at:
+            killed_at.append(state.done)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+    try:
+        with ray_cluster():
+            engine = RayEngine(clipspect.load(), clipspect.load, LocalFolder(photos), OBJECT)
+            summary = run_engine(engine, out=out, overlays="none", report=False, progress=watch)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    verify(out, names)
+    assert errors_in(out) == []
+    return {"killed after rows": killed_at[0], "errors": summary.failed, "rows": summary.photographs}
+
+
+@contextlib.contextmanager
+def storage_credentials() -> Iterator[None]:
+    """What any S3 client wants to see; the server takes everything."""
+    names = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with mock.patch.dict(os.environ, names):
+        yield
+
+
+def storage(photos: Path, out: Path) -> Outcome:
+    """A third of the objects answer 503 four times, a third stall once beyond the client's patience."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from pyarrow import fs
+
+    from scale.faulty_s3 import faulty_s3
+
+    with storage_credentials(), faulty_s3("photos") as (faults, tail):
+        s3, _ = fs.FileSystem.from_uri(f"s3://photos{tail}")
+        for number, name in enumerate(LocalFolder(photos).names()):
+            with s3.open_output_stream(f"photos/line/{number:04d}.png") as file:
+                file.write((photos / name).read_bytes())
+        source = open_source(f"s3://photos/line{tail}")
+        with ray_cluster():
+            engine = RayEngine(clipspect.load(), clipspect.load, source, OBJECT)
+            summary = run_engine(engine, out=out, overlays="none", report=False)
+            verify(out, set(source.names()))
+            assert errors_in(out) == []
+            again = run_engine(engine, out=out, overlays="none", report=False)
+    assert (again.kept, again.computed) == (summary.photographs, 0)
+    answers = Counter(min(times, faults.errors + 1) for times in faults.seen.values())
+    return {"errors": summary.failed, "rows": summary.photographs, "objects by readings": dict(answers)}
+
+
+FAULTS = {"kill": kill, "disk": disk, "removed": removed, "clock": clock, "poison": poison, "node": node}
+FAULTS["storage"] = storage
+
+
+def main() -> None:
+    """Each fault by itself, in a folder of its own."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for photographs, results, faults.json"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--photographs", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20)
+    arguments = parser.parse_args()
+    photos = arguments.out / f"photos {arguments.photographs}"
+    write_photographs(photos, arguments.photographs)
+    record: dict[str, object] = {"provenance": provenance("python benchmarks/faults.py")}
+    for name in arguments.only:
+        place = arguments.out / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        started = time.monotonic()
+        options = {"kills": arguments.kills} if name == "kill" else {}
+        outcome = FAULTS[name](photos, place / "results", **options)
+        record[name] = {**outcome, "seconds": round(time.monotonic() - started)}
+        print(name, record[name], flush=True)
+        (arguments.out / "faults.json").write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
