@@ -291,10 +291,12 @@ def test_several_categories_get_the_papers_table(tmp_path, pictures):
 
 
 def test_published_rows_name_their_sources_and_lie_in_range():
-    rows = published_rows("mvtecad") + published_rows("visa")
+    rows = published_rows("mvtecad", 15) + published_rows("visa", 12)
     assert {row.method for row in rows} == {"WinCLIP", "AnomalyCLIP", "MuSc", "AnomalyVFM"}
     assert all(row.source for row in rows)
     assert all(0.1 < v < 1 for row in rows for v in row.values.values() if v is not None)
+    assert not any("ours are over" in row.source for row in rows)
+    assert "a mean over 15 categories, ours are over 2" in published_rows("mvtecad", 2)[0].source
 
 
 def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsys):

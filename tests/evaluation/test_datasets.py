@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,18 @@ def test_an_empty_folder_and_an_unknown_set_are_refused(tmp_path):
         load_categories("folder", tmp_path)
     with pytest.raises(UsageError, match="there are: folder, mvtecad"):
         load_categories("mvtec3d", tmp_path)
+
+
+def test_without_anomalib_the_extra_is_named(tmp_path, pictures, monkeypatch):
+    write_layout("mvtecad", tmp_path, "bottle", pictures)
+    for name in [name for name in sys.modules if name.split(".")[0] == "anomalib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "anomalib", None)
+    with pytest.raises(UsageError, match=r"install\s+clipspect\[benchmark\]"):
+        load_categories("mvtecad", tmp_path)
+    monkeypatch.delitem(sys.modules, "clipspect.integrations.anomalib", raising=False)
+    with pytest.raises(UsageError, match=r"install clipspect\[anomalib\]"):
+        importlib.import_module("clipspect.integrations.anomalib")
 
 
 def test_missing_masks_of_a_published_set_are_named(tmp_path, pictures):

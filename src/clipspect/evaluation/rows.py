@@ -124,8 +124,8 @@ def _mean_row(group: Sequence[Row]) -> Row:
     )
 
 
-def published_rows(data: str) -> list[Row]:
-    """What others published on a data set, each with its source."""
+def published_rows(data: str, measured: int) -> list[Row]:
+    """What others published on a data set, each with its source, beside our means over ``measured`` categories."""
     table = tomllib.loads(
         files("clipspect.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
     )
@@ -133,11 +133,13 @@ def published_rows(data: str) -> list[Row]:
     for entry in table["row"]:
         if entry["data"] == data:
             series = {name: [entry[name] / 100 if name in entry else None] for name in METRICS}
+            count = table["categories"][data]
+            over = "" if measured == count else f"; a mean over {count} categories, ours are over {measured}"
             undefined = {name: "not found in a public text" for name in METRICS if name not in entry}
             rows.append(
                 Row(
                     data, MEAN, entry["method"], entry["method"], {}, 0, entry["model"], "published", series,
-                    undefined=undefined, source=entry["source"],
+                    undefined=undefined, source=entry["source"] + over,
                 )
             )  # fmt: skip
     return rows

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,12 @@ def write_table(path: Path, rows: Sequence[Row], about: Mapping[str, str]) -> No
 
 def summary_rows(rows: Sequence[Row]) -> list[Row]:
     """The papers' main table: a row per method, means over categories, and below it the published ones."""
-    return [*mean_rows(rows), *(published_rows(rows[0].data) if rows else [])]
+    return [*mean_rows(rows), *_published(rows)]
+
+
+def _published(rows: Sequence[Row]) -> list[Row]:
+    categories = {row.category for row in rows if "/" not in row.category}
+    return published_rows(rows[0].data, len(categories)) if rows else []
 
 
 CELL = "image AUROC / pixel AUROC / AUPRO"
@@ -103,7 +109,7 @@ def terminal_tables(rows: Sequence[Row]) -> Iterator[Table]:
     groups: dict[str, list[Row]] = {}
     for row in [*rows, *(row for row in means if row not in rows)]:
         groups.setdefault(f"{row.category}, {row.model} {row.weights}", []).append(row)
-    published = published_rows(rows[0].data) if rows else []
+    published = [replace(row, label=f"{row.label} {row.model}") for row in _published(rows)]
     for title, group in {
         **groups,
         **({"published, not measured here": published} if published else {}),
