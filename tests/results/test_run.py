@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,35 @@ def test_a_photograph_that_went_away_only_lacks_its_overlay(photos: Path, tmp_pa
     assert len(list((tmp_path / "out").glob("overlays/*.png"))) == 15
     assert any("overlays are missing" in warning for warning in summary.warnings)
     assert rows_of(tmp_path / "out")["part-0003.png"]["error"] is None
+
+
+def test_rows_removed_under_a_run_are_missed_and_the_next_run_makes_them_again(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 4)
+    out = tmp_path / "out"
+
+    def remove(progress: Progress) -> None:
+        if progress.done == 10:
+            (out / "detections" / "part-000000.parquet").unlink()
+
+    with pytest.raises(
+        ResultsError, match=r"rows of 4 photographs were removed .* run the same command again"
+    ):
+        run_folder(DarkSpotDetector(), photos, object="part", out=out, progress=remove)
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
+    assert (summary.kept, summary.computed, len(rows_of(out))) == (12, 4, 16)
+
+
+def test_a_clock_that_goes_back_a_day_confuses_no_run(photos, tmp_path, monkeypatch):
+    times = iter([datetime(2026, 11, 21, tzinfo=UTC) - timedelta(hours=n) for n in range(100)])
+
+    class Backwards(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return next(times)
+
+    monkeypatch.setattr("clipspect.results.rows.datetime", Backwards)
+    (photos / "part-0003.png").rename(tmp_path / "later.png")
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    (tmp_path / "later.png").rename(photos / "part-0003.png")
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
+    assert (summary.kept, summary.computed, len(rows_of(tmp_path / "out"))) == (15, 1, 16)
