@@ -116,11 +116,10 @@ def inspect(page, paths, noun: str = "plate") -> str:
 
 
 def set_slider(page, name: str, value: float) -> None:
-    """Type a value beside a slider and wait until the verdict has changed."""
-    before = page.inner_text("#verdict")
-    page.fill(f"#{name} input[type=number]", f"{value:.3f}")
-    page.press(f"#{name} input[type=number]", "Enter")
-    page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=before)
+    """Move a slider and wait until the verdict speaks of the new value."""
+    page.locator(f"#{name} input[type=range]").fill(f"{value:.4f}")
+    said = f"from {value:.4f}" if name == "pixel" else f"from {value:.3f}"
+    page.wait_for_function("said => document.querySelector('#verdict').innerText.includes(said)", arg=said)
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))
@@ -166,16 +165,18 @@ def test_overlay_map_and_table_are_downloaded(open_page, pictures, tmp_path):
     assert score_map.max() / 65535 >= float(rows[0]["pixel_threshold"]) * 0.5
 
 
-def test_a_folder_is_inspected_and_other_files_in_it_are_passed_over(open_page, pictures):
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_a_folder_is_inspected_and_other_files_in_it_are_passed_over(open_page, pictures, width):
     folder = pictures[0].parent
     (folder / "notes.txt").write_text("not a photograph")
-    page = open_page()
+    page = open_page(width)
     page.get_by_role("tab", name="Folder").click()
     upload(page, "folder", folder)
     page.fill("#object textarea, #object input", "plate")
     assert "3 photographs with anoclip" in press_and_wait(page, "inspect", "status")
     page.wait_for_selector("#gallery img")
     assert page.locator("#gallery .thumbnail-item").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
     first = page.inner_text("#verdict")
     page.locator("#gallery .thumbnail-item").nth(2).click()
     page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=first)

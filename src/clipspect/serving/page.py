@@ -32,14 +32,18 @@ POLICY = (
 """Content-Security-Policy: the browser fetches nothing from anywhere else, whatever Gradio's page asks for."""
 FONT = ["system-ui", "sans-serif"]
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: min(1240px, 100vw) !important; margin: 0 auto !important; }
 #status { min-height: 1.5em; }
 #overlay img { max-height: 68vh; object-fit: contain; }
 #regions { max-height: 20em; overflow: auto; }
 #regions table { width: 100%; }
+#regions th, #regions td { white-space: nowrap; padding: 4px 6px; font-size: 0.85em; }
 #side-by-side { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 footer { display: none !important; }
-@media (max-width: 480px) { .gradio-container main.fillable, .gradio-container .main { padding: 12px !important; } }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; }
+@media (max-width: 480px) {
+  #gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)) !important; }
+}
 """
 
 
@@ -237,7 +241,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                         )  # fmt: skip
                     verdict = gr.Markdown(elem_id="verdict")
                     pixel = gr.Slider(
-                        0, 1, 0.5, step=0.001, label="Region threshold",
+                        0, 1, 0.5, step=0.0001, label="Region threshold",
                         info="Map values from here on are boxed.", elem_id="pixel",
                     )  # fmt: skip
                     with gr.Row():
@@ -364,12 +368,12 @@ def _download(page: Page, what: str, label: str, inputs: Sequence[gr.components.
 
 
 def _slider(found: Found) -> Any:
-    """The region threshold's slider over the values that occur."""
+    """The region threshold's slider over the values that occur; maps of a set method differ in the third digit."""
     low, high = found.map_range
     return gr.update(
-        minimum=max(0, round(low - 0.001, 3)),
-        maximum=min(1, round(high + 0.001, 3)),
-        value=round(found.thresholds.pixel, 3),
+        minimum=max(0, round(low - 0.001, 4)),
+        maximum=min(1, round(high + 0.001, 4)),
+        value=round(found.thresholds.pixel, 4),
     )
 
 

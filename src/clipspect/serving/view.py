@@ -95,7 +95,7 @@ def verdict(detection: Detection) -> str:
     used = detection.thresholds_used
     return (
         f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** from {used.image:.3f}"
-        f" · {count_regions(detection)} from {used.pixel:.3f}{said}"
+        f" · {count_regions(detection)} from {used.pixel:.4f}{said}"
     )
 
 
@@ -111,7 +111,7 @@ def region_table(detection: Detection) -> str:
         return ""
     lines = ["| region | left | top | width | height | peak |", "| ---: " * 6 + "|"]
     for number, region in enumerate(detection.regions, start=1):
-        cells = (number, region.left, region.top, region.width, region.height, f"{region.peak:.3f}")
+        cells = (number, region.left, region.top, region.width, region.height, f"{region.peak:.4f}")
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
