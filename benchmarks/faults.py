@@ -78,26 +78,37 @@ def command(photos: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_rows(run: subprocess.Popen[str], out: Path, count: int) -> None:
-    """Until there are that many parts, or the run has ended."""
-    while run.poll() is None and len(list((out / "detections").glob("*.parquet"))) < count:
-        time.sleep(0.05)
+def newest(out: Path) -> int:
+    """Number of the newest part, -1 where there is none."""
+    return max((int(part.stem.split("-")[1]) for part in (out / "detections").glob("*.parquet")), default=-1)
+
+
+def wait_for_rows(run: subprocess.Popen[str], out: Path, parts: int) -> None:
+    """Until the run has written that many parts, or has ended."""
+    before = newest(out)
+    while run.poll() is None and newest(out) < before + parts:
+        time.sleep(0.02)
 
 
 def kill(photos: Path, out: Path, kills: int) -> Outcome:
-    """Kill, look, start again; moments are random within the time the run needs for its share of photographs."""
-    names, generator, seen = set(LocalFolder(photos).names()), random.Random(8), []
-    for _ in range(kills):
+    """Kill, look, start again: three times of four while rows are written, else while the run is still starting."""
+    names, generator = set(LocalFolder(photos).names()), random.Random(8)
+    seen: list[int] = []
+    for number in range(kills):
         run = command(photos, out)
-        wait_for_rows(run, out, len(seen) and 1)
+        if number % 4 != 3:
+            wait_for_rows(run, out, 1)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(generator.uniform(0, 25))
+            run.wait(generator.uniform(0, 6))
+        assert run.poll() is None, "too few photographs for so many kills"
         run.send_signal(signal.SIGKILL)
         run.communicate()
         seen.append(verify(out).total())
+    assert sorted(seen) == seen, "rows were lost"
     run = command(photos, out)
     said, _ = run.communicate()
     assert run.returncode == 0, said
+    assert f"{seen[-1]} of them from an earlier run" in said, said
     verify(out, names)
     return {"kills": kills, "rows after each": seen, "rows": len(names)}
 

@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import queue
 import resource
 import struct
 import time
@@ -226,16 +227,17 @@ def random_changes(files: list[tuple[str, bytes]], count: int, random: np.random
         yield f"random {label}", bytes(changed)
 
 
-def decode_all(random_count: int, seed: int, skip: set[int], at: Any, results: Any) -> None:
+def decode_all(random_count: int, seed: int, skip: set[int], at: Any, since: Any, results: Any) -> None:
     """In the child: decode what is not to be skipped; (kind, outcome, seconds) of each, then the peak of memory."""
     warnings.simplefilter("ignore")
     before = peak_memory()
     for number, (kind, data) in enumerate(made_files(random_count, seed)):
         if number in skip or number < at.value:
             continue
-        at.value = number
-        started = time.monotonic()
-        results.put((number, kind, outcome_of(data), time.monotonic() - started))
+        at.value, since.value = number, time.monotonic()
+        outcome = outcome_of(data)
+        seconds, since.value = time.monotonic() - since.value, 0.0
+        results.put((number, kind, outcome, seconds))
     results.put((None, "memory", peak_memory() - before, 0.0))
 
 
@@ -256,6 +258,17 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def answers(child: Any, results: Any, since: Any) -> Iterator[tuple[Any, ...]]:
+    """The child's answers; ends where it is gone or has decoded one file for too long."""
+    while True:
+        try:
+            yield results.get(timeout=1.0)
+        except queue.Empty:
+            hangs = since.value > 0 and time.monotonic() - since.value > SECONDS_PER_FILE
+            if hangs or not child.is_alive():
+                return
+
+
 def main() -> int:
     """Watch the child, count, say, write."""
     parser = argparse.ArgumentParser(
@@ -269,24 +282,14 @@ def main() -> int:
     bad: list[str] = []
     slowest, peak, skip = ("", 0.0), 0.0, set[int]()
     context = multiprocessing.get_context("spawn")
-    at = context.Value("l", 0)
+    at, since = context.Value("l", 0), context.Value("d", 0.0)
     done = False
     while not done:
         results = context.Queue()
-        child = context.Process(target=decode_all, args=(arguments.random, arguments.seed, skip, at, results))
+        options = (arguments.random, arguments.seed, skip, at, since, results)
+        child = context.Process(target=decode_all, args=options)
         child.start()
-        while True:
-            try:
-                number, kind, outcome, seconds = results.get(timeout=SECONDS_PER_FILE)
-            except Exception:  # queue.Empty: hung, or gone
-                bad.append(
-                    f"file {at.value}: {'hang' if child.is_alive() else f'exit code {child.exitcode}'}"
-                )
-                child.kill()
-                if at.value in skip:
-                    raise SystemExit(f"the files cannot be made: {bad[-1]}") from None
-                skip.add(at.value)
-                break
+        for number, kind, outcome, seconds in answers(child, results, since):
             if number is None:
                 peak, done = max(peak, outcome), True
                 break
@@ -294,6 +297,12 @@ def main() -> int:
             slowest = max(slowest, (f"file {number}, {kind}", seconds), key=lambda pair: pair[1])
             if outcome not in ("pixels", "clear error"):
                 bad.append(f"file {number}, {kind}: {outcome}")
+        else:
+            bad.append(f"file {at.value}: {'hang' if child.is_alive() else f'exit code {child.exitcode}'}")
+            child.kill()
+            if at.value in skip:
+                raise SystemExit(f"the files cannot be made: {bad[-1]}")
+            skip.add(at.value)
         child.join()
     kinds = sorted({kind for kind, _ in counts})
     print("| done to valid files | files | pixels | clear error |\n|---|---|---|---|")

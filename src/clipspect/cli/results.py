@@ -109,7 +109,7 @@ def export(
         str | None, typer.Option("--method", "-m", help="For coco, where the folder holds several.")
     ] = None,
 ) -> None:
-    """Rows for other programs; FiftyOne and supervision read the COCO file."""
+    """Rows for other programs: a table, or COCO JSON for annotation tools (supervision reads it as it is)."""
     from clipspect.results.coco import write_coco
     from clipspect.results.export import write_csv
     from clipspect.results.files import open_beside

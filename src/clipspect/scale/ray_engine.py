@@ -234,7 +234,7 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     found = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(found, log_to_driver=False, logging_level=logging.ERROR, **_local_only(found))
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"no Ray cluster at {found} ({error}); start one, or leave --address out") from error
     try:
         yield
