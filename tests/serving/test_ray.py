@@ -147,19 +147,20 @@ def test_the_cluster_config_is_one_ray_and_the_service_understand():
     (application,) = config.applications
     assert application.import_path == "clipspect.serving.deployment:build"
     settings = ServiceSettings(**application.args)
-    deployments = {node.name: node for node in _bound(build(settings))}
+    deployments = {node.name: node for node in _as_ray_builds(application.args)}
     assert set(deployments) == {"gateway", "inspector"}
     assert deployments["inspector"].num_replicas == settings.replicas == 2
     assert deployments["inspector"].max_queued_requests == settings.queue
     assert config.http_options.host == "127.0.0.1"
 
 
-def _bound(application) -> list:
-    """The deployments of an application."""
+def _as_ray_builds(args: dict) -> list:
+    """The deployments of the application, made the way Ray makes it from a config file."""
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve._private.build_app import build_app
 
-    built = build_app(application, name="clipspect", default_runtime_env={})
-    return built.deployments
+    application = call_user_app_builder_with_args_if_necessary(build, args)
+    return build_app(application, name="clipspect", default_runtime_env={}).deployments
 
 
 def one_replica() -> int:

@@ -151,8 +151,9 @@ class Gateway:
         return create_app(RayBackend(self._inspector), self._settings)
 
 
-def build(settings: ServiceSettings) -> serve.Application:
-    """The application: a gateway in front of replicas."""
+def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
+    """The application: a gateway in front of replicas. From a config file the settings come as plain values."""
+    settings = ServiceSettings.model_validate(args)
     inspector = Inspector.options(  # type: ignore[attr-defined]
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.ongoing,
