@@ -101,6 +101,12 @@ class Backbone:
         )
 
     @property
+    def network(self) -> nn.Module:
+        """The open_clip model, or one like it."""
+        model: nn.Module = self._model
+        return model
+
+    @property
     def is_random(self) -> bool:
         """Whether the weights are random: a control, never a result."""
         return self.weights.startswith(RANDOM)
@@ -127,8 +133,10 @@ class Backbone:
         Raises:
             UsageError: a block, window or view this backbone cannot give.
         """
-        request = request.resolved(self.depth)
-        images = images.to(self.device)
+        return self.features(images.to(self.device), request.resolved(self.depth))
+
+    def features(self, images: Tensor, request: FeatureRequest) -> Features:
+        """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""
         tokens, grid = self._forward(images, request)
         views = None
         if request.views:

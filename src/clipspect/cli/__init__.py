@@ -11,6 +11,7 @@ from clipspect import __version__
 from clipspect.cli.benchmarking import benchmark
 from clipspect.cli.catalogue import methods, models
 from clipspect.cli.detecting import demo, detect
+from clipspect.cli.exporting import export
 from clipspect.cli.output import console
 from clipspect.cli.referencing import references_app
 from clipspect.cli.results import results_app
@@ -46,6 +47,7 @@ app.command()(methods)
 app.command()(benchmark)
 app.command()(ui)
 app.command()(serve)
+app.command()(export)
 app.add_typer(references_app, name="references")
 app.add_typer(results_app, name="results")
 
