@@ -47,8 +47,9 @@ class DataSet:
 
     def fits(self, method: str) -> bool:
         """Whether a method is to be run on these photographs: those that compare them need one product."""
-        compares = make_method(method).scope == "set"
-        return compares if self.templates else len(self.categories) == 1 or not compares
+        if self.templates:
+            return method.startswith("dual-image")  # the ones that take a reference for each photograph
+        return len(self.categories) == 1 or make_method(method).scope != "set"
 
 
 @dataclass(frozen=True)
