@@ -28,6 +28,8 @@ WANTED = "wanted is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or 
 WANTED_TENSOR = "wanted is one image (3, H, W), (1, H, W) or (H, W, 3), uint8 or float within [0, 1]"
 
 EXIF_ORIENTATION = 0x0112
+_STRIP = 64
+"""Rows composited at once."""
 
 
 def to_pixels(source: Any, *, name: str = "image") -> NDArray[np.uint8]:
@@ -147,9 +149,14 @@ def _unit_to_bytes(values: NDArray[Any], name: str, wanted: str) -> NDArray[np.u
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    blended = rgba[:, :, :3] * alpha + 255 * (255 - alpha)
-    return ((blended + 127) // 255).astype(np.uint8)
+    pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
+    # 16-bit values of a whole photograph at once would be several times its size
+    for top in range(0, len(rgba), _STRIP):
+        strip = rgba[top : top + _STRIP]
+        alpha = strip[:, :, 3:].astype(np.uint16)
+        blended = strip[:, :, :3] * alpha + 255 * (255 - alpha)
+        pixels[top : top + _STRIP] = (blended + 127) // 255
+    return pixels
 
 
 def _tensor_to_pixels(tensor: Any, name: str) -> NDArray[np.uint8]:

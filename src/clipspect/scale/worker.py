@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +101,6 @@ class ScoreBatch:
     def _read_references(self, detector: Detector) -> Features | None:
         if self._references is None:
             return None
-        from pathlib import Path
-
         with TemporaryDirectory() as folder:
             path = Path(folder) / "shared.refs"
             path.write_bytes(self._references)
