@@ -20,10 +20,11 @@ from clipspect.backbones.features import Features
 from clipspect.backbones.open_clip import Backbone
 from clipspect.backbones.references import Manifest, load_references, save_references
 from clipspect.detection import Detection, Thresholds
-from clipspect.errors import ImageError, UsageError
+from clipspect.errors import ClipspectError, ImageError, UsageError
 from clipspect.images.find import find_photographs
 from clipspect.images.intake import Entry, Templates, batches, read_entries, source_name
 from clipspect.images.photograph import Reader, Source
+from clipspect.images.prefetch import prefetch
 from clipspect.methods.base import Method, Scene, Scores
 from clipspect.prompts import Wording, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
@@ -241,9 +242,15 @@ class Detector:
         return self._prepare(run, pool) if self.uses_sets else run
 
     def score(self, entries: Iterable[Entry], run: Run) -> Iterator[Detection]:
-        """One Detection per entry and method, in order; entries are taken in batches, lazily."""
-        for batch in batches(entries, self._encoder.batch_size):
-            yield from self._score_batch(batch, run)
+        """One Detection per entry and method, in order; entries are taken in batches, lazily.
+
+        The next batch is encoded in a thread while the consumer looks at, draws or writes the present one.
+        """
+        waiting = batches(entries, self._encoder.batch_size)
+        for batch, scored in prefetch(waiting, lambda b: self._score_batch(b, run), workers=1, ahead=2):
+            if isinstance(scored, ClipspectError):
+                raise scored
+            yield from self._detections(batch, *scored, run)
 
     def encode_references(self, photographs: Iterable[Source]) -> Features:
         """Encode reference photographs once; every piece of every photograph becomes a reference.
@@ -389,7 +396,8 @@ class Detector:
         anchors = run.anchors[method.name]
         return Scene(anchors, size, seeds, self.backbone, images, run.references, paired, own, state)
 
-    def _score_batch(self, batch: Sequence[Entry], run: Run) -> Iterator[Detection]:
+    def _score_batch(self, batch: Sequence[Entry], run: Run) -> tuple[dict[str, Scores], float]:
+        """Scores of the batch's pieces by method, and seconds per photograph."""
         good = [e.photograph for e in batch if e.photograph is not None]
         started = perf_counter()
         scores: dict[str, Scores] = {}
@@ -401,7 +409,11 @@ class Detector:
             for method in self.methods:
                 scene = self._scene(method, run, encoded, seeds, paired, own)
                 scores[method.name] = method.score(encoded.features, scene)
-        seconds = (perf_counter() - started) / max(len(good), 1)
+        return scores, (perf_counter() - started) / max(len(good), 1)
+
+    def _detections(
+        self, batch: Sequence[Entry], scores: Mapping[str, Scores], seconds: float, run: Run
+    ) -> Iterator[Detection]:
         start = 0
         for entry in batch:
             stop = start + (len(entry.photograph.pieces) if entry.photograph else 0)

@@ -1,0 +1,60 @@
+"""Decoding, encoding and writing overlap: while one batch is looked at, the next is in the encoder."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import clipspect
+from clipspect.errors import UsageError
+
+
+def plain_photos(count):
+    return [np.full((40, 40, 3), 10 * number, np.uint8) for number in range(count)]
+
+
+def test_the_next_batch_is_encoded_while_the_consumer_holds_the_first(small_model, monkeypatch):
+    detector = clipspect.load(model=str(small_model), batch_size=2)
+    detector.anchors("plate")
+    encode, second = detector.backbone.encode, threading.Event()
+    calls = []
+
+    def watched(images, request):
+        calls.append(len(images))
+        if len(calls) == 2:
+            second.set()
+        return encode(images, request)
+
+    monkeypatch.setattr(detector.backbone, "encode", watched)
+    stream = detector.detect(iter(plain_photos(6)), object="plate")
+    next(stream)
+    assert second.wait(timeout=30), "the second batch waited for the consumer"
+    assert sum(1 for _ in stream) == 5
+    assert calls == [2, 2, 2]
+
+
+def test_no_more_than_two_batches_are_encoded_ahead(small_model, monkeypatch):
+    detector = clipspect.load(model=str(small_model), batch_size=1)
+    encode, calls = detector.backbone.encode, []
+
+    def counted(images, request):
+        calls.append(len(images))
+        return encode(images, request)
+
+    monkeypatch.setattr(detector.backbone, "encode", counted)
+    for number, _ in enumerate(detector.detect(iter(plain_photos(20)), object="plate"), start=1):
+        assert len(calls) <= number + 2
+
+
+def test_an_error_of_the_encoder_reaches_the_consumer_and_ends_the_threads(small_model, monkeypatch):
+    detector = clipspect.load(model=str(small_model), batch_size=1)
+
+    def broken(images, request):
+        raise UsageError("the encoder broke")
+
+    monkeypatch.setattr(detector.backbone, "encode", broken)
+    with pytest.raises(UsageError, match="the encoder broke"):
+        list(detector.detect(plain_photos(3), object="plate"))
+    assert not any(thread.name.startswith("clipspect-read") for thread in threading.enumerate())
