@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-dev
 
 .PHONY: demo test lint types check train-tiny evaluate-tiny clean
 
@@ -10,24 +11,28 @@ demo: $(INSTALLED)
 	$(BIN)/clipspect demo --out demo-results
 	@echo "open $(CURDIR)/demo-results/report.html"
 
-test: $(INSTALLED) lint types
+test: $(DEVELOPMENT) lint types
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)
+lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED)
+types: $(DEVELOPMENT)
 	$(BIN)/mypy
 
-train-tiny: $(INSTALLED)
+train-tiny: $(DEVELOPMENT)
 	$(BIN)/python -m clipspect.training.train --out runs/tiny
 
-evaluate-tiny: $(INSTALLED)
+evaluate-tiny: $(DEVELOPMENT)
 	$(BIN)/python benchmarks/accuracy.py --out runs/accuracy
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(DEVELOPMENT): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 

@@ -94,7 +94,7 @@ def variants() -> Iterator[Variant]:
             section = "text, visual and joint, Q-K against V-V tokens"
             yield Variant(section, f"{output}, {name}", "dual-image", settings, pairs, control=True)
     for rule in RULES:
-        yield Variant("fusion", rule, "dual-image", {"fusion": rule}, pairs)
+        yield Variant("fusion", rule, "dual-image", {"fusion": rule}, pairs, control=True)
     for output in ("visual", "joint"):
         for pairing, k in (
             ("random", 1),
@@ -109,7 +109,8 @@ def variants() -> Iterator[Variant]:
             yield Variant("references", label, "dual-image", settings, control=control)
     for start, end in ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0)):
         settings = {"output": "visual", "blocks_from": start, "blocks_to": end}
-        yield Variant("blocks of the visual score", f"{start:g} to {end:g}", "dual-image", settings)
+        label = f"{start:g} to {end:g}"
+        yield Variant("blocks of the visual score", label, "dual-image", settings, control=True)
     for output in ("visual", "joint"):
         yield Variant("mutual", f"{output}, exact", "mutual", {"output": output}, control=True)
         yield Variant("mutual", f"{output}, index", "mutual", {"output": output, "exact_limit": 1})
@@ -120,14 +121,15 @@ def variants() -> Iterator[Variant]:
     ):
         yield Variant("mutual", f"visual, exact, {label}", "mutual", {"output": "visual", **changed})
     few: dict[str, Any] = {"section": "adaptation", "share": 3, "data": EVERYTHING[:2]}
-    yield Variant(label="anoclip", method="anoclip", settings={}, **few)
+    yield Variant(label="anoclip", method="anoclip", settings={}, control=True, **few)
     for adapter, epochs in ADAPTERS:
         label, settings = f"anoclip+, {adapter}, {epochs} epochs", {"adapter": adapter, "epochs": epochs}
-        yield Variant(label=label, method="anoclip+", settings=settings, **few)
-    yield Variant(label="dual-image", method="dual-image", settings={}, **few)
+        yield Variant(label=label, method="anoclip+", settings=settings, control=epochs == 5, **few)
+    yield Variant(label="dual-image", method="dual-image", settings={}, control=True, **few)
     for kind, epochs in CORRUPTIONS:
         label, settings = f"dual-image+, {kind}, {epochs} epochs", {"anomalies": kind, "epochs": epochs}
-        yield Variant(label=label, method="dual-image+", settings=settings, **few)
+        control = (kind, epochs) == ("mixed", 5)
+        yield Variant(label=label, method="dual-image+", settings=settings, control=control, **few)
 
 
 @dataclass(frozen=True)
