@@ -1,0 +1,332 @@
+"""Speed of everything, beside its rivals and the machine's own ceiling, in one run.
+
+    python benchmarks/speed.py --json runs/speed.json
+
+prints tables, writes them as JSON, and with ``--docs docs/speed.md`` into that page. Backbones have random weights of
+the real shapes (``tiny`` its own). Subjects take turns, round after round; medians are reported. anomalib's WinCLIP
+runs in an environment of its own, made on the first run (``benchmarks/rivals``), and is checked against recorded
+numbers before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from clipspect.demo import DEMO_PHOTOS
+from clipspect.evaluation.provenance import provenance
+from clipspect.methods import METHODS
+from clipspect.methods.patch_index import PatchIndex
+from clipspect.methods.visual import nearest_distances
+from rivals.process import Rival
+from speed_subjects import (
+    OBJECT,
+    SLOW,
+    VALUE,
+    Subject,
+    ceiling,
+    encoders,
+    exported,
+    folder_of_photographs,
+    load,
+    measure,
+    pipeline,
+    plain_open_clip,
+    synchronise,
+)
+
+WINCLIP = "anomalib WinCLIP"
+MARKS = ("<!-- figures: benchmarks/speed.py -->", "<!-- end of figures -->")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the main table."""
+
+    model: str
+    threads: int
+    what: str
+    name: str
+    precision: str
+    batch: int
+    milliseconds: float
+    """Per photograph, median."""
+    images_per_second: float
+    ratio_vs_winclip: float | None
+    """How many times the photographs per second of anomalib's WinCLIP in fp32, pipeline by pipeline."""
+    ratio_vs_anoclip: float | None
+    """Time over that of the anoclip pipeline in the same precision and batch."""
+    ratio_vs_plain: float | None
+    """Time over that of the encoder's ordinary path alone."""
+    gflops: float | None
+    fraction_of_ceiling: float | None
+    """Of the rate the same machine reaches in the same precision on the encoder's matrix products alone."""
+
+
+def time_model(
+    model: str, threads: int, options: argparse.Namespace
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Rows of one model with one number of threads, and its anchors' times."""
+    torch.set_num_threads(threads)
+    subjects: list[Subject] = []
+    anchors: list[dict[str, Any]] = []
+    rival = None
+    if model != "tiny" and not options.no_rival:
+        rival = Rival(model, OBJECT, threads=threads, device=options.device, parity=options.parity)
+        anchors.append({"model": model, "threads": threads, "name": WINCLIP, "cold": rival.loaded["anchors"]})
+    with (
+        folder_of_photographs(options.photographs) as many,
+        folder_of_photographs(2) as few,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        for precision in options.precisions:
+            anchors.append(time_anchors(model, precision, threads, options.device))
+            for batch in options.batches:
+                detector = load("anoclip", model, precision, batch, options.device)
+                subjects += [ceiling(detector.backbone, precision, batch), *encoders(detector, batch)]
+                if model != "tiny":
+                    subjects.append(plain_open_clip(model, precision, batch, options.device))
+                if options.runtimes and precision == "fp32" and options.device == "cpu":
+                    subjects += exported(detector, Path(scratch), batch)
+            for method in options.methods:
+                slow = method in SLOW
+                detector = load(method, model, precision, 1 if slow else max(options.batches), options.device)
+                subjects.append(pipeline(detector, few if slow else many, 2 if slow else options.photographs))
+        if rival is not None:
+            photo = str(next(few.iterdir()))
+
+            def ask(what: str, **more: Any) -> Any:
+                return lambda: rival.ask(what, batch=1, **more)["seconds"]
+
+            subjects.append(Subject("pipeline", WINCLIP, "fp32", 1, 1, ask("image", photo=photo)))
+            subjects.append(Subject("encoder", WINCLIP, "fp32", 1, 1, ask("encode")))
+        seconds = measure(subjects, options.rounds, options.say)
+    if rival is not None:
+        rival.close()
+    return rows_of(model, threads, subjects, seconds), anchors
+
+
+def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict[int, float]) -> list[Row]:
+    """The ratios between what was measured."""
+    taken = {(s.what, s.name, s.precision, s.batch): seconds[i] for i, s in enumerate(subjects)}
+    winclip = taken.get(("pipeline", WINCLIP, "fp32", 1))
+    rows = []
+    for number, subject in enumerate(subjects):
+        own, key = seconds[number], (subject.precision, subject.batch)
+        anoclip = taken.get(("pipeline", "anoclip", *key))
+        plain = taken.get(("encoder", "ordinary path", *key))
+        rate = subject.flops / own if subject.flops else None
+        highest = next(
+            (s.flops / seconds[i] for i, s in enumerate(subjects)
+             if s.what == "ceiling" and s.flops and (s.precision, s.batch) == key), None,
+        )  # fmt: skip
+        piped, encoded = subject.what == "pipeline", subject.what == "encoder"
+        rows.append(
+            Row(
+                model, threads, subject.what, subject.name, *key, 1000 * own, 1 / own,
+                winclip / own if winclip and piped else None,
+                own / anoclip if anoclip and piped else None,
+                own / plain if plain and encoded else None,
+                rate / 1e9 if rate else None,
+                rate / highest if rate and highest else None,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def time_anchors(model: str, precision: str, threads: int, device: str) -> dict[str, Any]:
+    """Seconds for the anchors of one object: made, and read from the disk cache."""
+    before = os.environ.get("CLIPSPECT_CACHE")
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["CLIPSPECT_CACHE"] = empty
+        detector = load("anoclip", model, precision, 1, device)
+        detector.backbone.tokenize(["a nut"])  # the tokenizer's own start is told under start-up
+        assert detector.backbone.fingerprint  # a hash of the weights, once per loaded model
+        seconds = []
+        for _ in range(2):
+            detector._anchors.clear()
+            started = time.perf_counter()
+            detector.anchors(OBJECT)
+            synchronise()
+            seconds.append(time.perf_counter() - started)
+    if before is None:
+        del os.environ["CLIPSPECT_CACHE"]
+    else:
+        os.environ["CLIPSPECT_CACHE"] = before
+    name = f"clipspect {precision}"
+    return {"model": model, "threads": threads, "name": name, "cold": seconds[0], "cached": seconds[1]}
+
+
+def time_startup(rounds: int) -> list[dict[str, Any]]:
+    """Wall seconds from the shell to the result of one photograph, and of what it cannot do without."""
+    photo = sorted(DEMO_PHOTOS.glob("*crack*"))[0]
+    detect = "import sys; from clipspect.cli import main; sys.argv[0] = 'clipspect'; main()"
+    rows = []
+    with tempfile.TemporaryDirectory() as out:
+        steps = {
+            "python": ["-c", "pass"],
+            "python, import torch": ["-c", "import torch"],
+            "python, import open_clip (not needed any more)": ["-c", "import open_clip"],
+            "clipspect detect part.jpg": ["-c", detect, "detect", str(photo), "--object", OBJECT, "--json",
+                                          "--out", f"{out}/r", "--overwrite"],
+        }  # fmt: skip
+        for name, words in steps.items():
+            taken = []
+            for _ in range(rounds + 1):
+                started = time.perf_counter()
+                subprocess.run([sys.executable, *words], check=True, capture_output=True)
+                taken.append(time.perf_counter() - started)
+            rows.append({"name": name, "seconds": median(taken[1:])})
+    return rows
+
+
+def time_mutual(sizes: Sequence[int], patches: int = 225, width: int = 640) -> list[dict[str, Any]]:
+    """Seconds to compare N images with each other, one block: exactly, and through the index (built and asked)."""
+    rows = []
+    for size in sizes:
+        tokens = F.normalize(torch.randn(size, patches, width), dim=-1)
+        started = time.perf_counter()
+        for image in tokens:
+            nearest_distances(image, tokens)
+        exact = time.perf_counter() - started
+        started = time.perf_counter()
+        index = PatchIndex(tokens)
+        for number, image in enumerate(tokens):
+            index.lowest_mean(image, number, max(round(0.3 * (size - 1)), 1))
+        rows.append({"images": size, "exact": exact, "index": time.perf_counter() - started})
+    return rows
+
+
+def profile(model: str, precision: str, batch: int, device: str) -> list[dict[str, Any]]:
+    """Where the V-V encoding's time goes: operators above one percent."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    backbone = load("anoclip", model, precision, batch, device).backbone
+    side = backbone.image_size
+    images = torch.randn(batch, 3, side, side, device=backbone.device)
+    backbone.encode(images, VALUE)
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    with record(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as recorded:
+        for _ in range(3):
+            backbone.encode(images, VALUE)
+    spent = {
+        e.key.removeprefix("aten::"): e.self_device_time_total if on_cuda else e.self_cpu_time_total
+        for e in recorded.key_averages()
+    }
+    total = sum(spent.values())
+    shares = [{"operator": name, "share": s / total} for name, s in spent.items() if s > 0.01 * total]
+    return sorted(shares, key=lambda one: -one["share"])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of rows with the same keys; what is not known stays empty."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return ""
+        return (
+            f"{value:.3g}"
+            if isinstance(value, float) and abs(value) < 100
+            else f"{value:.0f}"
+            if isinstance(value, float)
+            else str(value)
+        )
+
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys, ["---"] * len(keys), *([cell(row.get(key)) for key in keys] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def page(result: dict[str, Any]) -> str:
+    """All tables as Markdown."""
+    told = "; ".join(f"{key} {value}" for key, value in result["provenance"].items())
+    parts = [f"Medians of {result['rounds']} rounds in turns. {told}."]
+    for title, key in (
+        ("Encoders, pipelines, runtimes", "rows"),
+        ("Text anchors of one object, seconds", "anchors"),
+        ("From the shell to a photograph's score, seconds", "startup"),
+        ("Mutual scoring of N images, seconds a block", "mutual"),
+        ("Where the V-V encoder's time goes", "profile"),
+    ):
+        if result[key]:
+            parts.append(f"### {title}\n\n{table(result[key])}")
+    return "\n\n".join(parts)
+
+
+def write_docs(path: Path, text: str) -> None:
+    """Replace what lies between the page's two marks."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    cores = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--docs", type=Path, help="write the tables into this page, between its marks")
+    parser.add_argument("--models", nargs="+", default=["ViT-B-16-plus-240", "tiny"])
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64] if cuda else [1, 8])
+    parser.add_argument("--threads", nargs="+", type=int, default=[cores])
+    parser.add_argument("--photographs", type=int, default=16, help="1000×1000 JPEGs in a pipeline")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--mutual", nargs="*", type=int, default=[16, 32, 64, 128, 256])
+    parser.add_argument("--no-rival", action="store_true", help="leave anomalib's WinCLIP out")
+    parser.add_argument("--no-startup", action="store_true", help="leave the command line's start out")
+    parser.add_argument("--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO")
+    shared = Path(__file__).resolve().parents[2] / "shared" / "parity"
+    parser.add_argument("--parity", type=Path, default=shared, help="numbers the rival is checked against")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parse()
+    options.say = lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    result: dict[str, Any] = {
+        "provenance": provenance("python benchmarks/speed.py"),
+        "rounds": options.rounds,
+    }
+    result |= {"rows": [], "anchors": [], "startup": [], "mutual": [], "profile": []}
+    for model in options.models:
+        for threads in options.threads:
+            rows, anchors = time_model(model, threads, options)
+            result["rows"] += [asdict(row) for row in rows]
+            result["anchors"] += anchors
+    torch.set_num_threads(max(options.threads))
+    if not options.no_startup:
+        result["startup"] = time_startup(options.rounds)
+    result["mutual"] = time_mutual(options.mutual)
+    fastest = options.precisions[-1]
+    result["profile"] = profile(options.models[0], fastest, max(options.batches), options.device)
+    print("\r\033[K" + page(result))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.docs:
+        write_docs(options.docs, page(result))
+
+
+if __name__ == "__main__":
+    main()

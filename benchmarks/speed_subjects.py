@@ -1,0 +1,213 @@
+"""What ``benchmarks/speed.py`` times: encoders, pipelines, exported files, the rival, the machine's own ceiling."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import clipspect
+from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.open_clip import Backbone
+from clipspect.demo import DEMO_PHOTOS
+from clipspect.detector import Detector
+from clipspect.results.run import run_folder
+
+OBJECT = "metal nut"
+PHOTO_SIDE = 1000
+VALUE = FeatureRequest(value_blocks=frozenset([-1]))
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SLOW = ("winclip", "winclip+")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing that is timed."""
+
+    what: str
+    """"pipeline" (file in, map and row out), "encoder", "runtime" (an exported file) or "ceiling"."""
+    name: str
+    precision: str
+    batch: int
+    images: int
+    """Photographs per run."""
+    run: Callable[[], float | None]
+    """Runs once; returns its seconds where it measures them itself."""
+    flops: float | None = None
+    """Floating-point operations of the products, per photograph."""
+
+
+def measure(subjects: list[Subject], rounds: int, say: Callable[[str], None]) -> dict[int, float]:
+    """Median seconds per photograph of each subject, in rounds that take turns; one round before does not count."""
+    seconds: dict[int, list[float]] = {number: [] for number in range(len(subjects))}
+    for turn in range(rounds + 1):
+        for number, subject in enumerate(subjects):
+            say(
+                f"round {turn} of {rounds}: {subject.what} {subject.name} {subject.precision} ×{subject.batch}"
+            )
+            started = time.perf_counter()
+            own = subject.run()
+            synchronise()
+            if turn:
+                seconds[number].append((own or time.perf_counter() - started) / subject.images)
+    return {number: median(taken) for number, taken in seconds.items()}
+
+
+def synchronise() -> None:
+    """Wait for the accelerator."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def load(method: str, model: str, precision: str, batch: int, device: str) -> Detector:
+    """A detector with random weights of the real shapes; the offline model with its own."""
+    weights = None if model == "tiny" else "random"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return clipspect.load(method, model, weights, precision=precision, batch_size=batch, device=device)
+
+
+def encoders(detector: Detector, batch: int) -> Iterator[Subject]:
+    """The V-V encoding AnoCLIP asks for, and the ordinary one alone, on a prepared batch."""
+    backbone = detector.backbone
+    side = backbone.image_size
+    images = torch.randn(batch, 3, side, side, device=backbone.device)
+    for name, request in (("V-V", VALUE), ("ordinary path", FeatureRequest())):
+
+        def encode(request: FeatureRequest = request) -> None:
+            backbone.encode(images, request)
+
+        yield Subject(
+            "encoder", name, backbone.precision, batch, batch, encode, flops(backbone, value=name == "V-V")
+        )
+
+
+def plain_open_clip(model: str, precision: str, batch: int, device: str) -> Subject:
+    """open_clip's own ``encode_image`` with all its weights cast."""
+    theirs = open_clip.create_model(model, load_weights=False, pretrained_text=False)
+    theirs = theirs.eval().to(device, DTYPES[precision])
+    side = theirs.visual.image_size
+    side = side if isinstance(side, int) else side[0]
+    images = torch.randn(batch, 3, side, side, device=device, dtype=DTYPES[precision])
+
+    @torch.inference_mode()
+    def encode() -> None:
+        theirs.encode_image(images)
+
+    return Subject("encoder", "open_clip encode_image", precision, batch, batch, encode)
+
+
+def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
+    """The four products of one block, at the encoder's own shapes, and nothing between them."""
+    rows, width, inner = batch * tokens_of(backbone), *widths_of(backbone)
+    shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
+    made = {"device": backbone.device, "dtype": DTYPES[precision]}
+    pairs = [(torch.randn(rows, a, **made), torch.randn(b, a, **made)) for a, b in shapes]
+    operations = sum(2 * rows * a * b for a, b in shapes)
+
+    @torch.inference_mode()
+    def multiply() -> None:
+        for left, right in pairs:
+            F.linear(left, right)
+
+    return Subject("ceiling", "matrix products", precision, batch, batch, multiply, operations / batch)
+
+
+def pipeline(detector: Detector, photographs: Path, count: int) -> Subject:
+    """A folder of photographs, read, scored and written as rows; the object's anchors lie in the cache."""
+    method = detector.methods[0]
+    detector.anchors(OBJECT)
+    options: dict[str, Any] = {}
+    if method.needs_references:
+        options["references"] = detector.encode_references(sorted(photographs.iterdir())[:1])
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            run_folder(
+                detector, photographs, object=OBJECT, out=Path(out), overlays="none", report=False, **options
+            )
+
+    simple = method.name == "anoclip"
+    batch = detector._encoder.batch_size
+    operations = flops(detector.backbone, value=True) if simple else None
+    return Subject("pipeline", method.name, detector.backbone.precision, batch, count, run, operations)
+
+
+def exported(detector: Detector, folder: Path, batch: int) -> Iterator[Subject]:
+    """The same network in ONNX Runtime and in OpenVINO (float32, bfloat16, int8), pixels in, score and map out."""
+    import onnxruntime
+    import openvino
+
+    from clipspect.runtimes.export import export_detector, openvino_options
+
+    side, threads = detector.backbone.image_size, torch.get_num_threads()
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    network = folder / f"{detector.backbone.name}.onnx"
+    if not network.is_file():
+        export_detector(detector, OBJECT, network)
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    yield Subject(
+        "runtime", "ONNX Runtime", "fp32", batch, batch, lambda: session.run(None, {"image": pixels}) and None
+    )
+    core = openvino.Core()
+    for precision in ("fp32", "bf16", "int8"):
+        path = network
+        if precision == "int8":
+            path = folder / f"{detector.backbone.name}-int8.xml"
+            if not path.is_file():
+                photographs = sorted(DEMO_PHOTOS.glob("*.jpg"))
+                export_detector(detector, OBJECT, path, precision="int8", calibrate=photographs, bar=0.9)
+        settings = {**openvino_options(precision), "INFERENCE_NUM_THREADS": threads}
+        compiled = core.compile_model(path, "CPU", settings)
+
+        def infer(compiled: Any = compiled) -> None:
+            compiled(pixels)
+
+        yield Subject("runtime", "OpenVINO", precision, batch, batch, infer)
+
+
+def tokens_of(backbone: Backbone) -> int:
+    """Tokens of one image, the class token included."""
+    return (backbone.image_size // backbone.patch) ** 2 + 1
+
+
+def widths_of(backbone: Backbone) -> tuple[int, int]:
+    """Width of the stream and of the perceptrons."""
+    perceptron = backbone.network.visual.transformer.resblocks[0].mlp
+    return perceptron.c_fc.in_features, perceptron.c_fc.out_features
+
+
+def flops(backbone: Backbone, *, value: bool) -> float:
+    """Operations of the products of one encoding as it is done: the last block for the class token alone."""
+    n, (width, inner) = tokens_of(backbone), widths_of(backbone)
+    products, attention = 2 * n * width * (4 * width + 2 * inner), 4 * n * n * width
+    last = 2 * n * width * 2 * width + 4 * n * width + 2 * width * (2 * width + 2 * inner)
+    patches = 2 * (n - 1) * 3 * backbone.patch**2 * width
+    stream = backbone.depth * (2 * n * width * width + attention) if value else 0
+    return patches + (backbone.depth - 1) * (products + attention) + last + stream
+
+
+@contextmanager
+def folder_of_photographs(count: int) -> Iterator[Path]:
+    """Different 1000×1000 JPEGs made of those in the wheel."""
+    with tempfile.TemporaryDirectory(prefix="clipspect-speed-") as folder:
+        sources = sorted(DEMO_PHOTOS.glob("*.jpg"))
+        for number in range(count):
+            with Image.open(sources[number % len(sources)]) as opened:
+                photo = opened.convert("RGB").resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.BICUBIC)
+            photo.rotate(3 * (number // len(sources))).save(Path(folder) / f"{number:04}.jpg", quality=92)
+        yield Path(folder)
