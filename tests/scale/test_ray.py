@@ -59,7 +59,7 @@ def poisoned_build(model: str):
 def test_a_photograph_that_kills_its_worker_is_one_row_and_the_rest_is_done(
     small_model, plates, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ray_engine, "BLOCKS", (6, 1, 1))
+    monkeypatch.setattr(ray_engine, "BLOCKS", (6, 1))
     (plates / "a" / "poison.png").write_bytes(POISON)
     detector = clipspect.load("anoclip", str(small_model))
     engine = RayEngine(detector, poisoned_build(str(small_model)), LocalFolder(plates), "plate")
