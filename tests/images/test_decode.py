@@ -113,7 +113,9 @@ def test_cmyk_jpeg_and_lab_tiff_become_rgb():
     for data in (
         encoded(red.convert("CMYK"), "JPEG", quality=95),
         encoded(red.convert("CMYK"), "TIFF"),
-        encoded(red.convert("YCbCr"), "TIFF", compression="tiff_lzw"),  # Pillow 12 cannot read its own raw ones
+        encoded(
+            red.convert("YCbCr"), "TIFF", compression="tiff_lzw"
+        ),  # Pillow 12 cannot read its own raw ones
     ):
         assert np.abs(decode_image(data, name="a")[8, 8].astype(int) - [220, 30, 30]).max() < 25
     lab = Image.merge("LAB", [Image.new("L", (4, 4), v) for v in (128, 128, 128)])
