@@ -14,6 +14,8 @@ from PIL import Image
 
 from clipspect.errors import ImageError
 from clipspect.images.decode import MAX_PIXELS, decode_image, hash_file, read_image
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Fit
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -249,6 +251,21 @@ def test_the_limit_can_be_set():
     with pytest.raises(ImageError, match="20 × 12 is 240 pixels, more than the limit of 239"):
         decode_image(data, name="a", max_pixels=239)
     assert decode_image(data, name="a", max_pixels=240).shape == (12, 20, 3)
+
+
+def test_a_raised_limit_raises_pillow_s_own(monkeypatch: pytest.MonkeyPatch):
+    data = encoded(Image.fromarray(COLOUR), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # from 201 pixels on it refuses
+    with pytest.raises(ImageError, match="more than 150 pixels.*--max-pixels"):
+        decode_image(data, name="a", max_pixels=150)
+    assert decode_image(data, name="a", max_pixels=240).shape == (12, 20, 3)
+
+
+def test_the_limit_of_a_reader_is_that_of_arrays_too():
+    reader = Reader(Fit(32), max_pixels=239)
+    with pytest.raises(ImageError, match="240 pixels, more than the limit of 239"):
+        reader.read(COLOUR, "a")
+    assert Reader(Fit(32), max_pixels=240).read(COLOUR, "a").pieces.shape == (1, 32, 32, 3)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

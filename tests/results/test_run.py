@@ -22,8 +22,8 @@ from PIL import Image
 
 import clipspect.results.run as run_module
 from clipspect.detection import Detection
-from clipspect.errors import ResultsError, UsageError
-from clipspect.results.run import Progress, output_path, run_folder
+from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.results.run import LocalEngine, Progress, output_path, run_folder
 from clipspect.results.store import iterate_rows
 from clipspect.results.thresholds import given_thresholds
 from fake_detector import DarkSpotDetector, write_parts
@@ -316,6 +316,22 @@ def test_a_photograph_that_went_away_only_lacks_its_overlay(photos: Path, tmp_pa
     assert len(list((tmp_path / "out").glob("overlays/*.png"))) == 15
     assert any("overlays are missing" in warning for warning in summary.warnings)
     assert rows_of(tmp_path / "out")["part-0003.png"]["error"] is None
+
+
+def test_overlays_are_read_with_the_detector_s_own_limit_of_pixels(photos: Path, tmp_path: Path, monkeypatch):
+    """A photograph that a raised --max-pixels let in is drawn too: the limit is the detector's, not the default."""
+    detector = DarkSpotDetector()
+    engine = LocalEngine(detector, photos, "part", tmp_path / "out")
+    settings = detector.settings()
+    monkeypatch.setattr(detector, "settings", lambda: {**settings, "max_pixels": 64 * 48 - 1})
+    with pytest.raises(ImageError, match="more than the limit of 3,071"):
+        engine.pixels("part-0000.png")
+    monkeypatch.setattr(detector, "settings", lambda: {**settings, "max_pixels": 64 * 48})
+    assert LocalEngine(detector, photos, "part", tmp_path / "out").pixels("part-0000.png").shape == (
+        48,
+        64,
+        3,
+    )
 
 
 def test_rows_removed_under_a_run_are_missed_and_the_next_run_makes_them_again(photos, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 """Most pixels of one photograph (10,000 × 10,000): larger headers are refused before decoding."""
 
+SMALLER = "scale it down, cut it into parts, or raise the limit (--max-pixels) where memory allows"
 WANTED = "wanted is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or float within [0, 1]"
 WANTED_TENSOR = "wanted is one image (3, H, W), (1, H, W) or (H, W, 3), uint8 or float within [0, 1]"
 
@@ -32,7 +33,7 @@ _STRIP = 64
 """Rows composited at once."""
 
 
-def to_pixels(source: Any, *, name: str = "image") -> NDArray[np.uint8]:
+def to_pixels(source: Any, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) uint8 RGB, C-contiguous, of a Pillow image, a NumPy array or a torch tensor.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or float within [0, 1];
@@ -41,13 +42,13 @@ def to_pixels(source: Any, *, name: str = "image") -> NDArray[np.uint8]:
     Raises ImageError, saying which shape or range is wanted.
     """
     if isinstance(source, np.ndarray):
-        return _array_to_pixels(source, name, WANTED)
+        return _array_to_pixels(source, name, WANTED, max_pixels)
     if hasattr(source, "detach") and hasattr(source, "cpu"):
-        return _tensor_to_pixels(source, name)
+        return _tensor_to_pixels(source, name, max_pixels)
     if hasattr(source, "getexif") and hasattr(source, "mode"):
-        check_size(source.width, source.height, name)
+        check_size(source.width, source.height, name, max_pixels)
         try:
-            return pil_to_pixels(source, name)
+            return pil_to_pixels(source, name, max_pixels=max_pixels)
         except ImageError:
             raise
         except Exception as error:  # a lazily opened file: decoders raise anything on damaged data
@@ -71,8 +72,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
     if width * height > max_pixels:
         raise ImageError(
             name,
-            f"{width:,} × {height:,} is {width * height:,} pixels, more than the limit of {max_pixels:,}; "
-            "scale it down or cut it into parts",
+            f"{width:,} × {height:,} is {width * height:,} pixels, more than the limit of {max_pixels:,}; {SMALLER}",
         )
 
 
@@ -85,9 +85,11 @@ def pil_to_pixels(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS
     check_size(image.width, image.height, name, max_pixels)  # a damaged header may promise another size
     orientation = _orientation(image)
     if image.mode == "F":
-        pixels = _array_to_pixels(np.asarray(image), name, "float photographs hold values within [0, 1]")
+        pixels = _array_to_pixels(
+            np.asarray(image), name, "float photographs hold values within [0, 1]", max_pixels
+        )
     elif image.mode.startswith("I"):
-        pixels = _array_to_pixels(_sixteen_bits(np.asarray(image), name), name, WANTED)
+        pixels = _array_to_pixels(_sixteen_bits(np.asarray(image), name), name, WANTED, max_pixels)
     elif image.has_transparency_data:
         pixels = _over_white(np.asarray(image.convert("RGBA")))
     else:
@@ -119,11 +121,11 @@ def _sixteen_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def _array_to_pixels(values: NDArray[Any], name: str, wanted: str) -> NDArray[np.uint8]:
+def _array_to_pixels(values: NDArray[Any], name: str, wanted: str, max_pixels: int) -> NDArray[np.uint8]:
     given = f"got shape {values.shape} of {values.dtype}"
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         raise ImageError(name, f"{given}; {wanted}")
-    check_size(values.shape[1], values.shape[0], name)
+    check_size(values.shape[1], values.shape[0], name, max_pixels)
     if values.dtype == np.uint16:
         # 65535 = 255 · 257, so this rounds to the nearest of 256 levels
         values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -159,7 +161,7 @@ def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _tensor_to_pixels(tensor: Any, name: str) -> NDArray[np.uint8]:
+def _tensor_to_pixels(tensor: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
         values = np.asarray(tensor.detach().cpu().numpy())
     except (TypeError, RuntimeError, ValueError) as error:  # bfloat16, sparse, meta
@@ -168,4 +170,4 @@ def _tensor_to_pixels(tensor: Any, name: str) -> NDArray[np.uint8]:
         values = values.transpose(1, 2, 0)
     elif values.ndim != 3 or values.shape[2] != 3:
         raise ImageError(name, f"got a tensor of shape {values.shape}; {WANTED_TENSOR}")
-    return _array_to_pixels(values, name, WANTED_TENSOR)
+    return _array_to_pixels(values, name, WANTED_TENSOR, max_pixels)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from clipspect.errors import ImageError
-from clipspect.images.convert import MAX_PIXELS, check_size, pil_to_pixels
+from clipspect.images.convert import MAX_PIXELS, SMALLER, check_size, pil_to_pixels
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """Pillow's names of the formats that are read, told by content and never by file name."""
@@ -42,6 +42,7 @@ def decode_image(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXEL
     data = read_file(source, name) if isinstance(source, Path) else source
     if not data:
         raise ImageError(name, "the file is empty (0 bytes); copy it again from its source")
+    _let_pillow_read(max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(image.width, image.height, name, max_pixels)
@@ -55,14 +56,18 @@ def decode_image(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXEL
             "convert it to one of these, or take it out of the folder",
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            name, f"more than {max_pixels:,} pixels, the limit; scale it down or cut it into parts"
-        ) from None
+        raise ImageError(name, f"more than {max_pixels:,} pixels, the limit; {SMALLER}") from None
     except MemoryError:
         raise ImageError(name, "not enough memory to decode it; scale it down or cut it into parts") from None
     except Exception as error:  # SyntaxError, struct.error, KeyError … on damaged files
         detail = str(error).strip() or type(error).__name__
         raise ImageError(name, f"damaged or cut short ({detail}); copy or export it again") from error
+
+
+def _let_pillow_read(max_pixels: int) -> None:
+    """Pillow refuses by itself what has more than twice its own limit, which follows ours where that was raised."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def hash_file(path: Path) -> str:

@@ -82,7 +82,7 @@ class Reader:
             pixels, digest = again(), hashlib.sha256(source).hexdigest()
         else:
             label = name or "image"
-            pixels = to_pixels(source, name=label)
+            pixels = to_pixels(source, name=label, max_pixels=self.max_pixels)
             digest, again = hash_pixels(pixels), partial(_same, pixels)
         height, width = pixels.shape[:2]
         tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)

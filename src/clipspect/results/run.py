@@ -181,7 +181,14 @@ class LocalEngine:
 
         if name not in self.paths:
             raise ImageError(name, f"is no longer in {self.source}")
-        return read_image(self.paths[name])[0]
+        return read_image(self.paths[name], max_pixels=self._max_pixels)[0]
+
+    @cached_property
+    def _max_pixels(self) -> int:
+        """The detector's own limit: what was scored can be drawn on."""
+        from clipspect.images.convert import MAX_PIXELS
+
+        return int(self.detector.settings().get("max_pixels", MAX_PIXELS))
 
 
 def run_folder(
