@@ -116,3 +116,12 @@ def test_a_large_run_shows_its_highest_scores_and_counts_all(photos: Path, tmp_p
 def test_a_folder_without_results_says_so(tmp_path: Path):
     with pytest.raises(ResultsError, match="no results of clipspect"):
         write_report(tmp_path)
+
+
+def test_a_photograph_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
+    # the spots' darkness is about 0.8: below this image threshold, above this pixel threshold
+    data, rows = parse(run(tmp_path, thresholds=given_thresholds(0.95, 0.5)).read_text())
+    assert (data["total"], data["flagged"], data["marked"], data["failed"]) == (17, 0, 4, 1)
+    assert sum(bool(row["regions"]) and not row["flag"] for row in rows) == 4
+    data, _ = parse(run(tmp_path, thresholds=given_thresholds(0.5)).read_text())
+    assert (data["flagged"], data["marked"]) == (4, 0)

@@ -39,6 +39,8 @@ class _Overview:
 
     total: int = 0
     flagged: int = 0
+    marked: int = 0
+    """Not flagged, but with regions."""
     failed: int = 0
     seconds: float = 0.0
     scores: list[float] = field(default_factory=list)
@@ -79,6 +81,7 @@ def _read_overview(out: Path, method: str) -> _Overview:
         "path",
         "score",
         "flag",
+        "regions",
         "error",
         "seconds",
         "warnings",
@@ -101,6 +104,7 @@ def _read_overview(out: Path, method: str) -> _Overview:
                 overview.errors.append((row["path"], row["error"]))
             continue
         overview.flagged += bool(row["flag"])
+        overview.marked += bool(row["regions"]) and not row["flag"]
         overview.scores.append(row["score"])
         push = heapq.heappush if len(overview.best) < MOST_CARDS else heapq.heappushpop
         push(overview.best, (row["score"], row["path"]))
@@ -127,6 +131,7 @@ def _header(
         "version": manifest.get("clipspect", ""),
         "total": overview.total,
         "flagged": overview.flagged,
+        "marked": overview.marked,
         "failed": overview.failed,
         "seconds": overview.seconds,
         "threshold": first.get("image_threshold"),
