@@ -1,10 +1,12 @@
 """One long run: does memory stay flat, do file handles stay few, is the last tenth as fast as the first?
 
-python benchmarks/long_run.py --photographs 10000 --out runs/long
+python benchmarks/long_run.py --photographs 100000 --side 256 --image-size 128 --precision bf16 --batch-size 16 \
+    --out runs/long
 
 Draws the demo's bracket a few times, writes each photograph as one of them, shifted and with grain of its own, scores
 them in one process into one results folder, and says per tenth of the run: photographs per second of wall clock and of
 processor time (the second suffers less from neighbours on a shared machine), resident memory, open files.
+``--write-only`` makes the photographs and leaves the run for a moment when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from PIL import Image
 
 import clipspect
 from clipspect.evaluation.provenance import provenance
-from clipspect.results.run import Progress, run_folder
+from clipspect.results.run import Progress, RunSummary, run_folder
 from clipspect.results.store import iterate_rows
 from clipspect.training.demo_photos import photograph
 
@@ -36,6 +38,8 @@ PER_FOLDER = 1000
 class Sample:
     """The process at one moment."""
 
+    stage: str
+    """detect: scoring, the first sample after a warm-up; finish: judging the rows; end: report written."""
     photographs: int
     wall: float
     """Seconds."""
@@ -53,33 +57,53 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photographs", type=int, default=10_000)
+    parser.add_argument("--side", type=int, default=512, help="of the photographs, in pixels")
     parser.add_argument("--method", default="anoclip")
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--write-only", action="store_true", help="write the photographs and end")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for photographs, results, long_run.json"
     )
     arguments = parser.parse_args()
-    photos = arguments.out / "photos"
-    shutil.rmtree(arguments.out / "results", ignore_errors=True)
+    photos, results = arguments.out / "photos", arguments.out / "results"
+    shutil.rmtree(results, ignore_errors=True)
     started = time.monotonic()
-    write_photographs(photos, arguments.photographs)
+    write_photographs(photos, arguments.photographs, arguments.side)
     print(f"{arguments.photographs} photographs written in {time.monotonic() - started:.0f} s", flush=True)
-    samples = run(photos, arguments.out / "results", arguments.method, arguments.photographs)
-    rows = [(row["path"], row["error"]) for row in iterate_rows(arguments.out / "results", ["path", "error"])]
+    if arguments.write_only:
+        return
+    detector = clipspect.load(
+        arguments.method,
+        model="tiny",
+        image_size=arguments.image_size,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
+    )
+    summary, samples = run(detector, photos, results, arguments.photographs)
+    rows = [(row["path"], row["error"]) for row in iterate_rows(results, ["path", "error"])]
     assert len(rows) == len({path for path, _ in rows}) == arguments.photographs
     print_table(samples)
     record = {
         "provenance": provenance("python benchmarks/long_run.py"),
+        "settings": detector.settings(),
+        "agreement": None if detector.agreement is None else str(detector.agreement),
+        "rows": len(rows),
         "failed": sum(error is not None for _, error in rows),
+        "flagged": summary.flagged,
+        "seconds": summary.seconds,
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "parts": len(list((arguments.out / "results" / "detections").iterdir())),
+        "parts": len(list((results / "detections").iterdir())),
+        "gigabytes": sum(file.stat().st_size for file in results.rglob("*") if file.is_file()) / 1e9,
         "samples": [asdict(sample) for sample in samples],
     }
-    print({name: value for name, value in record.items() if name != "samples"})
-    (arguments.out / "long_run.json").write_text(json.dumps(record, indent=1))
+    print({name: value for name, value in record.items() if name not in ("samples", "settings")})
+    (arguments.out / "long_run.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def write_photographs(folder: Path, count: int) -> None:
-    """JPEGs of 512 × 512 in subfolders of a thousand; those that are there already stay."""
+def write_photographs(folder: Path, count: int, side: int = 512) -> None:
+    """JPEGs of side × side in subfolders of a thousand; those that are there already stay."""
     kinds = ("good", "scratch", "crack", "hole")
     drawn: list[np.ndarray] = []
     for number in range(count):
@@ -88,36 +112,39 @@ def write_photographs(folder: Path, count: int) -> None:
             continue
         while len(drawn) < DISTINCT:
             picture = photograph(kinds[len(drawn) % len(kinds)], len(drawn))[0]
-            drawn.append((picture.permute(1, 2, 0) * 255).numpy())
+            pixels = (picture.permute(1, 2, 0) * 255).numpy().astype(np.uint8)
+            small = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
+            drawn.append(np.asarray(small).astype(np.float32))
         generator = np.random.default_rng(number)
-        shift = tuple(generator.integers(-12, 13, 2))
-        grain = generator.normal(0, 3, (512, 512, 1)).astype(np.float32)
+        shift = tuple(generator.integers(-side // 40, side // 40 + 1, 2))
+        grain = 3 * generator.standard_normal((side, side, 1), np.float32)
         pixels = np.roll(drawn[number % DISTINCT], shift, (0, 1)) + grain
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=85)
 
 
-def run(photos: Path, out: Path, method: str, count: int) -> list[Sample]:
+def run(detector: clipspect.Detector, photos: Path, out: Path, count: int) -> tuple[RunSummary, list[Sample]]:
     """Score everything; a sample after a warm-up of a hundredth, after each tenth, and at the very end."""
     marks = {round(count * tenth / TENTHS) or count // 100 for tenth in range(TENTHS + 1)}
     samples: list[Sample] = []
     started = time.monotonic()
 
     def watch(state: Progress) -> None:
-        if state.stage == "detect" and state.done in marks:
-            samples.append(sample(state.done, started))
+        if state.done in marks and (state.stage == "detect" or state.done == count):
+            samples.append(sample(state.stage, state.done, started))
 
-    detector = clipspect.load(method, model="tiny")
-    summary = run_folder(detector, photos, object="metal bracket", out=out, overlays="none", progress=watch)
-    print(f"{summary.photographs} photographs, {summary.failed} failed, {summary.seconds:.0f} s", flush=True)
-    samples.append(sample(count, started))
-    return samples
+    summary = run_folder(
+        detector, photos, object="metal bracket", out=out, overlays="flagged", progress=watch
+    )
+    samples.append(sample("end", count, started))
+    return summary, samples
 
 
-def sample(done: int, started: float) -> Sample:
+def sample(stage: str, done: int, started: float) -> Sample:
     """The process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Sample(
+        stage,
         done,
         time.monotonic() - started,
         time.process_time(),
@@ -127,15 +154,21 @@ def sample(done: int, started: float) -> Sample:
 
 
 def print_table(samples: list[Sample]) -> None:
-    """A line per tenth; the last sample is after thresholds, regions and report."""
+    """A line per tenth, what the last tenth is to the first, and what came after the scores."""
     print("| photographs | per second | per CPU second | memory, MB | open files |\n|---|---|---|---|---|")
-    for before, after in pairwise(samples[:-1]):
+    scored = [one for one in samples if one.stage == "detect"]
+    speeds = []
+    for before, after in pairwise(scored):
         done = after.photographs - before.photographs
         wall, cpu = done / (after.wall - before.wall), done / (after.cpu - before.cpu)
+        speeds.append((wall, cpu))
         print(f"| {after.photographs} | {wall:.1f} | {cpu:.1f} | {after.memory:.0f} | {after.files} |")
-    last, end = samples[-2:]
-    print(f"| report written | {end.wall - last.wall:.0f} s | {end.cpu - last.cpu:.0f} s | ", end="")
-    print(f"{end.memory:.0f} | {end.files} |")
+    for before, after in pairwise([scored[-1], *samples[len(scored) :]]):
+        names = {"finish": "rows judged, flagged ones drawn", "end": "report written"}
+        print(f"| {names[after.stage]} | {after.wall - before.wall:.0f} s | ", end="")
+        print(f"{after.cpu - before.cpu:.0f} s | {after.memory:.0f} | {after.files} |")
+    wall, cpu = (100 * (last / first - 1) for first, last in zip(speeds[0], speeds[-1], strict=True))
+    print(f"the last tenth beside the first: {wall:+.1f} % by the clock, {cpu:+.1f} % by processor time")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import IO
 
 import numpy as np
@@ -29,6 +30,8 @@ def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
     height, width = score_map.shape
     side = COMPACT_SIDE if max(height, width) <= 1024 else COMPACT_SIDE_TILED
     factor = min(1.0, side / max(height, width))
+    if factor == 1:
+        return score_map.astype(np.float16)
     rows = _area_weights(height, max(1, round(height * factor)))
     columns = _area_weights(width, max(1, round(width * factor)))
     return (rows @ score_map.astype(np.float32) @ columns.T).astype(np.float16)
@@ -41,8 +44,12 @@ def write_grey(file: IO[bytes], score_map: NDArray[np.float32]) -> None:
     Image.fromarray((np.clip(score_map, 0, 1) * 65535 + 0.5).astype(np.uint16)).save(file, "PNG")
 
 
+@lru_cache(16)
 def _area_weights(length: int, cells: int) -> NDArray[np.float32]:
-    """(cells, length): the share of each sample in each cell's mean; cells are equal parts of the length."""
+    """(cells, length): the share of each sample in each cell's mean; cells are equal parts of the length.
+
+    Kept, because the maps of a run have few sizes; not to be written to.
+    """
     edges = np.linspace(0, length, cells + 1)
     starts = np.arange(length)
     covered = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
