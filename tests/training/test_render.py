@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from clipspect.training.render import DEFECTS, HELD_OUT, TRAINING, Canvas, draw_scenes
+from clipspect.errors import UsageError
+from clipspect.training.render import DEFECTS, HELD_OUT, TRAINING, Canvas, draw_scenes, training_world
 from clipspect.training.render.fields import grow, soften
+from clipspect.training.render.large_defects import LARGE
 from clipspect.training.render.objects import draw_parts, draw_pose
 from clipspect.training.render.scenes import add_defects, visible_change
-from clipspect.training.render.structure import Ground
+from clipspect.training.render.structure import STRUCTURES, Ground, add_structure
 from clipspect.training.render.textures import draw_surfaces
 
 
@@ -86,6 +90,51 @@ def test_what_hides_in_the_noise_is_not_in_the_mask():
     assert visible_change(clean, faint, region, torch.full((1, 1, 1), 0.2)).sum() == 0
     elsewhere = visible_change(clean, faint, torch.zeros_like(region), torch.zeros(1, 1, 1))
     assert elsewhere.sum() == 0, "a change outside the defect's region is not the defect"
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_every_structure_is_laid_on_the_part_and_stays_a_picture(kind):
+    canvas = Canvas(96, seed=4)
+    surface, _ = draw_surfaces(canvas, 6, TRAINING.textures, plain=0.5)
+    ground = Ground(surface.clone(), torch.ones(6, 96, 96), surface)
+    add_structure(canvas, ground, {kind: replace(STRUCTURES[kind], share=1.0)})
+    assert torch.isfinite(ground.picture).all()
+    assert ground.picture.min() >= 0
+    assert ground.picture.max() <= 1
+    changed = (ground.picture - surface).abs().amax((1, 2, 3))
+    assert (changed > 0.02).sum() >= 5
+
+
+def test_blemishes_are_fainter_than_what_counts_as_a_defect_of_their_size():
+    canvas = Canvas(128, seed=8)
+    plain = torch.full((16, 3, 128, 128), 0.5)
+    ground = Ground(plain.clone(), torch.ones(16, 128, 128), plain)
+    add_structure(canvas, ground, {"blemishes": replace(STRUCTURES["blemishes"], share=1.0)})
+    assert (ground.picture / 0.5 - 1).abs().flatten(1).quantile(0.99) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("part", "check"),
+    [
+        ("objects", lambda world: world.object_share == 0),
+        ("structure", lambda world: not world.structures),
+        ("large defects", lambda world: not set(LARGE) & set(world.defects)),
+        ("textures", lambda world: len(world.textures) == 3),
+        ("camera", lambda world: not world.camera),
+    ],
+)
+def test_a_part_of_the_renderer_can_be_left_out(part, check):
+    world = training_world(part)
+    assert check(world)
+    assert not check(TRAINING)
+    scenes = draw_scenes(Canvas(64, seed=1), 8, world)
+    assert set(scenes.defects) <= set(world.defects)
+    assert torch.isfinite(scenes.defective).all()
+
+
+def test_an_unknown_part_is_refused_by_name():
+    with pytest.raises(UsageError, match="no part 'sky'"):
+        training_world("sky")
 
 
 def test_held_out_kinds_are_never_trained_on():

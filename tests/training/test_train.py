@@ -14,9 +14,11 @@ import torch
 from clipspect.errors import UsageError
 from clipspect.prompts import load_prompts
 from clipspect.training import train as loop
+from clipspect.training import windows as windows_module
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import Phase, SceneSet, Stage, TrainingConfig, load_config
-from clipspect.training.losses import abnormal_logit, dense_loss, patch_targets
+from clipspect.training.losses import abnormal_logit, comparison_loss, dense_loss, patch_targets
+from clipspect.training.model import save_model
 from clipspect.training.scene_store import LiveShards, open_shards, render_shard, render_store
 from clipspect.training.windows import draw_windows
 
@@ -148,7 +150,8 @@ def test_a_missing_shard_is_named(small, tmp_path):
         open_shards(tmp_path, small.stages[0].scenes[0])
 
 
-def test_windows_of_twins_are_cut_and_turned_alike(shards):
+def test_windows_of_twins_are_cut_and_turned_alike(shards, monkeypatch):
+    monkeypatch.setattr(windows_module, "_JITTER", 0)
     windows = draw_windows(shards[64], 24, 32, torch.Generator().manual_seed(2))
     assert windows.defective.shape == windows.clean.shape == (24, 3, 32, 32)
     change = (windows.defective - windows.clean).abs().amax(1)
@@ -170,6 +173,26 @@ def test_the_dense_loss_wants_defective_patches_at_the_abnormal_anchor():
     bad = dense_loss(abnormal_logit(right.flip(1), anchors, scale), targets)
     assert good < 0.01
     assert bad > 9
+
+
+def test_the_comparison_wants_defective_patches_far_from_every_patch_of_the_twin():
+    normal, other, odd = torch.eye(3)
+    clean = torch.stack([normal, other])
+    targets = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    found = comparison_loss(torch.stack([torch.stack([other, odd]), clean]), targets)
+    missed = comparison_loss(torch.stack([torch.stack([odd, other]), clean]), targets)
+    assert found < 0.06, "a normal patch may match any place of the twin"
+    assert missed > 3
+
+
+def test_training_starts_from_given_weights_with_the_captions_directions(small, tmp_path):
+    donor = loop.Trainer(replace(small, stages=(replace(small.stages[0], seed=99),)))
+    save_model(tmp_path, donor.model, small)
+    trainer = loop.Trainer(small)
+    trainer.start_from(tmp_path / "open_clip_model.safetensors")
+    for name, value in donor.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value.half().float()), name
+    assert trainer.prototypes.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_captions_are_tokenised_as_open_clip_does_and_fit_the_context():

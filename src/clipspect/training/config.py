@@ -36,14 +36,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of ``losses.total_loss``; the dense term has weight 1."""
+    """Weights of the terms of ``losses.total_loss``."""
 
+    dense: float = 1.0
     prototypes: float = 1.0
-    ordinary: float = 0.25
+    beside: float = 0.25
     image: float = 0.5
     pair: float = 0.5
     words: float = 0.1
     captions: float = 0.2
+    comparison: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class TrainingConfig:
     preprocess: dict[str, Any]
     """open_clip's ``preprocess_cfg``."""
     loss: LossWeights = field(default_factory=LossWeights)
+    dense_on: str = "value"
+    """Whose patch tokens the dense and the prototype terms train: "value" (V-V) or, for an ablation, "ordinary"; the
+    term ``beside`` trains the others."""
+    leave_out: str = ""
+    """For ablations: a part of the renderer to do without, see ``render.training_world``."""
     learning_rate: float = 1e-3
     """AdamW's, for embeddings, norms, biases and the text tower."""
     matrix_learning_rate: float = 2e-3

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipspect.backbones.features import FeatureRequest
@@ -115,12 +114,6 @@ class Student(Trainer):
         self.optimisers.rest.add_param_group(
             {"params": list(self.heads.parameters()), "lr": rate, "full_lr": rate}
         )
-
-    def start_from(self, weights: Path) -> None:
-        """Begin with the weights of a model folder's safetensors file."""
-        state = {name: value.float() for name, value in load_file(weights).items()}
-        self.model.load_state_dict(state)
-        self.average.load_state_dict(state)
 
     def _loss(self, windows: WindowBatch, generator: torch.Generator) -> dict[str, Tensor]:
         terms = super()._loss(windows, generator)

@@ -15,10 +15,10 @@ from clipspect.training.config import LossWeights
 class StepEmbeddings:
     """Everything one step compares, unit length. B windows, defective ones first, N patches, D joint."""
 
-    value: Tensor
-    """(B, N, D) V-V patch tokens of the last block."""
-    ordinary: Tensor
-    """(B, N, D) ordinary patch tokens of the last block."""
+    dense: Tensor
+    """(B, N, D) patch tokens of the last block that the dense terms train: V-V ones."""
+    beside: Tensor
+    """(B, N, D) the other patch tokens of the last block: ordinary ones."""
     image: Tensor
     """(B, D) class tokens."""
     anchors: Tensor
@@ -27,6 +27,8 @@ class StepEmbeddings:
     """(2, P, D) single captions, normal and abnormal."""
     kinds: Tensor
     """(K, D) captions that name one defect kind each."""
+    compared: tuple[Tensor, ...]
+    """(B, N, D) V-V patch tokens of the blocks whose distances to another picture are trained."""
     prototypes: Tensor
     """(2, D) free normal and abnormal directions, used in training only."""
     scale: Tensor
@@ -50,6 +52,26 @@ def dense_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return (weight * loss).sum() / weight.sum()
 
 
+_DISTANCE = 0.12
+_STEEPNESS = 24.0
+"""A patch is told from its reference with even odds at this distance, and this steeply."""
+
+
+def comparison_loss(tokens: Tensor, targets: Tensor) -> Tensor:
+    """Defective windows beside their clean twins, as Dual-Image compares them (arXiv 2405.04782).
+
+    The distance to the nearest patch of the twin, ½ (1 − cosine), shall say which patches are defective: the
+    language score may overlook what does not look wrong by itself, a comparison may not.
+
+    Args:
+        tokens: (B, N, D) unit tokens, defective windows first.
+        targets: (B, N) patch targets.
+    """
+    defective, clean = tokens.chunk(2)
+    distance = 0.5 * (1 - (defective @ clean.transpose(1, 2)).amax(2))  # (B/2, N)
+    return dense_loss(_STEEPNESS * (distance - _DISTANCE), targets[: len(defective)])
+
+
 def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """All terms and their weighted ``total``.
 
@@ -69,15 +91,14 @@ def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossW
     gap = (image_logit[:half] - image_logit[half:])[bad]
     named = e.scale * (e.image[:half][bad] @ e.kinds.T)
     terms = {
-        "dense": dense_loss(abnormal_logit(e.value, e.anchors, e.scale), targets),
-        "prototypes": dense_loss(abnormal_logit(e.value, prototypes, e.scale), targets),
-        "ordinary": dense_loss(abnormal_logit(e.ordinary, e.anchors, e.scale), targets),
+        "dense": dense_loss(abnormal_logit(e.dense, e.anchors, e.scale), targets),
+        "prototypes": dense_loss(abnormal_logit(e.dense, prototypes, e.scale), targets),
+        "beside": dense_loss(abnormal_logit(e.beside, e.anchors, e.scale), targets),
         "image": F.binary_cross_entropy_with_logits(image_logit, shows_defect),
         "pair": F.softplus(-gap).sum() / bad.sum().clamp_min(1),
         "words": F.cross_entropy(named, kinds[bad], reduction="sum") / bad.sum().clamp_min(1),
         "captions": F.binary_cross_entropy_with_logits(caption_logit, sides),
+        "comparison": torch.stack([comparison_loss(tokens, targets) for tokens in e.compared]).mean(),
     }
-    total = terms["dense"]
-    for name in ("prototypes", "ordinary", "image", "pair", "words", "captions"):
-        total = total + getattr(weights, name) * terms[name]
+    total = sum(getattr(weights, name) * term for name, term in terms.items())
     return {"total": total, **terms}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from clipspect.errors import UsageError
 from clipspect.training.config import SceneSet
-from clipspect.training.render import TRAINING, Canvas, draw_scenes
+from clipspect.training.render import Canvas, draw_scenes, training_world
 
 _BATCH = 32
 
@@ -34,10 +35,12 @@ def _path(folder: Path, size: int, number: int) -> Path:
     return folder / f"scenes-{size}-{number:04d}.pt"
 
 
-def render_shard(size: int, scenes: int, seed: int, device: torch.device | str = "cpu") -> dict[str, Any]:
+def render_shard(
+    size: int, scenes: int, seed: int, device: torch.device | str = "cpu", leave_out: str = ""
+) -> dict[str, Any]:
     """Draw one shard of training scenes: the same seed gives the same bytes on one kind of device."""
-    canvas = Canvas(size, seed, device)
-    batches = [draw_scenes(canvas, min(_BATCH, scenes - done), TRAINING) for done in range(0, scenes, _BATCH)]
+    canvas, world = Canvas(size, seed, device), training_world(leave_out)
+    batches = [draw_scenes(canvas, min(_BATCH, scenes - done), world) for done in range(0, scenes, _BATCH)]
     return {
         "clean": torch.cat([(b.clean * 255).round().byte() for b in batches]),
         "defective": torch.cat([(b.defective * 255).round().byte() for b in batches]),
@@ -51,19 +54,27 @@ def _shard_seed(seed: int, size: int, number: int, generation: int = 0) -> int:
     return seed * 1_000_003 + size * 1009 + number + generation * 15_485_863
 
 
-def _write_shard(task: tuple[Path, int, int, int]) -> None:
-    path, size, scenes, seed = task
+def _write_shard(task: tuple[Path, int, int, int, str]) -> None:
+    path, size, scenes, seed, leave_out = task
     torch.set_num_threads(1)
     part = path.with_suffix(".part")
-    torch.save(render_shard(size, scenes, seed), part)
+    torch.save(render_shard(size, scenes, seed, leave_out=leave_out), part)
     part.rename(path)
 
 
-def render_store(folder: Path, sets: Sequence[SceneSet], seed: int, processes: int = 2) -> None:
-    """Render whatever shards are still missing, one process a core."""
+def render_store(
+    folder: Path, sets: Sequence[SceneSet], seed: int, processes: int | None = None, leave_out: str = ""
+) -> None:
+    """Render whatever shards are still missing, one process a core that this one may use."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (_path(folder, s.size, number), s.size, s.scenes_per_shard, _shard_seed(seed, s.size, number))
+        (
+            _path(folder, s.size, number),
+            s.size,
+            s.scenes_per_shard,
+            _shard_seed(seed, s.size, number),
+            leave_out,
+        )
         for s in sets
         for number in range(s.shards)
     ]
@@ -71,7 +82,7 @@ def render_store(folder: Path, sets: Sequence[SceneSet], seed: int, processes: i
     if not missing:
         return
     started, done = time.monotonic(), 0
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes or len(os.sched_getaffinity(0))) as pool:
         for _ in pool.imap_unordered(_write_shard, missing):
             done += 1
             print(
@@ -100,9 +111,17 @@ class LiveShards:
     What a shard holds at a step is a function of the seed and the step alone, so resuming needs no state.
     """
 
-    def __init__(self, sets: Sequence[SceneSet], seed: int, device: torch.device, refresh_steps: int) -> None:
+    def __init__(
+        self,
+        sets: Sequence[SceneSet],
+        seed: int,
+        device: torch.device,
+        refresh_steps: int,
+        leave_out: str = "",
+    ) -> None:
         self._places = [(s, number) for s in sets for number in range(s.shards)]
         self._seed, self._device, self._refresh_steps = seed, device, refresh_steps
+        self._leave_out = leave_out
         self._held: dict[int, tuple[int, Shard]] = {}
         """place → generation and shard."""
 
@@ -114,7 +133,9 @@ class LiveShards:
             generation = (turns - place + len(self._places) - 1) // len(self._places)
             if self._held.get(place, (-1, None))[0] != generation:
                 seed = _shard_seed(self._seed, scenes.size, number, generation)
-                drawn = render_shard(scenes.size, scenes.scenes_per_shard, seed, self._device)
+                drawn = render_shard(
+                    scenes.size, scenes.scenes_per_shard, seed, self._device, self._leave_out
+                )
                 self._held[place] = (generation, Shard(**drawn))
             shards.setdefault(scenes.size, []).append(self._held[place][1])
         return shards

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipspect.backbones.value_attention import encode_vit
@@ -63,6 +64,17 @@ class Trainer:
         self.optimisers = self._build_optimisers()
         self.step_number = 0
         self.stage, self.stage_steps, self.stage_seconds = 0, 0, 0.0
+
+    def start_from(self, weights: Path) -> None:
+        """Begin with the weights of a model folder's safetensors file."""
+        state = {name: value.float() for name, value in load_file(weights).items()}
+        self.model.load_state_dict(state)
+        self.average.load_state_dict(state)
+        with torch.no_grad():  # the free directions begin where the captions already are
+            drawn = self.captions.draw(["part"], _GROUPS, _CAPTIONS, torch.Generator().manual_seed(0))
+            sides = [self.model.encode_text(ids.flatten(0, 1).to(self.device)).mean(0) for ids in
+                     (drawn.normal, drawn.abnormal)]  # fmt: skip
+            self.prototypes.copy_(F.normalize(torch.stack(sides), dim=-1))
 
     def _build_optimisers(self) -> Optimisers:
         config = self.config
@@ -115,15 +127,21 @@ class Trainer:
         pictures = normalise(torch.cat([windows.defective, windows.clean]), self.config)
         attention = PlainAttention() if self.device.type == "cpu" else nullcontext()
         with torch.autocast(self.device.type, torch.bfloat16), attention:
-            tokens, _ = encode_vit(visual, pictures, value_blocks=(depth,), ordinary_blocks=(depth,))
+            compared = range(max(depth - 1, 1), depth + 1)  # the last quarter, and at least two
+            tokens, _ = encode_vit(visual, pictures, value_blocks=compared, ordinary_blocks=(depth,))
             ids = torch.cat([drawn.normal.flatten(0, 1), drawn.abnormal.flatten(0, 1), drawn.kinds])
             text = model.encode_text(ids.to(self.device)).float()
         sides = text[: 2 * _GROUPS * _CAPTIONS].view(2, _GROUPS, _CAPTIONS, -1)
         anchors = F.normalize(sides.mean(2), dim=-1).transpose(0, 1)  # (groups, 2, D)
         pair = torch.arange(half) % _GROUPS  # twins share their anchors
+        values = [F.normalize(tokens.value[block].float(), dim=-1) for block in compared]
+        trained, beside = values[-1], F.normalize(tokens.ordinary[depth].float(), dim=-1)
+        if self.config.dense_on == "ordinary":
+            trained, beside = beside, trained
         embeddings = StepEmbeddings(
-            value=F.normalize(tokens.value[depth].float(), dim=-1),
-            ordinary=F.normalize(tokens.ordinary[depth].float(), dim=-1),
+            dense=trained,
+            beside=beside,
+            compared=tuple(values),
             image=F.normalize(tokens.pooled.float(), dim=-1),
             anchors=anchors[torch.cat([pair, pair])],
             captions=F.normalize(sides.flatten(1, 2), dim=-1),
@@ -219,7 +237,7 @@ def _train_stage(trainer: Trainer, out: Path, seconds: float, log: TextIO) -> No
         if step % config.validate_every == 0:
             entry["validation"] = validate(trainer.average, config)
             print(f"{step:6d} validation of the average: {entry['validation']}", flush=True)
-            save_model(out / "latest", trainer.average, config)
+            save_model(out / "steps" / f"{step:06d}", trainer.average, config)
         trainer.stage_seconds += time.monotonic() - started
         log.write(json.dumps({**entry, "seconds": trainer.stage_seconds}) + "\n")
         log.flush()
@@ -231,9 +249,9 @@ def _supply(config: TrainingConfig, trainer: Trainer, out: Path) -> Callable[[in
     """What gives the shards of a step of the trainer's stage."""
     stage = config.stages[trainer.stage]
     if config.refresh_steps:
-        return LiveShards(stage.scenes, stage.seed, trainer.device, config.refresh_steps).at
+        return LiveShards(stage.scenes, stage.seed, trainer.device, config.refresh_steps, config.leave_out).at
     folder = out / f"scenes-{trainer.stage + 1}"
-    render_store(folder, stage.scenes, stage.seed)
+    render_store(folder, stage.scenes, stage.seed, leave_out=config.leave_out)
     shards = {s.size: open_shards(folder, s) for s in stage.scenes}
     return lambda step: shards
 
@@ -262,9 +280,13 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for scenes, checkpoints, log and model"
     )
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
+    parser.add_argument("--start", type=Path, default=None, help="a model folder's weights to start from")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    train(Trainer(load_config(arguments.config), arguments.device), arguments.out, arguments.minutes)
+    trainer = Trainer(load_config(arguments.config), arguments.device)
+    if arguments.start is not None:
+        trainer.start_from(arguments.start)
+    train(trainer, arguments.out, arguments.minutes)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,22 @@ def broken_edge(c: Canvas, g: Ground) -> Changed:
     ), region
 
 
+def burr(c: Canvas, g: Ground) -> Changed:
+    """Matter too much: the part's own material beyond its rim, or a lump of it on a surface without one."""
+    n = len(g.picture)
+    rim = outline(g.part)
+    has_rim = (rim.flatten(1).sum(1) > 4).float().view(n, 1, 1)
+    distance = c.blob(c.place(rim + 1e-4 * g.part), c.log_uniform(n, 0.04, 0.3), c.uniform(n, 0.1, 0.7))
+    region = inside(distance, c.uniform(n, 0.02, 0.15)) * (1 - has_rim * g.part)
+    weight = g.part[:, None]
+    own = (g.picture * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp_min(1)
+    lump = ink(c, g.picture, region, 0.3, 0.5)
+    matter = torch.where(has_rim[:, None] > 0, own.expand_as(g.picture), lump.expand_as(g.picture))
+    matter = matter * (1 + c.uniform(n, 0.02, 0.2) * c.noise(n, c.uniform(n, 0.4, 2)))[:, None]
+    lit = 1 + c.uniform(n, 0, 0.4) * relief(soften(region, 1), c.angle(n)) * region
+    return blend(g.picture, (matter * lit[:, None]).clamp(0, 1), region, c.uniform(n, 0.7, 1)), region
+
+
 def flaking(c: Canvas, g: Ground) -> Changed:
     """A layer has come off: a sharp, angular patch of what lies below, with a lit step."""
     n = len(g.picture)

@@ -12,6 +12,7 @@ from clipspect.training.render import defects
 from clipspect.training.render.defects import Changed, on_part
 from clipspect.training.render.fields import Canvas, inside, outline, soften, standardise
 from clipspect.training.render.structure import Ground, blend, ink
+from clipspect.training.render.textures import TRAINING_TEXTURES, draw_surfaces, grey_of
 
 
 def _area(c: Canvas, g: Ground) -> Tensor:
@@ -23,7 +24,7 @@ def _area(c: Canvas, g: Ground) -> Tensor:
     front = across / c.uniform(n, 0.3, 0.8) + c.uniform(n, 0.05, 0.4) * c.noise(n, c.uniform(n, 1.6, 2.4))
     way = c.uniform(n)
     distance = torch.where(way < 0.55, blob, torch.where(way < 0.8, front.abs() * 2, 1 + front))
-    return inside(distance, c.uniform(n, 0.08, 1.2)) * g.part
+    return inside(distance, c.log_uniform(n, 0.03, 1.2)) * g.part
 
 
 def discolouration(c: Canvas, g: Ground) -> Changed:
@@ -57,6 +58,19 @@ def worn(c: Canvas, g: Ground) -> Changed:
     )
     other = torch.where(c.uniform(n)[:, None] < 0.4, smooth, rough.clamp(0, 1))
     return blend(g.picture, other, region, c.uniform(n, 0.6, 1)), region
+
+
+def bare(c: Canvas, g: Ground) -> Changed:
+    """A large area is of another surface altogether: no coating, another finish, a wrong material."""
+    n, region = len(g.picture), _area(c, g)
+    other, _ = draw_surfaces(c, n, TRAINING_TEXTURES, plain=0.15)
+    grey = (g.picture.amax(1) - g.picture.amin(1)).mean((1, 2)) < 0.03
+    other = torch.where(grey.view(n, 1, 1, 1), grey_of(other).expand_as(other), other)
+    own_mean, other_mean = g.picture.mean((2, 3), keepdim=True), other.mean((2, 3), keepdim=True)
+    tone = torch.exp(0.3 * c.normal(n))[:, None] * own_mean
+    alike = c.uniform(n)[:, None]  # 1: told by its texture and a shade of tone alone
+    other = (other - other_mean) * c.uniform(n, 0.3, 1)[:, None] + alike * tone + (1 - alike) * other_mean
+    return blend(g.picture, other.clamp(0, 1), region, c.uniform(n, 0.6, 1)), region
 
 
 def fraying(c: Canvas, g: Ground) -> Changed:
@@ -99,6 +113,8 @@ class Defect:
     words: tuple[str, ...]
 
 
+LARGE = ("discolouration", "uneven", "bare", "worn", "fraying", "smear")
+"""The kinds in ``DEFECTS`` that cover areas."""
 DEFECTS: Mapping[str, Defect] = {
     "scratch": Defect(defects.scratch, 1.1, ("scratch", "scratches", "abrasion")),
     "crack": Defect(defects.crack, 1.6, ("crack", "cracks", "fracture")),
@@ -110,9 +126,11 @@ DEFECTS: Mapping[str, Defect] = {
     "foreign patch": Defect(defects.foreign_patch, 0.7, ("foreign material", "misplaced patch")),
     "distortion": Defect(defects.distortion, 0.7, ("deformation", "distortion")),
     "broken edge": Defect(defects.broken_edge, 1.1, ("broken edge", "missing piece", "chip", "break")),
+    "burr": Defect(defects.burr, 0.7, ("burr", "excess material", "bulge", "bridge")),
     "flaking": Defect(defects.flaking, 0.7, ("flaking", "peeling", "delamination")),
     "discolouration": Defect(discolouration, 0.9, ("discoloration", "color defect")),
     "uneven": Defect(uneven, 1.1, ("uneven surface", "uneven patch")),
+    "bare": Defect(bare, 0.9, ("bare area", "missing coating", "wrong material")),
     "worn": Defect(worn, 0.9, ("worn area", "roughness")),
     "fraying": Defect(fraying, 0.8, ("fraying", "frayed edge")),
     "smear": Defect(smear, 0.6, ("smear", "glue", "oil")),

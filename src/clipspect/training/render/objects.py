@@ -100,6 +100,25 @@ def _screw(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(head, box(x - 0.1, y, 0.9, 0.16 + thread, 0.04))
 
 
+def _circuit(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
+    """Tracks along and across a lattice, with pads where they end and holes in some of the pads."""
+    n = len(x)
+    pitch, half = c.uniform(n, 0.14, 0.3), c.uniform(n, 0.02, 0.055)
+    pad, bore = half * c.uniform(n, 1.2, 2.4), half * c.chance(n, 0.5) * c.uniform(n, 0.4, 1)
+    metal, holes = torch.full_like(x, 9.0), torch.full_like(x, 9.0)
+    for _track in range(12):
+        from_x, from_y = ((c.uniform(n, -1, 1) / pitch).round() * pitch for _axis in range(2))
+        along_x = c.chance(n, 0.5)
+        reach = (c.uniform(n, 0.2, 1.6) / pitch).round() * pitch
+        half_x, half_y = along_x * reach / 2, (1 - along_x) * reach / 2
+        track = box(x - from_x - half_x, y - from_y - half_y, half_x + half, half_y + half, half * 0.9)
+        metal = torch.minimum(metal, track)
+        for end in (0.0, 1.0):
+            to_end = _radius(x - from_x - 2 * half_x * end, y - from_y - 2 * half_y * end)
+            metal, holes = torch.minimum(metal, to_end - pad), torch.minimum(holes, to_end)
+    return torch.maximum(metal, bore - holes)
+
+
 def _flange(c: Canvas, x: Tensor, y: Tensor) -> Tensor:
     n = len(x)
     bolts, bore = c.integers(n, 4, 9).view(-1, 1, 1), c.uniform(n, 0.25, 0.42)
@@ -142,6 +161,7 @@ TRAINING_SHAPES: Mapping[str, Shape] = {
     "cross": Shape(_cross, ("cross", "connector")),
     "perforated plate": Shape(_perforated_plate, ("perforated plate", "grille", "strainer")),
     "screw": Shape(_screw, ("screw", "bolt")),
+    "circuit": Shape(_circuit, ("circuit board", "printed circuit", "wiring", "stencil")),
 }
 HELD_OUT_SHAPES: Mapping[str, Shape] = {
     "flange": Shape(_flange, ("flange",)),

@@ -15,12 +15,19 @@ def _blur(picture: Tensor) -> Tensor:
     return F.conv2d(F.pad(picture, (1, 1, 1, 1), mode="reflect"), kernel, groups=3)
 
 
-def develop(c: Canvas, clean: Tensor, defective: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def develop(
+    c: Canvas, clean: Tensor, defective: Tensor, camera: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Take both pictures (N, 3, S, S) with one camera and light, without noise.
+
+    ``camera=False`` leaves the pictures as they are.
 
     Returns both pictures and the sensor's noise level (N, 1, 1) for ``add_noise``.
     """
     n = len(clean)
+    level = c.log_uniform(n, 0.002, 0.05)
+    if not camera:
+        return clean.clamp(0, 1), defective.clamp(0, 1), level
 
     def both(value: Tensor) -> Tensor:
         return torch.cat([value, value])
@@ -35,14 +42,14 @@ def develop(c: Canvas, clean: Tensor, defective: Tensor) -> tuple[Tensor, Tensor
     once = _blur(picture)
     wide = both(c.chance(n, 0.3))[:, None]
     picture = picture + soft * (wide * _blur(once) + (1 - wide) * once - picture)
-    crisp = both(c.chance(n, 0.25) * c.uniform(n, 0, 1.2))[:, None]
+    crisp = both(c.chance(n, 0.35) * c.uniform(n, 0, 1.6))[:, None]
     picture = picture + crisp * (picture - _blur(picture))
 
     picture = picture.clamp(1e-4, 1) ** both(torch.exp(0.2 * c.normal(n)))[:, None]
     mean = both(picture[:n].mean((1, 2, 3), keepdim=True))
     picture = (picture - mean) * both(c.uniform(n, 0.6, 1.3))[:, None] + mean
     picture = (picture + both(c.uniform(n, -0.1, 0.1))[:, None]).clamp(0, 1)
-    return picture[:n], picture[n:], c.log_uniform(n, 0.002, 0.05)
+    return picture[:n], picture[n:], level
 
 
 def add_noise(c: Canvas, picture: Tensor, level: Tensor) -> Tensor:

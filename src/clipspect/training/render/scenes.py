@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from clipspect.errors import UsageError
 from clipspect.training.render.fields import Canvas, grow, soften
-from clipspect.training.render.large_defects import DEFECTS
+from clipspect.training.render.large_defects import DEFECTS, LARGE, Defect
 from clipspect.training.render.objects import (
     HELD_OUT_SHAPES,
     TRAINING_SHAPES,
@@ -18,23 +19,47 @@ from clipspect.training.render.objects import (
     draw_pose,
 )
 from clipspect.training.render.photometry import add_noise, develop
-from clipspect.training.render.structure import Ground, add_structure
+from clipspect.training.render.structure import STRUCTURES, Ground, Structure, add_structure
 from clipspect.training.render.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES, Texture, draw_surfaces
 
 
 @dataclass(frozen=True)
 class World:
-    """The kinds of textures and parts that scenes are made of."""
+    """The kinds of things that scenes are made of."""
 
     textures: Mapping[str, Texture]
     shapes: Mapping[str, Shape]
     object_share: float = 0.45
     """Share of scenes that show a part over a background; the rest are surfaces."""
+    structures: Mapping[str, Structure] = field(default_factory=lambda: STRUCTURES)
+    """What looks odd and is normal."""
+    defects: Mapping[str, Defect] = field(default_factory=lambda: DEFECTS)
+    camera: bool = True
+    """Vignette, focus, sharpening, exposure and contrast; noise stays."""
 
 
 TRAINING = World(TRAINING_TEXTURES, TRAINING_SHAPES)
 HELD_OUT = World(HELD_OUT_TEXTURES, HELD_OUT_SHAPES)
 """Kinds never rendered in training: for validation and for the demo photographs."""
+_SIMPLE_TEXTURES = ("mottled", "granular", "plain")
+_WITHOUT: Mapping[str, World] = {
+    "objects": replace(TRAINING, object_share=0.0),
+    "structure": replace(TRAINING, structures={}),
+    "large defects": replace(TRAINING, defects={k: v for k, v in DEFECTS.items() if k not in LARGE}),
+    "textures": replace(TRAINING, textures={k: TRAINING_TEXTURES[k] for k in _SIMPLE_TEXTURES}),
+    "camera": replace(TRAINING, camera=False),
+}
+
+
+def training_world(leave_out: str = "") -> World:
+    """The world that training scenes are drawn from, or, for ablations, the same without one of its parts.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    if leave_out and leave_out not in _WITHOUT:
+        raise UsageError(f"no part {leave_out!r} of the renderer; known are {sorted(_WITHOUT)}")
+    return _WITHOUT[leave_out] if leave_out else TRAINING
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,7 @@ def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
         ground.picture[rows], ground.part[rows], ground.background[rows] = drawn[:3]
         for row, noun in zip(rows.tolist(), drawn[3], strict=True):
             nouns[row] = noun
-    add_structure(c, ground)
+    add_structure(c, ground, world.structures)
     return ground, nouns
 
 
@@ -103,8 +128,8 @@ def visible_change(clean: Tensor, defective: Tensor, region: Tensor, noise_level
 def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
     """Draw N scenes; about one in twelve has an invisible defect and so an empty mask."""
     ground, nouns = _draw_ground(c, n, world)
-    names = list(DEFECTS)
-    weights = [defect.weight for defect in DEFECTS.values()]
+    names = list(world.defects)
+    weights = [defect.weight for defect in world.defects.values()]
     kinds = [names[i] for i in c.weighted(n, weights).tolist()]
     picture, region = add_defects(c, ground, kinds)
     second = (c.uniform(n) < _SECOND_DEFECT).flatten().nonzero().flatten()
@@ -113,6 +138,6 @@ def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
         again = Ground(picture[second], ground.part[second], ground.background[second])
         picture[second], touched = add_defects(c, again, more)
         region[second] = torch.maximum(region[second], touched)
-    clean, defective, level = develop(c, ground.picture, picture)
+    clean, defective, level = develop(c, ground.picture, picture, camera=world.camera)
     mask = visible_change(clean, defective, region, level)
     return Scenes(add_noise(c, clean, level), add_noise(c, defective, level), mask, nouns, kinds)

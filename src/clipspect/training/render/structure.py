@@ -1,16 +1,18 @@
-"""Structure that looks odd but is normal: uneven light, joints, lines, holes by design, prints, borders.
+"""Structure that looks odd but is normal: light, shadows, joints, lines, holes by design, prints, blemishes, borders.
 
-The detector must learn that what repeats, what is straight and regular, and what varies slowly is no defect.
+The detector must learn that what repeats, what is straight and regular, what varies slowly and what is as faint as
+the rest of the surface is no defect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from clipspect.training.render.fields import Canvas, slope
+from clipspect.training.render.fields import Canvas, inside, slope
 from clipspect.training.render.objects import box
 from clipspect.training.render.textures import colour, grey_of
 
@@ -151,25 +153,74 @@ def _border(c: Canvas, g: Ground) -> None:
     g.background, g.part = behind, part
 
 
-_KINDS = (
-    (_uneven_light, 0.4),
-    (_joint, 0.08),
-    (_lines, 0.2),
-    (_holes, 0.03),
-    (_print, 0.03),
-)
-_BORDER_SHARE = 0.3
+def _highlight(c: Canvas, g: Ground) -> None:
+    """A gleam: a straight or gently bent band in which a shiny surface mirrors the lamp."""
+    n = len(g.picture)
+    x, _ = c.turned(n, _mostly_upright(c, n), warp=0.15)
+    offset = (x - c.uniform(n, -1, 1)) / c.log_uniform(n, 0.04, 0.6)
+    band = torch.exp(-(offset.abs() ** c.uniform(n, 1, 3))) * (g.part > 0.5)
+    g.picture = g.picture * (1 + c.uniform(n, 0.1, 0.9) * band)[:, None]
 
 
-def add_structure(c: Canvas, ground: Ground) -> None:
+def _shadow(c: Canvas, g: Ground) -> None:
+    """Something outside the frame keeps the light off a straight-edged share of it, softly."""
+    n = len(g.picture)
+    x, _ = c.turned(n, c.angle(n))
+    dark = torch.sigmoid((x - c.uniform(n, -0.2, 0.9)) / c.log_uniform(n, 0.03, 0.3) * 3)
+    g.picture = g.picture * (1 - c.uniform(n, 0.1, 0.55) * dark)[:, None]
+
+
+def _blemishes(c: Canvas, g: Ground) -> None:
+    """Traces of ordinary use: faint specks, hairlines and clouds, several at once, none of them a defect."""
+    n = len(g.picture)
+    veil = torch.zeros(n, c.size, c.size, device=c.device)
+    specks = c.uniform(n, 0.03, 0.16)
+    for _speck in range(10):
+        centre = torch.stack([c.uniform(n, -1, 1), c.uniform(n, -1, 1)], 1)[..., 0, 0]
+        spot = inside(c.blob(centre, c.log_uniform(n, 0.008, 0.05), 0.0), 0.5)
+        veil = veil + spot * specks * c.normal(n).clamp(-1, 1) * c.chance(n, 0.7)
+    for _hairline in range(3):
+        centre = torch.stack([c.uniform(n, -1, 1), c.uniform(n, -1, 1)], 1)[..., 0, 0]
+        path = c.path(centre, 5, c.log_uniform(n, 0.2, 1.6), c.uniform(n, 0, 0.1))
+        distance, _ = c.path_distance(path, (0.4 * c.pixel * torch.ones(n, 4, device=c.device)))
+        line = torch.sigmoid(-distance / (0.5 * c.pixel))
+        veil = veil + line * c.uniform(n, -0.12, 0.12) * c.chance(n, 0.5)
+    cloud = c.noise(n, c.uniform(n, 1.6, 2.6)).clamp(-2, 2)
+    veil = veil + c.chance(n, 0.5) * c.uniform(n, 0, 0.06) * cloud
+    g.picture = g.picture * (1 + veil * (g.part > 0.5))[:, None]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A kind of normal structure: how it is laid on scenes in place, and on what share of them."""
+
+    lay: Callable[[Canvas, Ground], None]
+    share: float
+    surfaces_only: bool = False
+    """Only where the part fills the frame."""
+
+
+STRUCTURES: Mapping[str, Structure] = {
+    "uneven light": Structure(_uneven_light, 0.4),
+    "joint": Structure(_joint, 0.08),
+    "lines": Structure(_lines, 0.2),
+    "holes": Structure(_holes, 0.03),
+    "print": Structure(_print, 0.05),
+    "blemishes": Structure(_blemishes, 0.35),
+    "highlight": Structure(_highlight, 0.15),
+    "border": Structure(_border, 0.3, surfaces_only=True),
+    "shadow": Structure(_shadow, 0.12),
+}
+
+
+def add_structure(c: Canvas, ground: Ground, kinds: Mapping[str, Structure] = STRUCTURES) -> None:
     """Lay normal structure on some of the scenes, in place."""
     full = ground.part.flatten(1).amin(1) > 0.9
-    chosen = [(kind, (c.uniform(len(full)) < share).flatten()) for kind, share in _KINDS]
-    chosen.append((_border, (c.uniform(len(full)) < _BORDER_SHARE).flatten() & full))
-    for kind, wanted in chosen:
-        rows = wanted.nonzero().flatten()
+    for kind in kinds.values():
+        wanted = (c.uniform(len(full)) < kind.share).flatten()
+        rows = (wanted & full if kind.surfaces_only else wanted).nonzero().flatten()
         if len(rows):
             some = ground.rows(rows)
-            kind(c, some)
+            kind.lay(c, some)
             ground.picture[rows] = some.picture.clamp(0, 1)
             ground.part[rows], ground.background[rows] = some.part, some.background

@@ -98,6 +98,45 @@ def _plain(c: Canvas, n: int) -> Tensor:
     return ramp + c.uniform(n, 0.01, 0.3) * c.noise(n, c.uniform(n, 0.2, 2.5))
 
 
+def _drawn(c: Canvas, n: int) -> Tensor:
+    """Fine parallel lines, a few of them far stronger than the rest, that fade in and out along their way."""
+    turn = c.uniform(n, 0.0, torch.pi)
+    lines = c.noise(n, c.uniform(n, 0.1, 0.8), anisotropy=1 / c.log_uniform(n, 40, 300), angle=turn)
+    lines = lines * lines.abs() ** c.uniform(n, 0, 1.2)
+    fade = 1 + c.uniform(n, 0, 0.6) * c.noise(n, c.uniform(n, 1.2, 2.4))
+    return lines * fade + c.uniform(n, 0, 0.8) * c.noise(n, c.uniform(n, 0, 1))
+
+
+def _veined(c: Canvas, n: int) -> Tensor:
+    """Sharp veins where a smooth field passes zero."""
+    field = c.noise(n, c.uniform(n, 1.0, 2.2), anisotropy=c.log_uniform(n, 0.2, 1))
+    veins = -torch.exp(-field.abs() / c.log_uniform(n, 0.03, 0.5))
+    return veins + c.uniform(n, 0, 0.6) * c.noise(n, c.uniform(n, 0.2, 2))
+
+
+def _speckled(c: Canvas, n: int) -> Tensor:
+    """Sparse specks on an even ground: noise of heavy tails."""
+    specks = c.noise(n, 0.0, band=c.log_uniform(n, 12, 60))
+    specks = specks.sign() * (specks.abs() - c.uniform(n, 0.8, 2.2)).clamp_min(0)
+    return specks + c.uniform(n, 0.05, 0.5) * c.noise(n, c.uniform(n, 0, 2))
+
+
+def _leaves(c: Canvas, n: int) -> Tensor:
+    """Flat shapes of all sizes that cover each other ("dead leaves"): edges at every scale, as in photographs."""
+    tone = 0.3 * c.noise(n, c.uniform(n, 0.5, 2))
+    largest, spread = c.log_uniform(n, 0.12, 0.7), c.uniform(n, 0.3, 1)
+    square = c.uniform(n)
+    for _leaf in range(70):
+        radius = largest * c.log_uniform(n, 0.12, 1)
+        x, y = c.x - c.uniform(n, -1.1, 1.1), c.y - c.uniform(n, -1.1, 1.1)
+        turn = c.angle(n)
+        x, y = x * turn.cos() + y * turn.sin(), (y * turn.cos() - x * turn.sin()) / c.uniform(n, 0.3, 1)
+        distance = torch.where(square < 0.5, (x * x + y * y).sqrt(), torch.maximum(x.abs(), y.abs()))
+        leaf = torch.sigmoid((radius - distance) / c.pixel * 2)
+        tone = tone + leaf * (spread * c.normal(n) - tone)
+    return tone + c.uniform(n, 0, 0.3) * c.noise(n, c.uniform(n, 0, 1.5))
+
+
 def _lathe(c: Canvas, n: int) -> Tensor:
     x, y = c.x - c.uniform(n, -0.4, 0.4), c.y - c.uniform(n, -0.4, 0.4)
     radius = (x * x + y * y).sqrt()
@@ -136,6 +175,10 @@ TRAINING_TEXTURES: Mapping[str, Texture] = {
     "tiled": Texture(_tiled, ("tile", "bricks", "grid", "tiled wall", "paving"), 0.08),
     "cellular": Texture(_cellular, ("cells", "scales", "cobblestone", "mosaic"), 0.04),
     "granular": Texture(_granular, ("asphalt", "granite", "sandpaper", "gravel", "sand"), 0.13),
+    "drawn": Texture(_drawn, ("rolled steel", "ground metal", "drawn metal", "sheet"), 0.1),
+    "veined": Texture(_veined, ("marble", "veined stone", "cork"), 0.06),
+    "speckled": Texture(_speckled, ("terrazzo", "cast iron", "speckled plastic"), 0.07),
+    "leaves": Texture(_leaves, ("chipboard", "mosaic", "camouflage", "mixed material"), 0.07),
     "plain": Texture(_plain, ("plastic", "metal", "glass", "ceramic", "rubber", "paint"), 0.16),
 }
 HELD_OUT_TEXTURES: Mapping[str, Texture] = {

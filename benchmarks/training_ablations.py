@@ -1,0 +1,178 @@
+"""What the parts of the tiny model's training are worth: short trainings that differ in one thing each.
+
+    python benchmarks/training_ablations.py --data ../shared/data --out runs/training-ablations
+
+Every model is trained from scratch for the same number of operations on the same kind of windows, far shorter than
+the shipped one, and measured as in ``benchmarks/ablations.py``. The table and the figures are written to
+``training_ablations.md`` and ``.json``; with ``--page`` the table also goes between the marks of that page. A run that
+was stopped goes on where it was. ``--also NAME=FOLDER`` measures finished model folders beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clipspect.training.train as loop
+from ablation_sets import PictureSet, deep_pcb, magnetic_tile, rendered
+from ablations import Encoded, Row, Variant, encode, measure
+from clipspect.backbones.open_clip import load_backbone
+from clipspect.evaluation.provenance import provenance
+from clipspect.images.photograph import Reader
+from clipspect.images.transforms import Fit
+from clipspect.training.config import LossWeights, Phase, SceneSet, Stage, TrainingConfig, load_config
+
+START, END = "<!-- training ablations -->", "<!-- end of training ablations -->"
+SIZE = 256
+DATA = ("rendered", "magnetic tile", "PCB, mixed", "PCB, own template")
+SCORES = (
+    Variant("", "text, V-V", "dual-image", {"output": "text", "path": "value"}, DATA),
+    Variant("", "text, Q-K", "dual-image", {"output": "text", "path": "ordinary"}, DATA),
+    Variant("", "visual, V-V", "dual-image", {"output": "visual", "path": "value"}, DATA),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One short training."""
+
+    label: str
+    seed: int = 17
+    scenes: int = 2048
+    leave_out: str = ""
+    dense_on: str = "value"
+    loss: LossWeights = field(default_factory=LossWeights)
+    patch: int = 8
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of open_clip's ``vision_cfg``."""
+
+    def config(self, shipped: TrainingConfig, steps: int) -> TrainingConfig:
+        """The shipped configuration, shortened and changed. Larger patches get as many more windows."""
+        more = (self.patch // 8) ** 2
+        phases = (
+            Phase(0.6, window=64 // self.patch, batch=64 * more, scene_sizes=(128,)),
+            Phase(1.0, window=128 // self.patch, batch=16 * more, scene_sizes=(128,)),
+        )
+        per_shard = min(self.scenes, 256)
+        stage = Stage(self.seed, steps, (SceneSet(128, self.scenes // per_shard, per_shard),), phases)
+        vision = {**shipped.model["vision_cfg"], "patch_size": self.patch, **self.vision}
+        return replace(
+            shipped,
+            stages=(stage,),
+            model={**shipped.model, "vision_cfg": vision},
+            loss=self.loss,
+            dense_on=self.dense_on,
+            leave_out=self.leave_out,
+            checkpoint_every=100,
+            validate_every=10**9,
+        )
+
+
+TRAININGS = (
+    Training("as shipped, short"),
+    Training("the same, another seed", seed=18),
+    Training("dense loss on Q-K tokens", dense_on="ordinary"),
+    Training("no comparison with the twin", loss=LossWeights(comparison=0.0)),
+    Training("no free prototypes", loss=LossWeights(prototypes=0.0)),
+    Training("256 scenes", scenes=256),
+    Training("7,168 scenes", scenes=7168),
+    Training("patch 16", patch=16),
+    Training("width 128, 13 blocks", vision={"width": 128, "layers": 13}),
+    Training("width 256, 3 blocks", vision={"width": 256, "layers": 3}),
+    Training("no large defects", leave_out="large defects"),
+    Training("no odd but normal structure", leave_out="structure"),
+    Training("no objects", leave_out="objects"),
+    Training("three textures", leave_out="textures"),
+    Training("no camera", leave_out="camera"),
+)
+
+
+def trained(training: Training, shipped: TrainingConfig, steps: int, out: Path) -> Path:
+    """The model folder of a training, trained unless it is there."""
+    name = training.label.replace(",", "").replace(" ", "-")
+    folder = out / name / "model"
+    if not (folder / "open_clip_model.safetensors").exists():
+        config = training.config(shipped, steps)
+        # Trainings on the same world and seed share their scenes: shards are told by number, size and seed.
+        scenes = out / f"scenes {training.leave_out or 'all'} {training.seed} {config.stages[0].scenes[0]}"
+        scenes.mkdir(parents=True, exist_ok=True)
+        (out / name).mkdir(exist_ok=True)
+        link = out / name / "scenes-1"
+        if not link.exists():
+            link.symlink_to(scenes.resolve())
+        loop.train(loop.Trainer(config), out / name)
+    return folder
+
+
+def figures(label: str, model: str, weights: str | None, sets: Sequence[PictureSet]) -> Iterator[Row]:
+    """Every score of one model on every data set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backbone = load_backbone(model, weights, image_size=SIZE, device="cpu")
+    known: list[Encoded] = [encode(pictures, backbone) for pictures in sets]
+    for variant in SCORES:
+        yield from measure(replace(variant, section=label), known, backbone, weights or "trained")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A line a training and score: pixel AUROC / AUPRO of every data set."""
+    data = list(dict.fromkeys(row.data for row in rows))
+    lines = [f"| training | score | {' | '.join(data)} |", "|---|---|" + "---|" * len(data)]
+    cells = {(row.section, row.variant, row.data): row for row in rows}
+    for section, variant in dict.fromkeys((row.section, row.variant) for row in rows):
+        found = [cells[section, variant, name] for name in data]
+        shown = " | ".join(f"{row.pixel_auroc:.3f} / {row.aupro:.3f}" for row in found)
+        lines.append(f"| {section} | {variant} | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="a page whose table between the marks is replaced")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER of finished models")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    shipped = load_config(Path(loop.__file__).with_name("tiny.toml"))
+    reader = Reader(Fit(SIZE))
+    sets = list(rendered(SIZE))
+    if (arguments.data / "magnetic_tile").is_dir():
+        sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader))
+    if (arguments.data / "deep_pcb").is_dir():
+        sets += deep_pcb(arguments.data / "deep_pcb", reader)
+    models: list[tuple[str, str, str | None]] = [
+        ("random weights", "tiny", "random"),
+        ("shipped", "tiny", None),
+    ]
+    models += [(name, folder, None) for name, _, folder in (one.partition("=") for one in arguments.also)]
+    rows = [row for model in models for row in figures(*model, sets)]
+    for training in TRAININGS:
+        folder = trained(training, shipped, arguments.steps, arguments.out)
+        rows += figures(training.label, str(folder), None, sets)
+        print(markdown(rows[-len(DATA) * len(SCORES) :]), flush=True)
+    about = {**provenance("python benchmarks/training_ablations.py"), "steps": arguments.steps}
+    text = f"{markdown(rows)}\n\n{', '.join(f'{k}: {v}' for k, v in about.items())}\n"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "training_ablations.md").write_text(text)
+    stored = {"about": about, "rows": [asdict(row) for row in rows]}
+    (arguments.out / "training_ablations.json").write_text(json.dumps(stored, indent=2) + "\n")
+    if arguments.page:
+        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
+        after = rest.partition(END)[2]
+        arguments.page.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
