@@ -67,6 +67,10 @@ def test_a_later_start_leaves_the_ordinary_path_and_copies_it_at_the_start():
     assert (late.values(3) - full.values(3)).abs().max() > 1e-4
     with pytest.raises(UsageError, match="start_block=3"):
         backbone.encode(images, FeatureRequest(frozenset([3]), start_block=3))
+    with pytest.raises(
+        UsageError, match="block 1 asked for, and start_block=1 lets the stream start at block 2"
+    ):
+        backbone.encode(images, FeatureRequest(frozenset([1, 3]), start_block=1))
 
 
 def test_the_value_path_lets_gradients_through_for_training():

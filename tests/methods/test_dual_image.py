@@ -62,9 +62,17 @@ def test_one_photograph_with_a_reference_is_enough(detect, photos):
     torch.testing.assert_close(scores.map[0], pair.map[1], rtol=0, atol=2e-6)
 
 
-def test_the_photograph_as_its_own_only_reference_is_refused(detect, photos):
+@pytest.mark.parametrize("name", ["dual-image", "mutual"])
+def test_the_photograph_as_its_own_only_reference_is_refused(detect, photos, name):
     with pytest.raises(UsageError, match="the only reference is the photograph itself"):
-        detect(make_method("dual-image"), photos[:1], reference_photos=photos[:1])
+        detect(make_method(name), photos[:1], reference_photos=photos[:1])
+
+
+@pytest.mark.parametrize("name", ["dual-image", "mutual", "winclip+"])
+def test_a_photograph_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
+    scores = detect(make_method(name), photos[:3], reference_photos=photos[1:2], batch=1)
+    assert [len(notes) for notes in scores.notes] == [0, 1, 0]
+    assert "only reference is the photograph itself" in scores.notes[1][0]
 
 
 def test_a_photograph_among_the_references_is_not_compared_with_itself(detect, photos):

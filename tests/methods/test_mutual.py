@@ -44,8 +44,11 @@ def test_an_index_that_visits_everything_agrees_with_the_exact_score(detect, pho
 def test_an_image_outside_the_index_is_compared_with_all_of_it():
     known = random_tokens(4, 50, 8)
     index = PatchIndex(known)
-    assert index.lowest_mean(known[2], -1, 1).max() == pytest.approx(0, abs=1e-6)
-    assert index.lowest_mean(known[2], 2, 1).min() > 1e-3
+    assert index.lowest_mean(known[2], [], 1).max() == pytest.approx(0, abs=1e-6)
+    assert index.lowest_mean(known[2], [2], 1).min() > 1e-3
+    one, two = (index.lowest_mean(known[2], own, 1) for own in ([2], [1, 2]))
+    assert (two >= one).all()
+    assert (two > one).any()
 
 
 def test_explicit_references_take_the_place_of_the_set(detect, photos):
@@ -53,6 +56,15 @@ def test_explicit_references_take_the_place_of_the_set(detect, photos):
     scores = detect(method, photos[:2], reference_photos=photos[2:4])
     pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2], reference_photos=photos[2:4])
     torch.testing.assert_close(scores.map, pair.map, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"exact_limit": 1}, {"left_out": 0.3}])
+def test_a_photograph_among_its_references_is_not_compared_with_itself(detect, photos, settings):
+    method = make_method("mutual", {"output": "visual", **settings})
+    among = detect(method, photos[:1], reference_photos=photos[:3])
+    without = detect(method, photos[:1], reference_photos=photos[1:3])
+    torch.testing.assert_close(among.map, without.map, rtol=0, atol=1e-4)
+    assert among.map.max() > 1e-3
 
 
 def test_leaving_out_suspicious_patches_can_only_raise_distances(detect, photos):

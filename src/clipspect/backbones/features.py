@@ -72,7 +72,7 @@ class FeatureRequest:
         """The same with every block number in 1…depth, and no spans.
 
         Raises:
-            UsageError: a block the backbone does not have.
+            UsageError: a block the backbone does not have, or whose V-V stream has not started.
         """
 
         def resolve(blocks: frozenset[int], spans: frozenset[Span]) -> frozenset[int]:
@@ -84,8 +84,14 @@ class FeatureRequest:
 
         if not 0 <= self.start_block < depth:
             raise UsageError(f"start_block={self.start_block}; this backbone allows 0…{depth - 1}")
+        values = resolve(self.value_blocks, self.value_spans)
+        if values and min(values) <= self.start_block:
+            raise UsageError(
+                f"V-V tokens of block {min(values)} asked for, and start_block={self.start_block} lets the stream start"
+                f" at block {self.start_block + 1}; choose a smaller start_block or deeper blocks"
+            )
         return FeatureRequest(
-            resolve(self.value_blocks, self.value_spans),
+            values,
             resolve(self.ordinary_blocks, self.ordinary_spans),
             self.start_block,
             self.views,

@@ -37,6 +37,8 @@ def print_detection(detection: Detection, overlay: Path) -> None:
             f"  region at ({region.left}, {region.top}), {region.width}×{region.height} px, peak {region.peak:.3f}",
             highlight=False,
         )
+    for warning in detection.warnings:
+        out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
     out.print(f"overlay: {escape(str(overlay))}", highlight=False, soft_wrap=True)
 
 

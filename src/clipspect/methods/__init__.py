@@ -73,5 +73,5 @@ def _parse(what: str, text: str, kind: type) -> Any:
         try:
             return kind(text)
         except ValueError as error:
-            raise UsageError(f"{what} is a number, not {text!r}") from error
+            raise UsageError(f"{what} is a {'whole ' if kind is int else ''}number, not {text!r}") from error
     return text

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from clipspect.backbones.features import Features
-from clipspect.errors import UsageError
 from clipspect.methods.base import Scene, check_choice, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import nearest_distances
+from clipspect.methods.visual import nearest_distances, others_than
 
 
 @dataclass(frozen=True)
@@ -55,39 +54,27 @@ class DualImage(JointMethod):
         if scene.references is None:
             pairing = pair(self.pairing, self.references, scene.seeds, pool.image)
             return Compared(self.visual_tokens(pool), pairing)
-        compared = Compared(self.visual_tokens(scene.references), None)
-        tokens = [self.visual_tokens(pool)[-1], compared.blocks[-1]]
-        if all(len(others_than(image, tokens[1])) == 0 for image in tokens[0]):
-            raise UsageError("the only reference is the photograph itself; name another one as reference")
-        return compared
+        return Compared(self.visual_tokens(scene.references), None)
 
     def visual_map(self, features: Features, scene: Scene, compared: Compared | None) -> Tensor:
         """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
         maps = []
         for i in range(len(features)):
+            kept: list[int] | slice = slice(None)
             if compared is None:
                 assert scene.paired_references is not None
                 known = self.visual_tokens(scene.paired_references[i : i + 1])
+            elif compared.pairing is not None:
+                partners = compared.pairing.of(scene.own[i], scene.seeds[i], features.image[i])
+                known = [tokens[partners] for tokens in compared.blocks]
             else:
-                known = [tokens[self.partners(i, features, scene, compared)] for tokens in compared.blocks]
+                known = compared.blocks
+                # A photograph among its own references is left out; as the only one it stays, and finds no difference.
+                kept = others_than(blocks[-1][i], known[-1]) or kept
             distances = [
-                nearest_distances(tokens[i], others).mean(0)
+                nearest_distances(tokens[i], others)[kept].mean(0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
             maps.append(torch.stack(distances).mean(0))
         return torch.stack(maps).reshape(-1, *features.grid)
-
-    def partners(self, i: int, features: Features, scene: Scene, compared: Compared) -> list[int]:
-        """Positions of one image's references among the tokens it is compared with."""
-        if compared.pairing is not None:
-            return compared.pairing.of(scene.own[i], scene.seeds[i], features.image[i])
-        # A photograph among its own references is left out; as the only one it stays, and finds no difference.
-        others = others_than(self.visual_tokens(features[i : i + 1])[-1][0], compared.blocks[-1])
-        return others or list(range(len(compared.blocks[-1])))
-
-
-def others_than(image: Tensor, references: Tensor) -> list[int]:
-    """Which of (M, N, D) unit tokens are not those of the (N, D) image itself, encoded in another batch perhaps."""
-    likeness = torch.einsum("nd,mnd->m", image, references) / len(image)
-    return [i for i, mean in enumerate(likeness.tolist()) if mean < 1 - 1e-6]

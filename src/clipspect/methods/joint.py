@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features, Span, span_blocks
-from clipspect.errors import ReferenceError
+from clipspect.errors import ReferenceError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
 from clipspect.methods.base import Scene, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
 from clipspect.methods.scoring import abnormal_probability
-from clipspect.methods.visual import unit_tokens
+from clipspect.methods.visual import ONLY_ITSELF, others_than, unit_tokens
 
 FEWEST_SCORES = 8
 """Image scores a common scale can be taken from; with fewer images their plain values are averaged."""
@@ -91,7 +92,7 @@ class JointMethod(AnoCLIP):
         """Gather what to compare with, make the pool's visual maps, and align both scores.
 
         Raises:
-            UsageError: a pool of one image and no explicit reference.
+            UsageError: a pool of one image and no explicit reference, or no reference but the image itself.
             ReferenceError: explicit references of another size.
         """
         for references in (scene.references, scene.paired_references):
@@ -100,6 +101,8 @@ class JointMethod(AnoCLIP):
                     f"the references have {references.grid} patches, the photographs {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
+        if all(self.notes(pool, scene)):
+            raise UsageError("the only reference is the photograph itself; name another one as reference")
         compared = self.gather(pool, scene)
         return self.align(pool, scene, compared, self.visual_map(pool, scene, compared))
 
@@ -118,7 +121,20 @@ class JointMethod(AnoCLIP):
         """METHODS §5: the mean of language and visual map, and of language score and highest visual value."""
         text, visual = self.both_maps(features, scene)
         image, grid = self.join(text, visual, features, scene)
-        return Scores(image, self.finish(grid, scene))
+        return Scores(image, self.finish(grid, scene), self.notes(features, scene))
+
+    def notes(self, features: Features, scene: Scene) -> list[tuple[str, ...]]:
+        """Per image, whether explicit references hold nothing but the image itself."""
+        known = scene.references
+        if known is None:
+            return [()] * len(features)
+
+        def alone(
+            image: Tensor,
+        ) -> bool:  # reference by reference: most often the first one is another picture
+            return not any(others_than(image, self.last_tokens(known[k : k + 1])) for k in range(len(known)))
+
+        return [(ONLY_ITSELF,) if alone(image) else () for image in self.last_tokens(features)]
 
     def both_maps(self, features: Features, scene: Scene) -> tuple[Tensor, Tensor]:
         """(B, H, W) language and visual map; visual maps of the pool's images are taken from the state."""
@@ -148,5 +164,12 @@ class JointMethod(AnoCLIP):
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
         """(B, N, D) unit tokens of each visual block."""
-        patches = features.value_patches if self.path == "value" else features.ordinary_patches
+        patches = self._patches(features)
         return [unit_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
+
+    def last_tokens(self, features: Features) -> Tensor:
+        """(B, N, D) unit tokens of the deepest visual block."""
+        return unit_tokens(self._patches(features)[span_blocks(self.span, features.depth)[-1]])
+
+    def _patches(self, features: Features) -> Mapping[int, Tensor]:
+        return features.value_patches if self.path == "value" else features.ordinary_patches

@@ -18,7 +18,7 @@ from clipspect.errors import UsageError
 from clipspect.methods.base import Scene, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import nearest_distances
+from clipspect.methods.visual import nearest_distances, others_than
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Compared:
     exact: list[Tensor]
     """(M, N, D) unit tokens; empty where there is an index instead."""
     indices: list[PatchIndex]
+    marks: Tensor | None = None
+    """(M, n, D) some unit tokens of explicit references, by which a photograph among them is recognised."""
 
 
 @dataclass(frozen=True)
@@ -64,38 +66,51 @@ class Mutual(JointMethod):
                 "mutual compares photographs with each other and was given one; give it a folder"
             )
         blocks = self.visual_tokens(references)
+        marks = None if scene.references is None else _some(blocks[-1])
         if self.left_out > 0:
             suspicion = self.patch_map(references, scene).flatten(1)  # (M, N)
             count = max(round((1 - self.left_out) * suspicion.shape[1]), 1)
             kept = suspicion.argsort(dim=1, stable=True)[:, :count, None]
             blocks = [t.gather(1, kept.expand(-1, -1, t.shape[-1])) for t in blocks]
         if len(references) <= self.exact_limit:
-            return Compared(blocks, [])
-        return Compared([], [PatchIndex(tokens) for tokens in blocks])
+            return Compared(blocks, [], marks)
+        return Compared([], [PatchIndex(tokens) for tokens in blocks], marks)
 
     def visual_map(self, features: Features, scene: Scene, compared: Compared) -> Tensor:
         """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
         blocks = self.visual_tokens(features)
         maps = []
         for i in range(len(features)):
-            own = scene.own[i] if scene.references is None else -1
+            own = self._own_places(i, _some(blocks[-1]), scene, compared)
             each = [
                 self._lowest_mean(tokens[i], own, known)
                 for tokens, known in zip(blocks, compared.exact, strict=False)
             ]
             each += [
-                index.lowest_mean(tokens[i], own, self._count(index.images - (own >= 0)))
+                index.lowest_mean(tokens[i], own, self._count(index.images - len(own)))
                 for tokens, index in zip(blocks, compared.indices, strict=False)
             ]
             maps.append(torch.stack(each).mean(0))
         return torch.stack(maps).reshape(-1, *features.grid)
 
-    def _lowest_mean(self, tokens: Tensor, own: int, known: Tensor) -> Tensor:
+    def _own_places(self, i: int, marks: Tensor, scene: Scene, compared: Compared) -> list[int]:
+        """Where an image itself is among those it is compared with; nowhere if nothing else is there."""
+        if compared.marks is None:
+            return [scene.own[i]] if scene.own[i] >= 0 else []
+        others = others_than(marks[i], compared.marks)
+        return sorted(set(range(len(compared.marks))) - set(others)) if others else []
+
+    def _lowest_mean(self, tokens: Tensor, own: list[int], known: Tensor) -> Tensor:
         """(N,) of one image's (N, D) tokens against (M, R, D) exactly."""
         distances = nearest_distances(tokens, known)  # (M, N)
-        if own >= 0:
-            distances = torch.cat([distances[:own], distances[own + 1 :]])
+        if own:
+            distances = distances[[k for k in range(len(known)) if k not in own]]
         return distances.topk(self._count(len(distances)), dim=0, largest=False).values.mean(0)
 
     def _count(self, others: int) -> int:
         return max(math.ceil(self.lowest * others), 1)
+
+
+def _some(tokens: Tensor) -> Tensor:
+    """(B, n, D) of (B, N, D): some 64 tokens of each image, evenly spread."""
+    return tokens[:, :: max(tokens.shape[1] // 64, 1)]

@@ -7,6 +7,7 @@ nearest few lists. What that loses is measured by ``benchmarks/ablations.py``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,12 @@ class PatchIndex:
         self._index.train(flat)
         self._index.add(flat)
 
-    def lowest_mean(self, tokens: Tensor, own: int, lowest: int) -> Tensor:
+    def lowest_mean(self, tokens: Tensor, own: Sequence[int], lowest: int) -> Tensor:
         """Mean distance of each patch to the images it is nearest to.
 
         Args:
             tokens: (N, D) unit, of one image.
-            own: the image's position in the index, -1 where it is not in it; its own patches are not found.
+            own: the image's positions in the index, most often one or none; its own patches are not found.
             lowest: how many of the images nearest to a patch are averaged.
 
         Returns:
@@ -58,8 +59,13 @@ class PatchIndex:
         """
         faiss = _faiss()
         options: dict[str, Any] = {"nprobe": _LISTS_VISITED}
-        if own >= 0:
-            mine = faiss.IDSelectorRange(own * self.patches, (own + 1) * self.patches)
+        if own:
+            numbers = np.asarray(own)[:, None] * self.patches + np.arange(self.patches)
+            mine = (
+                faiss.IDSelectorRange(int(numbers[0, 0]), int(numbers[0, -1]) + 1)  # the faster of the two
+                if len(own) == 1
+                else faiss.IDSelectorBatch(numbers.ravel())
+            )
             options["sel"] = faiss.IDSelectorNot(mine)
         count = min(_NEIGHBOURS_PER_IMAGE * lowest + 8, self.images * self.patches)
         cosines, found = self._index.search(

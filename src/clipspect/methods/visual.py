@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _COSINES_AT_ONCE = 1 << 24  # 64 MiB of float32
+ONLY_ITSELF = "its only reference is the photograph itself, so nothing visual could be compared"
+"""The note of a row whose visual map is zero for want of another picture."""
 
 
 def unit_tokens(patches: Tensor) -> Tensor:
@@ -36,3 +38,14 @@ def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
         for part in torch.split(references, images_at_once)
     ]
     return ((1 - torch.cat(nearest)) / 2).clamp(0, 1) if count else tokens.new_zeros(0, len(tokens))
+
+
+def others_than(image: Tensor, references: Tensor) -> list[int]:
+    """Which of the reference images are not the image itself, encoded in another batch perhaps.
+
+    Args:
+        image: (N, D) unit tokens.
+        references: (M, N, D) unit tokens of the same block.
+    """
+    likeness = torch.einsum("nd,mnd->m", image, references) / len(image)
+    return [i for i, mean in enumerate(likeness.tolist()) if mean < 1 - 1e-6]

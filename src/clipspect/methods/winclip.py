@@ -18,7 +18,7 @@ from clipspect.backbones.value_attention import window_index
 from clipspect.errors import ReferenceError, UsageError
 from clipspect.methods.base import Method, Scene, Scores, check_range
 from clipspect.methods.scoring import abnormal_probability, upsample
-from clipspect.methods.visual import nearest_distances, unit_tokens
+from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, others_than, unit_tokens
 
 _SIZES = (2, 3)
 _TINY = 1e-12  # a harmonic mean of zeros is zero, not a division by it
@@ -105,14 +105,15 @@ class WinCLIPPlus(WinCLIP):
         visual = self.visual_grid(features, scene)
         grid = (self.text_grid(features, scene) + visual) / 2
         image = (self.text_score(features, scene) + visual.amax((1, 2))) / 2
-        return Scores(image, upsample(grid, scene.size, align_corners=False))
+        notes = [() if others else (ONLY_ITSELF,) for others in _others(features, scene)]
+        return Scores(image, upsample(grid, scene.size, align_corners=False), notes)
 
     def visual_grid(self, features: Features, scene: Scene) -> Tensor:
         """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
         paired = scene.references is None
         references = scene.paired_references if paired else scene.references
         if references is None:
-            raise UsageError("winclip+ compares with normal photographs; name some with --references")
+            raise UsageError("winclip+ compares with normal photographs; name some with --reference")
         if references.grid != features.grid:
             raise ReferenceError(
                 f"the references have {references.grid} patches, the photographs {features.grid};"
@@ -121,16 +122,17 @@ class WinCLIPPlus(WinCLIP):
 
         def association(queries: Tensor, known: Tensor) -> Tensor:
             """(B, N, D), (R, M, D) → (B, N)."""
+            nearest = [
+                nearest_distances(tokens, known[i : i + 1] if paired else known)
+                for i, tokens in enumerate(queries)
+            ]
+            # A photograph among its own references is left out; as the only one it stays, and finds no difference.
             return torch.stack(
-                [
-                    nearest_distances(tokens, known[i : i + 1] if paired else known).amin(0)
-                    for i, tokens in enumerate(queries)
-                ]
+                [d[rows or slice(None)].amin(0) for d, rows in zip(nearest, others, strict=True)]
             )
 
-        assert features.unprojected is not None
-        assert references.unprojected is not None
-        patches = association(unit_tokens(features.unprojected), unit_tokens(references.unprojected))
+        others = _others(features, scene)
+        patches = association(_raw_tokens(features), _raw_tokens(references))
         scales = [patches.reshape(-1, *features.grid)]
         for size in _SIZES:
             windows = association(
@@ -139,3 +141,17 @@ class WinCLIPPlus(WinCLIP):
             )
             scales.append(harmonic_mean_over_windows(windows, features.grid, size))
         return torch.stack(scales).mean(0)
+
+
+def _others(features: Features, scene: Scene) -> list[list[int]]:
+    """Per image which of the references it is compared with are not the image itself."""
+    if scene.references is None:
+        return [[0]] * len(features)
+    known = _raw_tokens(scene.references)
+    return [others_than(image, known) for image in _raw_tokens(features)]
+
+
+def _raw_tokens(features: Features) -> Tensor:
+    """(B, N, width) unit patch tokens before the projection."""
+    assert features.unprojected is not None
+    return unit_tokens(features.unprojected)
