@@ -82,6 +82,33 @@ def test_one_photograph_gives_its_score_here_and_an_overlay_beside_it(run, plate
     answer = json.loads(text)
     assert answer["path"] == "plate 0.png"
     assert 0 <= answer["score"] <= 1
+    assert answer["image_threshold"] == 0.5
+
+
+def test_one_photograph_that_fails_is_an_object_for_machines_too(run, plates):
+    (plates / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    code, text, error = run("detect", str(plates / "broken.jpg"), "--object", "plate", "--json")
+    answer = json.loads(text)
+    assert code == 3
+    assert (answer["path"], answer["score"], answer["overlay"]) == ("broken.jpg", None, None)
+    assert answer["error"]
+    assert "broken.jpg" in error
+
+
+def test_one_photograph_without_a_folder_draws_what_is_asked_for(run, plates):
+    words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
+    code, text, _ = run(*words, "--overlays", "none")
+    assert (code, "overlay" in text) == (0, False)
+    assert not (plates / "b" / "plate 0.clipspect.png").exists()
+    code, _, error = run(*words, "--csv")
+    assert (code, "--out" in error) == (2, True)
+
+
+def test_regions_below_the_image_threshold_are_told_as_such(run, plates):
+    words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
+    _, text, _ = run(*words, "--threshold", "1", "--pixel-threshold", "0")
+    assert "normal, threshold 1.000" in text
+    assert "these places reach that of pixels, 0.000" in text
 
 
 def test_overlays_of_single_photographs_are_not_taken_for_photographs(run, plates, tmp_path):

@@ -127,6 +127,12 @@ def test_other_settings_are_refused_naming_them_and_the_way_out(tmp_path: Path):
     assert table(tmp_path / "out").num_rows == 1
 
 
+def test_settings_of_a_run_that_scored_nothing_bind_nobody(tmp_path: Path):
+    ResultStore(tmp_path / "out", SETTINGS).__exit__(None, None, None)
+    with ResultStore(tmp_path / "out", {**SETTINGS, "model": "other"}) as store:
+        assert store.manifest["settings"]["model"] == "other"
+
+
 def test_overwrite_starts_afresh_and_removes_only_results(tmp_path: Path):
     out = tmp_path / "out"
     with ResultStore(out, SETTINGS) as store:

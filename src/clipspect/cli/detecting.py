@@ -79,6 +79,9 @@ def detect(
     place, on_ray = Path(source), engine is opt.EngineName.ray
     if not on_ray:
         _check_local(source, address, workers)
+    alone = not on_ray and place.is_file() and out is None
+    if alone and (csv or maps is not opt.Maps.none):
+        raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
     clean_object_name(object)  # a name that says nothing is told before the model is loaded
     recipe: dict[str, Any] = {
         "method": compare.replace(" ", "").split(",") if compare else method,
@@ -109,8 +112,8 @@ def detect(
     else:
         thresholds, company = _calibrate(detector, object, place, good, false_alarm_rate, context)
         context["company"] = company
-    if not on_ray and place.is_file() and out is None:
-        flagged, failed = _one(detector, place, object, thresholds, context, as_json)
+    if alone:
+        flagged, failed = _one(detector, place, object, thresholds, context, overlays, as_json)
     else:
         target = out or Path(f"{_name_of(source)}-results")
         options = {
@@ -259,9 +262,12 @@ def _one(
     object: str,
     thresholds: Thresholds | None,
     context: dict[str, Any],
+    overlays: opt.Overlays,
     json_wanted: bool,
 ) -> tuple[int, int]:
     """Score one photograph; how many methods flagged it, and how many failed."""
+    from clipspect.results.export import row_json
+
     found: list[Detection] = list(
         detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **context)
     )
@@ -270,15 +276,17 @@ def _one(
         if detection.error is not None:
             message = f"failed {source}: {detection.error}"
             console(stderr=True).print(message, style="bold red", highlight=False, markup=False)
+            if json_wanted:
+                print(json.dumps({**row_json(detection), "overlay": None}))
             failed += 1
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
-        overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}")
-        detection.save(overlay)
+        drawn = overlays is opt.Overlays.all or (overlays is opt.Overlays.flagged and detection.flag)
+        overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}") if drawn else None
+        if overlay is not None:
+            detection.save(overlay)
         if json_wanted:
-            from clipspect.results.export import detection_json
-
-            print(json.dumps({**detection_json(detection), "overlay": str(overlay)}))
+            print(json.dumps({**row_json(detection), "overlay": None if overlay is None else str(overlay)}))
         else:
             print_detection(detection, overlay)
     return sum(bool(d.flag) for d in found), failed

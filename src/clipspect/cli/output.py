@@ -20,7 +20,7 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr)
 
 
-def print_detection(detection: Detection, overlay: Path) -> None:
+def print_detection(detection: Detection, overlay: Path | None) -> None:
     """One photograph for people."""
     from rich.markup import escape
 
@@ -29,9 +29,13 @@ def print_detection(detection: Detection, overlay: Path) -> None:
     verdict = "[bold red]anomalous[/]" if detection.flag else "[bold green]normal[/]"
     guess = " [dim](threshold is a guess)[/]" if used.source == "guess" else ""
     out.print(
-        f"{escape(detection.path)}  score [bold]{detection.score:.3f}[/]  {verdict} from {used.image:.3f}{guess}",
+        f"{escape(detection.path)}  score [bold]{detection.score:.3f}[/]  {verdict}, threshold {used.image:.3f}{guess}",
         highlight=False,
     )
+    if detection.regions and not detection.flag:
+        out.print(
+            f"  below the threshold; these places reach that of pixels, {used.pixel:.3f}:", highlight=False
+        )
     for region in detection.regions[:10]:
         out.print(
             f"  region at ({region.left}, {region.top}), {region.width}×{region.height} px, peak {region.peak:.3f}",
@@ -39,7 +43,8 @@ def print_detection(detection: Detection, overlay: Path) -> None:
         )
     for warning in detection.warnings:
         out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
-    out.print(f"overlay: {escape(str(overlay))}", highlight=False, soft_wrap=True)
+    if overlay is not None:
+        out.print(f"overlay: {escape(str(overlay))}", highlight=False, soft_wrap=True)
 
 
 def print_summary(summary: RunSummary) -> None:

@@ -54,6 +54,12 @@ def detection_json(detection: Detection) -> dict[str, Any]:
     }
 
 
+def row_json(detection: Detection) -> dict[str, Any]:
+    """:func:`detection_json` under the names of a results folder's columns."""
+    own = detection_json(detection)
+    return {"image_threshold" if name == "threshold" else name: value for name, value in own.items()}
+
+
 def light_rows(detections: Sequence[Detection]) -> Iterator[dict[str, Any]]:
     """The rows a results folder would hold of these detections, judged by their own thresholds."""
     for detection in detections:

@@ -159,10 +159,12 @@ class ResultStore:
 
     def _open_manifest(self, overwrite: bool) -> None:
         if is_results_folder(self.out):
-            if not overwrite:
-                self._compare(self.manifest)
+            before = self.manifest
+            if self.parts() and not overwrite:
+                self._compare(before)
                 self._migrate()
                 return
+            # nothing scored, nothing to protect: a run that ended over its options leaves no settings behind
             for name in OWNED:
                 _remove(self.out / name)
         self._write_manifest(
