@@ -41,6 +41,7 @@ def test_floats_within_zero_and_one_become_the_nearest_byte(dtype):
 
 def test_uint16_is_scaled_by_its_full_range():
     np.testing.assert_array_equal(to_pixels(COLOUR.astype(np.uint16) * 257), COLOUR)
+    np.testing.assert_array_equal(to_pixels((COLOUR.astype(np.uint16) * 257).astype(">u2")), COLOUR)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -77,6 +78,8 @@ def test_tensors_are_read_channels_first_or_last():
     np.testing.assert_array_equal(to_pixels(first), COLOUR)
     np.testing.assert_array_equal(to_pixels(torch.from_numpy(COLOUR)), COLOUR)
     np.testing.assert_array_equal(to_pixels(first.float().requires_grad_() / 255), COLOUR)
+    halves = to_pixels(torch.full((3, 4, 4), 0.5, dtype=torch.bfloat16))
+    np.testing.assert_array_equal(halves, np.full((4, 4, 3), 128, np.uint8))
     np.testing.assert_array_equal(to_pixels(first[:1]), np.repeat(GREY[:, :, None], 3, axis=2))
 
 
@@ -86,7 +89,7 @@ def test_tensors_are_read_channels_first_or_last():
         torch.zeros(2, 3, 4, 4),
         torch.zeros(4, 4),
         torch.zeros(2, 5, 6),
-        torch.zeros(3, 4, 4, dtype=torch.bfloat16),
+        torch.zeros(3, 4, 4).to_sparse(),
     ],
 )
 def test_other_tensors_say_which_shape_is_wanted(tensor):

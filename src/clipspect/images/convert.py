@@ -126,7 +126,7 @@ def _array_to_pixels(values: NDArray[Any], name: str, wanted: str, max_pixels: i
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         raise ImageError(name, f"{given}; {wanted}")
     check_size(values.shape[1], values.shape[0], name, max_pixels)
-    if values.dtype == np.uint16:
+    if values.dtype.newbyteorder("=") == np.uint16:
         # 65535 = 255 · 257, so this rounds to the nearest of 256 levels
         values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif values.dtype.kind == "f":
@@ -163,8 +163,9 @@ def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _tensor_to_pixels(tensor: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
-        values = np.asarray(tensor.detach().cpu().numpy())
-    except (TypeError, RuntimeError, ValueError) as error:  # bfloat16, sparse, meta
+        tensor = tensor.detach().cpu()
+        values = np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+    except (TypeError, RuntimeError, ValueError) as error:  # sparse, meta
         raise ImageError(name, f"the tensor cannot be read ({error}); {WANTED_TENSOR}") from error
     if values.ndim == 3 and values.shape[0] in (1, 3):  # torch's own order comes first where both would fit
         values = values.transpose(1, 2, 0)
