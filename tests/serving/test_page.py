@@ -19,8 +19,9 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import sync_playwright
 
 from clipspect.serving.engine import Engine
+from clipspect.serving.layout import build_page
 from clipspect.serving.limits import Limits
-from clipspect.serving.page import build_page, launch
+from clipspect.serving.page_host import launch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -127,7 +128,9 @@ def test_a_photograph_is_inspected_and_the_slider_redraws_without_encoding(
     open_page, pictures, page_engine, monkeypatch, width, tmp_path
 ):
     page = open_page(width)
+    assert not page.is_visible("#pixel"), "there is nothing to move yet"
     assert "1 photograph with anoclip" in inspect(page, pictures[:1])
+    assert "guess" in page.inner_text("#image")
     assert "plate 0.png" in page.inner_text("#verdict")
     detector = page_engine.detector(("anoclip",), page_engine.models[0])
     monkeypatch.setattr(type(detector.backbone), "encode", lambda *_: pytest.fail("encoded again"))
@@ -165,6 +168,23 @@ def test_overlay_map_and_table_are_downloaded(open_page, pictures, tmp_path):
     assert score_map.max() / 65535 >= float(rows[0]["pixel_threshold"]) * 0.5
 
 
+def test_without_heat_and_regions_the_overlay_is_the_photograph(open_page, pictures, tmp_path):
+    page = open_page()
+    inspect(page, pictures[:1])
+    set_slider(page, "pixel", float(page.get_attribute("#pixel input[type=range]", "max")))
+    colours = []
+    for opacity in (1, 0):
+        before = page.get_attribute("#overlay img", "src")
+        page.locator("#opacity input[type=range]").fill(str(opacity))
+        page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=before)
+        with page.expect_download() as download:
+            page.click("#make-overlay")
+        download.value.save_as(tmp_path / "overlay.png")
+        colours.append(np.asarray(Image.open(tmp_path / "overlay.png")))
+    assert np.array_equal(colours[1], np.asarray(Image.open(pictures[0]).convert("RGB")))
+    assert np.abs(colours[0].astype(int) - colours[1]).max() > 30
+
+
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_a_folder_is_inspected_and_other_files_in_it_are_passed_over(open_page, pictures, width):
     folder = pictures[0].parent
@@ -190,22 +210,71 @@ def test_methods_are_compared_side_by_side(open_page, pictures, width, tmp_path)
     page.get_by_role("tab", name="Compare methods").click()
     assert "3 photographs" in press_and_wait(page, "compare", "compare-status")
     page.wait_for_function("document.querySelectorAll('#side-by-side img').length === 3")
-    shown = page.inner_text("#side-by-side")
+    shown = page.inner_text("#compare-table")
     for method in ("anoclip", "dual-image", "mutual"):
         assert method in shown
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
     page.screenshot(path=tmp_path / f"compare-{width}.png", full_page=True)
 
 
-def test_the_example_of_a_pair_shows_the_reference_beside_the_result(open_page):
+def test_one_photograph_is_compared_by_the_methods_that_need_no_other(open_page, pictures):
+    page = open_page()
+    upload(page, "photographs", pictures[:1])
+    page.fill("#object textarea, #object input", "plate")
+    page.get_by_role("tab", name="Compare methods").click()
+    page.click("#compare")
+    page.wait_for_function(
+        "document.querySelector('#compare-status').innerText.includes('without dual-image, mutual')"
+    )
+    page.wait_for_function("document.querySelectorAll('#compare-table tbody tr').length === 1")
+    assert "anoclip" in page.inner_text("#compare-table tbody")
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_a_reference_stands_beside_the_result_and_chooses_a_method_that_looks_at_it(
+    open_page, pictures, width, tmp_path
+):
+    page = open_page(width)
+    upload(page, "photographs", pictures[:1])
+    page.click("#references-box button")
+    upload(page, "references", pictures[1:2])
+    page.wait_for_function("document.querySelector('#method input').value === 'dual-image'")
+    page.fill("#object textarea, #object input", "plate")
+    assert "1 photograph with dual-image" in press_and_wait(page, "inspect", "status")
+    page.wait_for_selector("#overlay img")
+    page.wait_for_selector("#beside img")
+    result, reference = (page.locator(f"#{name}").bounding_box() for name in ("overlay", "beside"))
+    if width == "desk":
+        assert result["x"] + result["width"] <= reference["x"]
+        assert abs(result["y"] - reference["y"]) < 10
+        assert abs(result["width"] - reference["width"]) < 10
+    else:
+        assert result["y"] + result["height"] <= reference["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
+    page.screenshot(path=tmp_path / f"pair-{width}.png", full_page=True)
+
+
+def test_the_example_of_a_pair_fills_everything_and_is_inspected(open_page):
     page = open_page()
     page.click("#example-pair")
     page.wait_for_function("/ in \\d+\\.\\d s$/.test(document.querySelector('#status').innerText.trim())")
     page.wait_for_selector("#overlay img")
     page.wait_for_selector("#beside img")
-    result, reference = (page.locator(f"#{name}").bounding_box() for name in ("overlay", "beside"))
-    assert result["x"] + result["width"] <= reference["x"]
-    assert abs(result["y"] - reference["y"]) < 40
+    assert page.input_value("#object textarea, #object input") == "metal bracket"
+    assert page.input_value("#method input") == "dual-image"
+    assert page.locator("#references tr.file").count() == 1
+
+
+def test_a_photograph_that_cannot_be_scored_is_named_and_the_others_are_shown(open_page, pictures, tmp_path):
+    cut = tmp_path / "cut short.png"
+    cut.write_bytes(pictures[2].read_bytes()[:2000])
+    page = open_page()
+    upload(page, "photographs", [pictures[0], cut, pictures[1]])
+    page.fill("#object textarea, #object input", "plate")
+    page.click("#inspect")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('cut short.png could not')")
+    page.wait_for_selector("#gallery img")
+    assert page.locator("#gallery .thumbnail-item").count() == 2
 
 
 def test_what_cannot_be_done_is_said_and_nothing_breaks(open_page, pictures, tmp_path):

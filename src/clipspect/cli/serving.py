@@ -55,7 +55,7 @@ def ui(
     """Open a page for people: drop photographs, name the object, look at what is wrong with them."""
     _need("gradio", "ui")
     from clipspect.serving.limits import Limits
-    from clipspect.serving.page import serve_page
+    from clipspect.serving.page_host import serve_page
 
     limits = Limits(
         photographs=max_photographs,

@@ -16,12 +16,14 @@ from clipspect.detection import Detection, Thresholds
 from clipspect.results.export import light_rows, write_csv
 from clipspect.results.heatmap import colour_scale
 from clipspect.results.maps import write_grey
-from clipspect.results.thresholds import given_thresholds, guess_for
+from clipspect.results.thresholds import MIN_PHOTOGRAPHS_TO_GUESS, given_thresholds, guess_for
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN_SIDE = 1200
+NAMED = 5
+"""Most failures that are told one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Found:
         """From ordinary material to the highest peak: where a pixel threshold makes a difference."""
         peaks = [float(d.compact_map.max()) for d in self.detections if d.score_map is not None]
         return min(self.scale[0], self.thresholds.pixel), max([*peaks, self.thresholds.pixel])
+
+    @property
+    def most_suspicious(self) -> int:
+        """Which of them has the highest score; the first where all failed."""
+        scores = [d.score if d.score_map is not None else -1.0 for d in self.detections]
+        return scores.index(max(scores))
 
     def judged(self, index: int, image: float, pixel: float) -> Detection:
         """One of them under the sliders' thresholds; its regions are found anew on its map, nothing is encoded."""
@@ -94,9 +102,51 @@ def verdict(detection: Detection) -> str:
     said = "".join(f"  \n⚠ {_plain(warning)}" for warning in detection.warnings)
     used = detection.thresholds_used
     return (
-        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** from {used.image:.3f}"
-        f" · {count_regions(detection)} from {used.pixel:.4f}{said}"
+        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** (flagged from {used.image:.3f})"
+        f" · {count_regions(detection)} (boxed from {used.pixel:.4f}){said}"
     )
+
+
+def note(found: Found) -> str:
+    """Where the sliders begin, and why."""
+    count = sum(d.error is None for d in found.detections)
+    if count < MIN_PHOTOGRAPHS_TO_GUESS:
+        why = f"fewer than {MIN_PHOTOGRAPHS_TO_GUESS} photographs allow no estimate"
+    else:
+        why = f"from {count} scores, the lower half of which are taken for good"
+    return f"Begins at a guess: {why}. Move it where you know better."
+
+
+def failures(detections: Sequence[Detection]) -> str:
+    """What to add to a status: which of several photographs could not be scored, and why."""
+    failed = [d for d in detections if d.error is not None]
+    lines = [f"  \n⚠ {_plain(d.path)} could not be scored: {_plain(d.error or '')}" for d in failed[:NAMED]]
+    more = (
+        [f"  \n⚠ and {len(failed) - NAMED} more; the table of all names them"] if len(failed) > NAMED else []
+    )
+    return "".join([*lines, *more])
+
+
+def left_out(methods: Sequence[str]) -> str:
+    """What to add to a status: which methods were asked for and cannot work on what was given."""
+    if not methods:
+        return ""
+    return f"  \n⚠ without {', '.join(methods)}: give another photograph, or a reference"
+
+
+def comparison_table(judged: Sequence[tuple[str, Detection]]) -> str:
+    """One photograph under several methods as a table in Markdown; nothing where there is none."""
+    if not judged:
+        return ""
+    lines = ["| method | score | flag from | verdict | regions |", "| :--- | ---: | ---: | :--- | ---: |"]
+    for method, detection in judged:
+        if detection.error is not None:
+            lines.append(f"| {method} | | | failed: {_plain(detection.error)} | |")
+            continue
+        word, used = "anomalous" if detection.flag else "normal", detection.thresholds_used
+        regions = len(detection.regions)
+        lines.append(f"| {method} | {detection.score:.3f} | {used.image:.3f} | {word} | {regions} |")
+    return "\n".join(lines)
 
 
 def count_regions(detection: Detection) -> str:
