@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipspect.errors import UsageError
-from clipspect.prompts import clean_object_name, load_prompts
+from clipspect.prompts import PromptSet, clean_object_name, load_prompts
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,12 @@ def test_a_users_file_adds_a_domain_and_replaces_a_set(tmp_path):
     [
         "not toml [",
         "[sets.x]\nnormal = 3",
+        '[domains]\nweld = "weld photo"',
+        '[domains]\nweld = [""]',
+        '[domains]\nweld = ["{} photo"]',
+        "[domains]\nweld = []",
+        '[sets.x]\nnormal=[]\nabnormal=["{}"]\ntemplates=["{}"]',
+        "[auto]\ntextures = 3",
         '[sets.x]\nnormal=["no place"]\nabnormal=["{}"]\ntemplates=["{}"]',
     ],
 )
@@ -83,6 +89,16 @@ def test_own_states_join_the_shipped_ones():
     assert states.sentences("nut", ())[1] == ["a photo of a damaged nut", "a photo of a nut with a scratch"]
     with pytest.raises(UsageError, match="must hold"):
         states.with_states(normal=("spotless",))
+    with pytest.raises(UsageError, match="must hold"):
+        states.with_states(normal=("{} fine}",))
+
+
+def test_the_word_photo_is_qualified_wherever_a_template_has_it():
+    own = PromptSet(("{}",), ("bad {}",), ("the photo shows a {}", "a photo showing {}"), domain_aware=True)
+    assert own.sentences("nut", ("x-ray photo",))[0] == [
+        "the x-ray photo shows a nut",
+        "an x-ray photo showing nut",
+    ]
 
 
 def test_unknown_names_list_the_known_ones():

@@ -144,23 +144,41 @@ def _shipped() -> PromptTable:
 def _table(data: Mapping[str, Any]) -> PromptTable:
     sets = {}
     for name, entry in data.get("sets", {}).items():
-        phrases = [tuple(entry[key]) for key in ("normal", "abnormal", "templates")]
+        phrases = [_strings(f"{name}.{key}", entry[key]) for key in ("normal", "abnormal", "templates")]
         for part in phrases:
             _check_phrases(part)
         flags = [bool(entry.get(key, False)) for key in ("domain_aware", "states_outer")]
         sets[name] = PromptSet(phrases[0], phrases[1], phrases[2], flags[0], flags[1])
-    domains = {name: tuple(phrases) for name, phrases in data.get("domains", {}).items()}
-    return PromptTable(sets, domains, frozenset(data.get("auto", {}).get("textures", ())))
+    domains = {name: _strings(f"domain {name}", said) for name, said in data.get("domains", {}).items()}
+    for phrase in (phrase for phrases in domains.values() for phrase in phrases):
+        if "{" in phrase or "}" in phrase:
+            raise UsageError(
+                f"the domain phrase {phrase!r} takes the place of the word photo; leave braces out"
+            )
+    textures = data.get("auto", {}).get("textures")
+    words = () if textures is None else _strings("auto.textures", textures)
+    return PromptTable(sets, domains, frozenset(word.lower() for word in words))
+
+
+def _strings(name: str, values: Any) -> tuple[str, ...]:
+    """A list of phrases as a tuple; TypeError for anything else, a single string and an empty list included."""
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(v, str) and v.strip() for v in values)
+    ):
+        raise TypeError(f"{name} must be a list of phrases, not {values!r}")
+    return tuple(values)
 
 
 def _check_phrases(phrases: tuple[str, ...]) -> None:
     for phrase in phrases:
-        if not isinstance(phrase, str) or phrase.count("{}") != 1 or phrase.count("{") != 1:
+        if [phrase.count(part) for part in ("{}", "{", "}")] != [1, 1, 1]:
             raise UsageError(f"the phrase {phrase!r} must hold {{}} once, where the object's name goes")
 
 
 def _qualify(template: str, phrase: str) -> str:
     """Put a domain phrase in place of the word *photo*, and mend the article before it."""
-    article = "an" if phrase[0].lower() in "aeiou" else "a"
+    article = "an" if phrase.lower().startswith((*"aeiou", "x-")) else "a"
     template = re.sub(r"\ba photo\b", f"{article} {phrase}", template)
-    return re.sub(r"\bphoto\b(?= of)", phrase, template) if phrase not in template else template
+    return template if phrase in template else re.sub(r"\bphoto\b", phrase, template)
