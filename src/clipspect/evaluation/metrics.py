@@ -1,10 +1,10 @@
 """AUROC, average precision, F1-max and AUPRO of images and pixels: exact, with one anomaly map in memory at a time.
 
-Own code and not a library's, for one reason: scikit-learn, torchmetrics and anomalib either keep every pixel of the
-data set until the end (gigabytes for a category of VisA) or bin the scores between 0 and 1, which is far too coarse
-for maps that live within a few hundredths of ½. The arithmetic is theirs: tests hold it to scikit-learn, to anomalib
-and to a brute-force AUPRO (Bergmann et al., MVTec AD). A metric that is not defined, because one class is missing,
-is NaN: never 0 or 1.
+AUROC, average precision and the curve of F1-max are scikit-learn's; the pixels reach it as distinct scores with their
+counts for weights, because as single pixels a category of VisA would fill gigabytes. AUPRO (Bergmann et al., MVTec AD)
+is counted here: torchmetrics has none, and anomalib's keeps every pixel of the data set, or bins scores between 0 and
+1, which is far too coarse for maps that live within a few hundredths of ½; tests hold it to anomalib's and to brute
+force. A metric that is not defined, because one class is missing, is NaN: never 0 or 1.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Bi
     first = _starts(scores[order])
     if not len(first):
         return _binary(np.empty(0), np.empty(0))
-    true = np.cumsum(np.add.reduceat(labels[order].astype(np.float64), first))
-    return _binary(true, np.append(first[1:], len(scores)) - true)
+    defective = np.add.reduceat(labels[order].astype(np.float64), first)
+    return _binary(defective, np.diff(first, append=len(scores)) - defective)
 
 
 def pixel_metrics(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]]) -> PixelMetrics:
@@ -157,7 +157,7 @@ class PixelCurve:
     def metrics(self) -> PixelMetrics:
         """The metrics of all maps added so far; NaN where one class is missing."""
         normal, defective, _ = self._downwards()
-        binary = _binary(np.cumsum(defective), np.cumsum(normal))
+        binary = _binary(defective, normal)
         return PixelMetrics(binary.auroc, binary.ap, binary.f1_max, self.aupro(), self._error())
 
     def aupro(self, limit: float = AUPRO_LIMIT) -> float:
@@ -258,13 +258,21 @@ def _refuse_nan(scores: NDArray[np.floating], what: str) -> None:
         raise UsageError(f"{what}: {int(np.isnan(scores).sum())} of {scores.size} values are NaN")
 
 
-def _binary(true: Array, false: Array) -> BinaryMetrics:
-    """Metrics from the true and false positives at every distinct threshold, from the highest down."""
-    if not len(true) or true[-1] == 0 or false[-1] == 0:
+def _binary(defective: Array, normal: Array) -> BinaryMetrics:
+    """Metrics from how many defective and normal ones have each distinct score, from the highest score down."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+    if not defective.sum() or not normal.sum():
         return BinaryMetrics(*[float("nan")] * 3)
-    recall, fall_out = true / true[-1], false / false[-1]
-    precision = true / (true + false)
-    auroc = np.trapezoid(np.append(0.0, recall), np.append(0.0, fall_out))
-    ap = np.sum(np.diff(recall, prepend=0.0) * precision)
-    f1 = 2 * true / (true + false + true[-1])
-    return BinaryMetrics(float(auroc), float(ap), float(f1.max()))
+    ranks = np.arange(len(normal), 0, -1)  # all that matters of a score, and finite where a score is not
+    weights = np.concatenate([defective, normal])
+    kept = weights > 0
+    labels = np.repeat([True, False], len(normal))[kept]
+    data = labels, np.tile(ranks, 2)[kept]
+    precision, recall, _ = precision_recall_curve(*data, sample_weight=weights[kept])
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    return BinaryMetrics(
+        float(roc_auc_score(*data, sample_weight=weights[kept])),
+        float(average_precision_score(*data, sample_weight=weights[kept])),
+        float(f1.max()),
+    )
