@@ -9,6 +9,7 @@ from typing import Any, Literal
 from clipspect.backbones.open_clip import load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.detector import Detector
+from clipspect.errors import UsageError
 from clipspect.images.convert import MAX_PIXELS
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Aspect, Fit, Interpolation
@@ -68,6 +69,10 @@ def load(
     """
     wanted = [method] if isinstance(method, str | Method) else list(method)
     made = [_make(one, settings or {}, alone=len(wanted) == 1) for one in wanted]
+    for key in settings or {}:
+        if not any(key in one.settings() for one in made):
+            names = ", ".join(one.name for one in made)
+            raise UsageError(f"none of {names} has a setting {key!r}; see: clipspect methods NAME")
     wording = Wording(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
     for one in made:
         wording.sentences(one.prompts, "object")  # a bad domain or phrase is told before weights are loaded

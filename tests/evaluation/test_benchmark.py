@@ -270,6 +270,7 @@ def test_tables_in_every_format(own, tmp_path):
     assert "machine: a machine" in markdown
     latex = (tmp_path / "table.tex").read_text()
     assert r"WinCLIP$^\dagger$" in latex
+    assert rf"& {table[0]['seconds_per_image']:.3f} \\" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
     with pytest.raises(UsageError, match=r"ends in \.md, \.csv, \.json, \.tex"):
         write_table(tmp_path / "table.html", rows, about)

@@ -60,3 +60,10 @@ def test_one_photograph_without_another_is_told_so(counted, plates):
     detector, _ = counted("dual-image")
     with pytest.raises(clipspect.UsageError, match="given one"):
         detector.detect(sorted(plates.rglob("*.png"))[0], "plate")
+
+
+def test_a_setting_that_no_method_of_a_comparison_has_is_refused(small_model):
+    with pytest.raises(clipspect.UsageError, match="none of anoclip, mutual has a setting 'epocs'"):
+        clipspect.load(["anoclip", "mutual"], str(small_model), device="cpu", settings={"epocs": "3"})
+    shared = clipspect.load(["anoclip", "mutual"], str(small_model), device="cpu", settings={"lowest": "0.5"})
+    assert [m.settings().get("lowest") for m in shared.methods] == [None, 0.5]

@@ -91,9 +91,12 @@ class References:
             ("preparation of photographs", made.preparation, preparation),
         ]
         if made.fingerprint != fingerprint:
-            raise ReferenceError(
-                f"{path} was made with another backbone ({made.model}; in use: {model}); {again}"
+            other = (
+                f"another backbone ({made.model}; in use: {model})"
+                if made.model != model
+                else f"other weights of {model}, or in another precision"
             )
+            raise ReferenceError(f"{path} was made with {other}; {again}")
         for what, there, here in pairs:
             if there != here:
                 raise ReferenceError(f"{path} was made for another {what}: {there!r}, not {here!r}; {again}")

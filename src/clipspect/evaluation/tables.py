@@ -176,11 +176,11 @@ def _latex(rows: Sequence[Row], about: Mapping[str, str]) -> str:
 def _latex_table(rows: Sequence[Row]) -> str:
     best = _best(rows)
     lines = [
-        r"\begin{tabular}{lll" + "r" * len(METRICS) + "}",
+        r"\begin{tabular}{lll" + "r" * (len(METRICS) + 1) + "}",
         r"\toprule",
-        r" & & & \multicolumn{3}{c}{image} & \multicolumn{4}{c}{pixel} \\",
+        r" & & & \multicolumn{3}{c}{image} & \multicolumn{4}{c}{pixel} & s per \\",
         r"\cmidrule(lr){4-6}\cmidrule(lr){7-10}",
-        f"method & weights & category & {' & '.join(HEADS)} \\\\",
+        f"method & weights & category & {' & '.join(HEADS)} & image \\\\",
         r"\midrule",
     ]
     for number, row in enumerate(rows):
@@ -191,7 +191,7 @@ def _latex_table(rows: Sequence[Row]) -> str:
         for name in METRICS:
             figure = _figure(row, name, scale=100, digits=1, minus=r"$\pm$").replace(UNDEFINED, "--")
             cells.append(rf"\textbf{{{figure}}}" if row.values[name] == best[name] else figure)
-        lines.append(" & ".join(cells) + r" \\")
+        lines.append(" & ".join([*cells, _seconds(row).replace(UNDEFINED, "--")]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
