@@ -2,7 +2,8 @@
 
     python benchmarks/ablations.py --data ../shared/data --out runs/ablations --page docs/ablations.md
 
-prints the figures, writes ``ablations.json`` and ``ablations.md``, and puts the tables into the page. Every picture is
+prints the figures, writes ``ablations.json``, ``ablations.md`` and ``claims.md`` (the figures behind each sentence of
+the page, for whoever mends its prose), and puts the tables into the page. Every picture is
 encoded once; all variants of the methods then look at the same features. Samples of the data sets are used, and maps
 are compared with masks at 128×128: the figures tell variants apart and are not the methods' accuracy, which
 ``benchmarks/accuracy.py`` measures.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ablation_claims import claims
 from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.open_clip import Backbone, load_backbone
@@ -45,8 +47,8 @@ REQUEST = FeatureRequest(
     value_spans=frozenset([(0.25, 1.0)]),
     ordinary_spans=frozenset([(0.75, 1.0)]),
 )
-ADAPTERS = (*(("text-bank", e) for e in (0, 1, 5, 10)), *(("linear", e) for e in (1, 5, 10)))
-CORRUPTIONS = (*(("mixed", e) for e in (0, 5, 10)), *((k, 5) for k in ("cut-paste", "perlin", "noise")))
+ADAPTERS = (*(("text-bank", e) for e in (0, 1, 5, 10)), *(("linear", e) for e in (1, 2, 5, 10)))
+CORRUPTIONS = (*(("mixed", e) for e in (0, 1, 5, 10)), *((k, 5) for k in ("cut-paste", "perlin", "noise")))
 EVERYTHING = ("rendered", "magnetic tile", "PCB, mixed")
 
 
@@ -255,7 +257,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--out", type=Path, required=True, help="folder for ablations.json and ablations.md")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for ablations.json, ablations.md, claims.md"
+    )
     parser.add_argument("--page", type=Path, help="documentation page whose tables are replaced")
     parser.add_argument("--only", nargs="*", help="sections to measure; all by default")
     arguments = parser.parse_args()
@@ -303,6 +307,7 @@ def main() -> None:
     made = ", ".join(f"{key}: {value}" for key, value in about.items())
     tables = f"{markdown(rows)}\n{made}\n"
     (arguments.out / "ablations.md").write_text(tables)
+    (arguments.out / "claims.md").write_text(claims([asdict(row) for row in rows]))
     if arguments.page:
         before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
         after = rest.partition(END)[2]
