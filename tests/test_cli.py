@@ -288,7 +288,7 @@ def test_references_go_by_file_by_folder_and_by_asset(run, plates, tmp_path):
     for number, path in enumerate(sorted(plates.rglob("*.png"))):
         (good / path.name).write_bytes(sorted(plates.rglob("*.png"))[number - 1].read_bytes())
     asset = tmp_path / "plate.refs"
-    code, text, _ = run("references", "build", str(good), "--object", "plate", "--out", str(asset))
+    code, text, _ = run("references", "build", str(good), "--object", "plate", "-o", str(asset))
     assert (code, "10 references" in text) == (0, True)
     words = (
         "detect",

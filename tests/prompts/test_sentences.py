@@ -44,6 +44,7 @@ def test_auto_knows_textures_by_the_last_word():
     table = load_prompts()
     assert table.domain("auto", "carpet") == table.domains["texture"]
     assert table.domain("auto", "magnetic tile") == table.domains["texture"]
+    assert table.domain("auto", "Floor Tiles") == table.domains["texture"]
     assert table.domain("auto", "tile cutter") == table.domains["object"]
 
 

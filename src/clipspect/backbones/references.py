@@ -84,7 +84,7 @@ class References:
             ReferenceError: another backbone, size, preparation or object, or blocks that are not in the file.
         """
         made = self.manifest
-        again = f"build the references again with these settings (clipspect references build … --out {path})"
+        again = f"build the references again with these settings (clipspect references build … -o {path})"
         pairs = [
             ("object", made.object, object),
             ("image size", made.image_size, image_size),

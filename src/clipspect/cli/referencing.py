@@ -25,9 +25,12 @@ def _references() -> None:
 @references_app.command()
 def build(
     good: Annotated[Path, typer.Argument(help="A known-good photograph, or a folder.", show_default=False)],
-    object: opt.ObjectOption,
+    object: Annotated[
+        str,
+        typer.Option("--object", help="What is on them, in plain words: 'metal nut'.", show_default=False),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", help="File to write, such as bottle.refs.", show_default=False)
+        Path, typer.Option("--out", "-o", help="File to write, such as bottle.refs.", show_default=False)
     ],
     method: opt.MethodOption = "dual-image",
     set_: opt.SetOption = None,
@@ -40,7 +43,7 @@ def build(
     interpolation: opt.InterpolationOption = "bicubic",
     tile: opt.TileOption = None,
 ) -> None:
-    """Encode known-good photographs once: clipspect references build good/ --object bottle --out bottle.refs."""
+    """Encode known-good photographs once: clipspect references build good/ --object bottle -o bottle.refs."""
     detector = load_detector(
         method=method,
         settings=set_,

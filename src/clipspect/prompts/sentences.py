@@ -72,9 +72,10 @@ class PromptTable:
         return self.sets[name]
 
     def domain(self, name: str, noun: str) -> tuple[str, ...]:
-        """The phrases of a domain; ``auto`` takes "texture" for nouns known to be one, else "object"."""
+        """The phrases of a domain; ``auto`` takes "texture" for nouns known to be one or several, else "object"."""
         if name == "auto":
-            name = "texture" if noun.lower().split()[-1] in self.textures else "object"
+            last = noun.lower().split()[-1]
+            name = "texture" if {last, last.removesuffix("s")} & self.textures else "object"
         if name not in self.domains:
             raise UsageError(f"unknown domain {name!r}; there are: auto, {', '.join(sorted(self.domains))}")
         return self.domains[name]
