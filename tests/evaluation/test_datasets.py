@@ -166,6 +166,14 @@ def test_the_same_photograph_in_both_splits_is_a_warning(own):
     )
 
 
+def test_a_photograph_with_two_labels_is_a_warning(own):
+    shutil.copy(own / "dent/001.jpg", own / "good/twin.jpg")
+    (found,) = load_categories("folder", own)
+    assert found.warnings == (
+        "1 photographs are labelled defective and good at once, byte for byte, the first is 001.jpg (= twin.jpg)",
+    )
+
+
 def test_a_folder_with_names_of_its_own(tmp_path, pictures):
     for old, new in (("good", "fine"), ("dent", "kaputt"), ("masks", "truth"), ("reference", "golden")):
         write_layout("folder", tmp_path, "plate", pictures)

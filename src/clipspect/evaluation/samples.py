@@ -59,6 +59,12 @@ def check_category(category: Category) -> Category:
             f"{len(twins)} test photographs are also training photographs, byte for byte, the first is"
             f" {test.name} (= {train.name}): whatever uses references has seen them"
         )
+    good, bad = ([s.path for s in category.samples if s.defective is wanted] for wanted in (False, True))
+    if both := shared_photographs(bad, good):
+        warnings.append(
+            f"{len(both)} photographs are labelled defective and good at once, byte for byte, the first is"
+            f" {both[0][0].name} (= {both[0][1].name})"
+        )
     return replace(category, warnings=tuple(warnings))
 
 
@@ -77,7 +83,7 @@ def thinned(category: Category, limit: int) -> Category:
 
 
 def shared_photographs(test: Sequence[Path], train: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of a test and a training file with the same bytes. Only files of equal size are read."""
+    """Pairs of two files with the same bytes, one of each list. Only files of equal size are read."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in train:
         if path.is_file():
