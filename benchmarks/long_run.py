@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import time
@@ -45,6 +46,8 @@ class Sample:
     """Seconds."""
     cpu: float
     """Seconds of the process, all threads."""
+    machine: float
+    """Processor seconds of the whole machine, neighbours and those a hypervisor kept among them."""
     memory: float
     """Resident, in MB."""
     files: int
@@ -148,25 +151,35 @@ def sample(stage: str, done: int, started: float) -> Sample:
         done,
         time.monotonic() - started,
         time.process_time(),
+        machine_time(),
         pages * resource.getpagesize() / 2**20,
         sum(1 for _ in Path("/proc/self/fd").iterdir()),
     )
 
 
+def machine_time() -> float:
+    """Processor seconds since boot, not idle ones (fields: user nice system idle iowait irq softirq steal)."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def print_table(samples: list[Sample]) -> None:
     """A line per tenth, what the last tenth is to the first, and what came after the scores."""
-    print("| photographs | per second | per CPU second | memory, MB | open files |\n|---|---|---|---|---|")
+    print("| photographs | per second | per CPU second | neighbours' cores | memory, MB | open files |")
+    print("|---|---|---|---|---|---|")
     scored = [one for one in samples if one.stage == "detect"]
     speeds = []
     for before, after in pairwise(scored):
         done = after.photographs - before.photographs
         wall, cpu = done / (after.wall - before.wall), done / (after.cpu - before.cpu)
         speeds.append((wall, cpu))
-        print(f"| {after.photographs} | {wall:.1f} | {cpu:.1f} | {after.memory:.0f} | {after.files} |")
+        others = (after.machine - before.machine - (after.cpu - before.cpu)) / (after.wall - before.wall)
+        print(f"| {after.photographs} | {wall:.1f} | {cpu:.1f} | {max(others, 0):.2f} | ", end="")
+        print(f"{after.memory:.0f} | {after.files} |")
     for before, after in pairwise([scored[-1], *samples[len(scored) :]]):
         names = {"finish": "rows judged, flagged ones drawn", "end": "report written"}
         print(f"| {names[after.stage]} | {after.wall - before.wall:.0f} s | ", end="")
-        print(f"{after.cpu - before.cpu:.0f} s | {after.memory:.0f} | {after.files} |")
+        print(f"{after.cpu - before.cpu:.0f} s | | {after.memory:.0f} | {after.files} |")
     wall, cpu = (100 * (last / first - 1) for first, last in zip(speeds[0], speeds[-1], strict=True))
     print(f"the last tenth beside the first: {wall:+.1f} % by the clock, {cpu:+.1f} % by processor time")
 
