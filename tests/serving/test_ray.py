@@ -1,4 +1,4 @@
-"""The service as it runs: one Ray, two replicas, real requests. One session for all of it; stopped whatever happens."""
+"""The service of one machine as it runs: a Ray, two replicas, real requests. One session; stopped whatever happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ pytest.importorskip("ray", reason="the service's extra is not installed")
 
 import httpx
 
-from clipspect.serving.deployment import build
 from clipspect.serving.limits import Limits
 from clipspect.serving.run import start_service, stop_service
 from clipspect.serving.settings import ServiceSettings
@@ -59,8 +58,12 @@ def ask(client, number: int, **fields):
     return client.post(
         "/v1/detect",
         data={"object": "plate", **fields},
-        files={"photographs": ("a.png", photo(number), "image/png")},
+        files=_files(number),
     )
+
+
+def _files(number: int) -> dict:
+    return {"photographs": ("a.png", photo(number), "image/png")}
 
 
 def test_the_service_is_ready_and_answers_each_with_its_own(client):
@@ -138,29 +141,18 @@ def test_a_killed_replica_costs_a_retry_and_never_a_hang(client):
     assert ask(client, 1).status_code == 200
 
 
-def test_the_cluster_config_is_one_ray_and_the_service_understand():
-    import yaml
-    from ray.serve.schema import ServeDeploySchema
-
-    page = Path(__file__).parents[2] / "docs" / "service.yaml"
-    config = ServeDeploySchema.model_validate(yaml.safe_load(page.read_text()))
-    (application,) = config.applications
-    assert application.import_path == "clipspect.serving.deployment:build"
-    settings = ServiceSettings(**application.args)
-    deployments = {node.name: node for node in _as_ray_builds(application.args)}
-    assert set(deployments) == {"gateway", "inspector"}
-    assert deployments["inspector"].num_replicas == settings.replicas == 2
-    assert deployments["inspector"].max_queued_requests == settings.queue
-    assert config.http_options.host == "127.0.0.1"
-
-
-def _as_ray_builds(args: dict) -> list:
-    """The deployments of the application, made the way Ray makes it from a config file."""
-    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
-    from ray.serve._private.build_app import build_app
-
-    application = call_user_app_builder_with_args_if_necessary(build, args)
-    return build_app(application, name="clipspect", default_runtime_env={}).deployments
+def test_a_client_that_leaves_is_told_from_one_that_was_answered(client, address):
+    host, _, port = address.removeprefix("http://").partition(":")
+    request = httpx.Request("POST", f"{address}/v1/detect", data={"object": "plate"}, files=_files(1))
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((host, int(port))) as leaving:
+        leaving.sendall(f"POST /v1/detect HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+    until = time.monotonic() + PATIENCE_S
+    given_up = 'clipspect_requests_total{path="/v1/detect",status="499"} 1.0'
+    while given_up not in client.get("/metrics").text:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert ask(client, 1).status_code == 200
 
 
 def one_replica() -> int:

@@ -17,6 +17,7 @@ from serving.conftest import photo, picture_of
 pytest.importorskip("fastapi", reason="the service's extra is not installed")
 
 from clipspect.errors import UsageError
+from clipspect.serving.app import create_app
 from clipspect.serving.limits import Limits
 from clipspect.serving.settings import API_KEY_VARIABLE, ServiceSettings
 
@@ -272,6 +273,49 @@ def test_the_time_limit_ends_a_request(service, backend):
     response = client.post("/v1/detect", data={"object": "plate"}, files=files(photo(1)))
     let_go.set()
     refused(response, 503, "time_limit")
+
+
+def test_a_client_that_leaves_is_given_up_at_once(backend, small_model):
+    """The request is whole, nobody waits for the answer any more: whoever computes is told."""
+
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+        asked, gone = asyncio.Event(), asyncio.Event()
+
+        async def detect(inquiry, include, seconds):
+            asked.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("given up")
+                raise
+
+        backend.detect = detect
+        app = create_app(backend, ServiceSettings(models=(str(small_model),)))
+        body = json.dumps({"object": "plate", "photographs": [encoded(photo(1))]}).encode()
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            if parts:
+                return parts.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            seen.append(message["type"])
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        scope = {"type": "http", "method": "POST", "path": "/v1/detect", "raw_path": b"/v1/detect",
+                 "query_string": b"", "root_path": "", "headers": headers, "http_version": "1.1",
+                 "scheme": "http", "server": ("here", 80), "client": ("there", 1)}  # fmt: skip
+        async with asyncio.timeout(20):
+            request = asyncio.create_task(app(scope, receive, send))
+            await asked.wait()
+            gone.set()
+            await request
+        return seen
+
+    assert asyncio.run(scenario()) == ["given up"]
 
 
 def test_not_ready_is_503(client, backend, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a backend answers, and detections as the values that go over the wire."""
+"""What a backend is asked and answers, and detections as the values that go over the wire."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from typing import Any
 from clipspect.detection import Detection
 from clipspect.results.export import detection_json
 from clipspect.results.maps import write_grey
+from clipspect.serving.engine import Inquiry
 from clipspect.serving.refusals import RefusalError
 
 OVERLAY_SIDE = 1600
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request as it travels to a backend."""
+
+    inquiry: Inquiry
+    include: frozenset[str]
+    """Pictures wanted in the answer."""
+    seconds: float
+    """From now on until nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,29 @@
-"""The service on Ray Serve: one gateway that reads requests, and replicas that hold the models and batch.
+"""The service on Ray Serve: replicas that hold the models and batch, and who reads the requests for them.
 
-``build`` is the application's builder: `clipspect serve` runs it on this machine, Ray's config file on a cluster.
+`clipspect serve` reads requests in its own process and asks :func:`replicas`. On a cluster a gateway reads them, behind
+Ray's proxies: ``build`` is the application's builder for Ray's config file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from clipspect.detection import Detection
 from clipspect.errors import ClipspectError
-from clipspect.serving.answers import Answer, describe
+from clipspect.serving.answers import Answer, Question, describe
 from clipspect.serving.app import create_app
 from clipspect.serving.engine import Engine, Inquiry, Kept, Ticket
-from clipspect.serving.refusals import RefusalError, refusal_of
+from clipspect.serving.guard import log, log_requests
+from clipspect.serving.handover import Handover
+from clipspect.serving.refusals import RefusalError, internal_error, refusal_of
 from clipspect.serving.settings import ServiceSettings
 
 Found = tuple[list[Detection] | ClipspectError, int, float]
@@ -46,16 +48,22 @@ class Inspector:
         self._together.set_max_batch_size(settings.batch)  # type: ignore[attr-defined]
         self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
 
-    async def detect(self, inquiry: Inquiry, include: frozenset[str], seconds: float) -> Answer:
-        """Score an inquiry beside others that arrive at the same time."""
-        ticket = Ticket(inquiry, seconds)
+    async def detect(self, questions: Sequence[Question]) -> list[Answer]:
+        """Score inquiries beside others that arrive at the same time."""
+        return await asyncio.gather(*map(self._detect, questions))
+
+    async def _detect(self, question: Question) -> Answer:
+        ticket = Ticket(question.inquiry, question.seconds)
         try:
             found, batched, spent = await self._together(ticket)
             if isinstance(found, ClipspectError):
                 return Answer("", [], batched, spent, refusal_of(found))
             started = perf_counter()
-            results = await asyncio.to_thread(describe, found, include)
+            results = await asyncio.to_thread(describe, found, question.include)
             return Answer(found[0].weights, results, batched, spent + perf_counter() - started)
+        except Exception:
+            log.exception("an inquiry failed")  # its companions in the call have answers of their own
+            return Answer("", [], 1, 0.0, internal_error())
         finally:
             ticket.give_up()  # cancelled: nobody scores what nobody waits for
 
@@ -89,12 +97,12 @@ class Inspector:
         if not batch:
             return
         started = perf_counter()
+        answers: Sequence[list[Detection] | ClipspectError]
         try:
             answers = await asyncio.to_thread(self._engine.answer, [ticket for ticket, _ in batch])
-        except Exception as error:
-            for _, answer in batch:
-                answer.set_exception(error)
-            return
+        except Exception:
+            log.exception("%d inquiries failed", len(batch))
+            answers = [internal_error()] * len(batch)
         for (_, answer), found in zip(batch, answers, strict=True):
             answer.set_result((found, len(batch), perf_counter() - started))
 
@@ -102,14 +110,19 @@ class Inspector:
 class RayBackend:
     """The replicas, as the routes see them. What Ray raises becomes a refusal a client may try again after."""
 
-    def __init__(self, inspector: DeploymentHandle[Any]) -> None:
+    def __init__(self, inspector: DeploymentHandle[Any], settings: ServiceSettings) -> None:
         """``inspector`` is the handle of the replicas."""
         self._inspector = inspector
+        # two calls for each replica: one whose requests are being scored, and one that is ready when they are
+        self._handover = Handover(
+            lambda questions: self._ask("detect", questions),
+            calls=2 * settings.replicas,
+            photographs=settings.batch,
+        )
 
     async def detect(self, inquiry: Inquiry, include: frozenset[str], seconds: float) -> Answer:
         """Score an inquiry."""
-        answer: Answer = await self._ask("detect", inquiry, include, seconds)
-        return answer
+        return await self._handover.ask(inquiry, include, seconds)
 
     async def keep_references(self, inquiry: Inquiry) -> Kept:
         """Keep references."""
@@ -128,33 +141,31 @@ class RayBackend:
             return await getattr(self._inspector, method).remote(*arguments)
         except BackPressureError:
             raise RefusalError(429, "too_many_requests", "too many requests are waiting already") from None
-        except (RayActorError, DeploymentUnavailableError):
+        except (RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError):
             raise RefusalError(503, "replica_lost", "the replica that had this request is gone") from None
         except RayError as error:
-            logging.getLogger("clipspect.service").error("%s failed: %s", method, error)
-            raise RefusalError(500, "internal", "an error of the service itself; its log says more") from None
+            log.error("%s failed: %s", method, error)
+            raise internal_error() from None
 
 
 @serve.deployment(name="gateway")
 @serve.ingress()
 class Gateway:
-    """The one place where requests from outside are read."""
+    """The one place of a cluster where requests from outside are read."""
 
     def __init__(self, settings: ServiceSettings, inspector: DeploymentHandle[Any]) -> None:
         """Nothing is loaded here. The log goes to standard error, which Ray collects."""
-        logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("clipspect.service").setLevel(logging.INFO)
+        log_requests()
         self._settings, self._inspector = settings, inspector
 
     def __serve_build_asgi_app__(self) -> Any:
         """The service as Ray Serve runs it."""
-        return create_app(RayBackend(self._inspector), self._settings)
+        return create_app(RayBackend(self._inspector, self._settings), self._settings)
 
 
-def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
-    """The application: a gateway in front of replicas. From a config file the settings come as plain values."""
-    settings = ServiceSettings.model_validate(args)
-    inspector = Inspector.options(  # type: ignore[attr-defined]
+def replicas(settings: ServiceSettings) -> serve.Application:
+    """The replicas alone, for whoever reads requests elsewhere."""
+    application: serve.Application = Inspector.options(  # type: ignore[attr-defined]
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.ongoing,
         max_queued_requests=settings.queue,
@@ -162,7 +173,13 @@ def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,
     ).bind(settings)
+    return application
+
+
+def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
+    """The application: a gateway in front of replicas. From a config file the settings come as plain values."""
+    settings = ServiceSettings.model_validate(args)
     gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}
-    ).bind(settings, inspector)
+    ).bind(settings, replicas(settings))
     return gateway

@@ -11,16 +11,23 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipspect.serving.limits import MEGABYTE
-from clipspect.serving.refusals import RefusalError
+from clipspect.serving.refusals import RefusalError, internal_error
 from clipspect.serving.settings import ServiceSettings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Asked by machines that know no key."""
 log = logging.getLogger("clipspect.service")
+
+
+def log_requests() -> None:
+    """Have requests and errors written to standard error."""
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
+    log.setLevel(logging.INFO)
 
 
 class Metrics:
@@ -82,13 +89,15 @@ class Guard:
                 if status:  # an answer has begun and cannot become another
                     raise
                 await _say(refusal)(scope, receive, watched)
+            except ClientDisconnect:
+                pass  # it left before its request was whole; there is nobody to answer
             except Exception:
                 log.exception(
                     "%s %s failed", request, scope["path"] if scope["path"] in self.paths else "other"
                 )
                 if status:
                     raise
-                await _say(_BUG)(scope, receive, watched)
+                await _say(internal_error())(scope, receive, watched)
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             seconds = perf_counter() - started
@@ -114,21 +123,11 @@ class Guard:
             raise RefusalError(
                 429, "too_many_requests", "too many requests are waiting already; come back later"
             )
-        received = 0
-
-        async def measured() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise too_large
-            return message
-
         self._ongoing += 1
         self.metrics.ongoing.set(self._ongoing)
         try:
             async with asyncio.timeout(self.settings.time_limit):
-                await self.app(scope, measured, send)
+                await _while_somebody_waits(self.app, scope, _Body(receive, limit, too_large), send)
         except TimeoutError:
             raise RefusalError(
                 503,
@@ -140,7 +139,47 @@ class Guard:
             self.metrics.ongoing.set(self._ongoing)
 
 
-_BUG = RefusalError(500, "internal", "an error of the service itself; its log says more")
+class _Body:
+    """A request's body, measured while it comes, and whether the client is still there."""
+
+    def __init__(self, receive: Receive, limit: int, too_large: RefusalError) -> None:
+        self._receive, self._limit, self._too_large = receive, limit, too_large
+        self._received = 0
+        self._read, self._gone = asyncio.Event(), asyncio.Event()
+
+    async def receive(self) -> Message:
+        """The next part, to whoever reads the request. Raises RefusalError beyond the limit."""
+        if self._read.is_set():  # what comes now is for ``gone``
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise self._too_large
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._read.set()
+        return message
+
+    async def gone(self) -> None:
+        """Returns when the whole request has been read and the client has left."""
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone.set()
+
+
+async def _while_somebody_waits(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
+    """Answer, or give up when the client leaves. Cancelling this cancels the answering."""
+    answering = asyncio.ensure_future(app(scope, body.receive, send))
+    leaving = asyncio.ensure_future(body.gone())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            await answering
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
 def _say(refusal: RefusalError) -> JSONResponse:

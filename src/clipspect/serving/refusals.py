@@ -59,6 +59,11 @@ class RefusalError(ClipspectError):
         }
 
 
+def internal_error() -> RefusalError:
+    """What is said of a bug. What went wrong is for the log, not for strangers."""
+    return RefusalError(500, "internal", "an error of the service itself; its log says more")
+
+
 def refusal_of(error: ClipspectError) -> RefusalError:
     """The refusal that says an error of clipspect over HTTP."""
     if isinstance(error, RefusalError):
