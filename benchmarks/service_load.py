@@ -1,21 +1,27 @@
 """A load on the service, on this machine: does batching pay, how long do clients wait, is every answer one's own?
 
 python benchmarks/service_load.py --out runs/service-load.json
-python benchmarks/service_load.py --image-size 32 --method anoclip+ --clients 1 16
+python benchmarks/service_load.py --image-size 32 --side 64 --batch 16 1
 
 Starts `clipspect serve` as it is (or asks one that runs, with --url), lets several clients ask as fast as they get
-answers, each request with a photograph nobody else sends, and says per number of clients: requests per second, how long
-they took, how many were scored together. An answer is told by its photograph's hash; the service's own counters say
-whether anything was scored twice. Clients, service and Ray share the machine, as the figures do.
+answers, each request with a photograph nobody else sends, and says per number of clients: requests per second, how
+long they took, how many were scored together. Several --batch are run one after the other: 1 is the control. An answer
+is told by its photograph's hash; the service's own counters say whether anything was scored twice. Clients, service and
+Ray share the machine, as the figures do; what clients send is made before the clock runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import io
 import itertools
 import json
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -30,16 +37,17 @@ from PIL import Image
 
 from clipspect.demo import DEMO_OBJECT, DEMO_PHOTOS
 from clipspect.evaluation.provenance import provenance
-from clipspect.serving.run import start_service, stop_service
-from clipspect.serving.settings import ServiceSettings
 
 PATIENCE_S = 120
+START_S = 300
 
 
 @dataclass(frozen=True)
 class Load:
     """What a number of clients saw."""
 
+    batch: int
+    """Most requests scored together, as the service was told."""
     clients: int
     answered: int
     """Requests answered with 200 and the hash of the photograph that was sent."""
@@ -58,57 +66,67 @@ class Load:
     """Requests scored together, on average over requests."""
 
 
-class Photographs:
-    """JPEG files that differ from each other, at one size, made beforehand so that clients only send."""
+@dataclass(frozen=True)
+class Message:
+    """A request, ready to be sent."""
 
-    def __init__(self, count: int, side: int) -> None:
-        """``count`` files of side × side pixels: one of the demo's photographs, each with grain of its own."""
-        base = Image.open(sorted(DEMO_PHOTOS.glob("*.jpg"))[0]).convert("RGB").resize((side, side))
-        pixels = np.asarray(base, dtype=np.int16)
-        random = np.random.default_rng(0)
-        files = []
-        for _ in range(count):
-            buffer = io.BytesIO()
-            grain = random.integers(-6, 7, pixels.shape, dtype=np.int16)
-            Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-            files.append(buffer.getvalue())
-        self._next = iter(files)
-
-    def take(self) -> bytes:
-        """One nobody has sent yet."""
-        return next(self._next)
+    body: bytes
+    headers: dict[str, str]
+    photograph: str
+    """SHA-256 of its photograph."""
 
 
-def ask(url: str, photographs: Photographs, clients: int, requests: int, method: str) -> Load:
-    """Let so many clients ask, one request after the other, until all have been sent."""
+def messages(count: int, side: int, method: str) -> list[Message]:
+    """So many requests, each with a photograph of side × side pixels of its own: the demo's, with different grain."""
+    base = Image.open(sorted(DEMO_PHOTOS.glob("*.jpg"))[0]).convert("RGB").resize((side, side))
+    pixels = np.asarray(base, dtype=np.int16)
+    random = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        grain = random.integers(-6, 7, pixels.shape, dtype=np.int16)
+        Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+        request = httpx.Request(
+            "POST",
+            "http://service/v1/detect",
+            data={"object": DEMO_OBJECT, "method": method},
+            files={"photographs": ("a.jpg", buffer.getvalue(), "image/jpeg")},
+        )
+        headers = {"Content-Type": request.headers["content-type"]}
+        made.append(Message(request.read(), headers, sha256(buffer.getvalue()).hexdigest()))
+    return made
+
+
+def ask(url: str, waiting: list[Message], clients: int, batch: int) -> Load:
+    """Let so many clients ask, each one request after the other, until all have been sent."""
     waits: list[float] = []
     batched: list[int] = []
     counts = {"answered": 0, "refused": 0, "lost": 0, "foreign": 0}
     before = scored(url)
+    address = urlsplit(url).netloc
     numbers = itertools.count()
 
     def client() -> None:
-        with httpx.Client(base_url=url, timeout=PATIENCE_S) as session:
-            while next(numbers) < requests:
-                data = photographs.take()
-                started = time.perf_counter()
-                try:
-                    response = session.post(
-                        "/v1/detect",
-                        data={"object": DEMO_OBJECT, "method": method},
-                        files={"photographs": ("a.jpg", data, "image/jpeg")},
-                    )
-                except httpx.HTTPError:
-                    counts["lost"] += 1
-                    continue
-                waits.append(time.perf_counter() - started)
-                if response.status_code != 200:
-                    counts["refused"] += 1
-                    continue
-                answer = response.json()
-                own = [result["content_hash"] for result in answer["results"]] == [sha256(data).hexdigest()]
-                counts["answered" if own else "foreign"] += 1
-                batched.append(answer["batched"])
+        session = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+        while (number := next(numbers)) < len(waiting):
+            message = waiting[number]
+            started = time.perf_counter()
+            try:
+                session.request("POST", "/v1/detect", message.body, message.headers)
+                response = session.getresponse()
+                answer = json.loads(response.read())
+            except (OSError, http.client.HTTPException, ValueError):  # ValueError: no JSON
+                counts["lost"] += 1
+                session.close()
+                continue
+            waits.append(time.perf_counter() - started)
+            if response.status != 200:
+                counts["refused"] += 1
+                continue
+            own = [result["content_hash"] for result in answer["results"]] == [message.photograph]
+            counts["answered" if own else "foreign"] += 1
+            batched.append(answer["batched"])
+        session.close()
 
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
@@ -116,6 +134,7 @@ def ask(url: str, photographs: Photographs, clients: int, requests: int, method:
             future.result()
     seconds = time.perf_counter() - started
     return Load(
+        batch=batch,
         clients=clients,
         **counts,
         scored=scored(url) - before,
@@ -137,25 +156,44 @@ def scored(url: str) -> int:
 
 
 @contextmanager
-def service(options: argparse.Namespace) -> Iterator[str]:
+def service(options: argparse.Namespace, batch: int) -> Iterator[str]:
     """The address of a service: the one named, or one of its own."""
     if options.url:
         yield options.url.rstrip("/")
         return
-    settings = ServiceSettings(
-        models=(options.model,),
-        weights=options.weights,
-        image_size=options.image_size,
-        batch=options.batch,
-        batch_wait_ms=options.batch_wait_ms,
-        replicas=options.replicas,
-        queue=256,
-    )
-    try:
-        start_service(settings, host="127.0.0.1", port=options.port)
-        yield f"http://127.0.0.1:{options.port}"
-    finally:
-        stop_service()
+    url = f"http://127.0.0.1:{options.port}"
+    flags = {
+        "--port": options.port,
+        "--model": options.model,
+        "--weights": options.weights,
+        "--image-size": options.image_size,
+        "--batch": batch,
+        "--batch-wait-ms": options.batch_wait_ms,
+        "--replicas": options.replicas,
+        "--queue": 256,
+    }
+    command = [sys.executable, "-c", "from clipspect.cli import main; main()", "serve"]
+    command += [str(word) for flag in flags.items() if flag[1] is not None for word in flag]
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        try:
+            _wait_until_ready(url, running, Path(log.name))
+            yield url
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
+
+
+def _wait_until_ready(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and running.poll() is None:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise SystemExit(f"the service did not start:\n{log.read_text()[-2000:]}")
 
 
 def main() -> None:
@@ -170,29 +208,22 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="pixels of the photographs sent")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=200, help="for each number of clients")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16])
     parser.add_argument("--batch-wait-ms", type=float, default=10)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warm_up = 2 * max(options.clients)
-    photographs = Photographs(warm_up + options.requests * len(options.clients), options.side)
-    with service(options) as url:
-        ask(url, photographs, max(options.clients), warm_up, options.method)
-        loads = [ask(url, photographs, n, options.requests, options.method) for n in options.clients]
-    print("| clients | requests/s | median | p99 | scored together | answered | refused | lost | foreign |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for load in loads:
-        print(
-            f"| {load.clients} | {load.per_second:.1f} | {load.median_ms:.0f} ms | {load.p99_ms:.0f} ms"
-            f" | {load.batched:.1f} | {load.answered} | {load.refused} | {load.lost} | {load.foreign} |"
+    loads: list[Load] = []
+    for batch in options.batch:
+        waiting = iter(
+            messages(warm_up + options.requests * len(options.clients), options.side, options.method)
         )
-    for load in loads:
-        if load.scored != load.answered:
-            print(f"{load.clients} clients: {load.scored} photographs scored for {load.answered} answers")
-    print(
-        f"{loads[-1].clients} clients: {loads[-1].per_second / loads[0].per_second:.2f} × of {loads[0].clients}"
-    )
+        with service(options, batch) as url:
+            ask(url, list(itertools.islice(waiting, warm_up)), max(options.clients), batch)
+            for clients in options.clients:
+                loads.append(ask(url, list(itertools.islice(waiting, options.requests)), clients, batch))
+    report(loads)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         settings = {key: str(value) for key, value in vars(options).items()}
@@ -202,6 +233,29 @@ def main() -> None:
             "loads": [asdict(load) for load in loads],
         }
         options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+
+def report(loads: list[Load]) -> None:
+    """Print the table, and what batching gave."""
+    print(
+        "| `--batch` | clients | requests/s | median | p99 | scored together | answered | refused, lost, foreign |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for load in loads:
+        print(
+            f"| {load.batch} | {load.clients} | {load.per_second:.1f} | {load.median_ms:.0f} ms | {load.p99_ms:.0f} ms"
+            f" | {load.batched:.1f} | {load.answered} | {load.refused}, {load.lost}, {load.foreign} |"
+        )
+    for load in loads:
+        if load.scored != load.answered:
+            print(f"{load.clients} clients: {load.scored} photographs scored for {load.answered} answers")
+    for first in loads:
+        for other in loads:
+            if first.batch == other.batch and first.clients == 1 < other.clients:
+                ratio = other.per_second / first.per_second
+                print(
+                    f"--batch {first.batch}: {other.clients} clients get {ratio:.2f} × the throughput of one"
+                )
 
 
 if __name__ == "__main__":
