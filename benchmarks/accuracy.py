@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clipspect
+from clipspect.backbones.presets import PRESETS
 from clipspect.evaluation.datasets import load_categories
 from clipspect.evaluation.provenance import provenance
 from clipspect.evaluation.samples import Category, Sample
@@ -31,6 +32,7 @@ from clipspect.training.demo_photos import photograph
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
 
 GOOD = "good"
+START, END = "<!-- figures: benchmarks/accuracy.py -->", "<!-- end of figures -->"
 _RENDERED_SEED = 20_240
 _RENDERED_SIDE = 256
 
@@ -134,9 +136,10 @@ def measure(
     data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None
 ) -> Iterator[Row]:
     """Score every photograph once with all methods, then one row a method and defect class."""
+    model, own = (weights, None) if weights in PRESETS else ("tiny", weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        detector = clipspect.load(list(methods), model="tiny", weights=weights, image_size=image_size)
+        detector = clipspect.load(list(methods), model=model, weights=own, image_size=image_size)
     kinds = sorted({s.kind for category in data.categories for s in category.samples} - {GOOD})
     tallies = {name: {kind: Tally("photo") for kind in ("all", *kinds)} for name in methods}
     for category in data.categories:
@@ -176,6 +179,23 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{made}\n"
 
 
+def compact(rows: Sequence[Row]) -> str:
+    """A line a data set, kind of defect and method, a column for each of the weights: three figures a cell."""
+    weights = list(dict.fromkeys(row.weights for row in rows))
+    lines = [f"| data | defect | method | {' | '.join(weights)} |", "|---|---|---|" + "---|" * len(weights)]
+    cells = {(row.data, row.defect, row.method, row.weights): row for row in rows}
+    for data, defect, method in dict.fromkeys(key[:3] for key in cells):
+        found = [cells.get((data, defect, method, one)) for one in weights]
+        shown = [
+            " / ".join(_figure(v).replace("0.", ".", 1) for v in (r.pixel_auroc, r.aupro, r.image_auroc))
+            if r
+            else ""
+            for r in found
+        ]
+        lines.append(f"| {data} | {defect} | `{method}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def _figure(value: float | None) -> str:
     return "—" if value is None else f"{value:.3f}"
 
@@ -189,8 +209,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for accuracy.json and accuracy.md")
     parser.add_argument("--methods", nargs="+", default=["anoclip", "dual-image"])
     parser.add_argument(
-        "--weights", nargs="+", default=["trained", "random"], help="trained, random, or a file"
+        "--weights",
+        nargs="+",
+        default=["trained", "random"],
+        help="trained, random, a file, or another model's name",
     )
+    parser.add_argument("--page", type=Path, help="a page whose table between the marks is replaced")
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--rendered", type=int, default=240, help="held-out scenes to render")
     arguments = parser.parse_args()
@@ -220,6 +244,12 @@ def main() -> None:
     table = {"about": about, "rows": [asdict(row) for row in rows]}
     (arguments.out / "accuracy.json").write_text(json.dumps(table, indent=2) + "\n")
     (arguments.out / "accuracy.md").write_text(markdown(rows, about))
+    if arguments.page:
+        made = ", ".join(f"{key}: {value}" for key, value in about.items())
+        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
+        after = rest.partition(END)[2]
+        table = f"{START}\n\n{compact(rows)}\n\n{made}\n\n{END}"
+        arguments.page.write_text(before + table + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
