@@ -26,6 +26,7 @@ from clipspect.images.intake import Entry, Templates, batches, read_entries, sou
 from clipspect.images.photograph import Reader, Source
 from clipspect.images.prefetch import prefetch
 from clipspect.methods.base import Method, Scene, Scores
+from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.prompts import Wording, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 from clipspect.runtimes.agreement import Agreement
@@ -426,7 +427,9 @@ class Detector:
         self, entry: Entry, method: Method, scores: Scores | None, run: Run, seconds: float
     ) -> Detection:
         photograph = entry.photograph
-        warnings = ("random weights: a control, not a result",) if self.backbone.is_random else ()
+        warnings: tuple[str, ...] = ("random weights: a control, not a result",) * self.backbone.is_random
+        if method.accepts_references and photograph and entry.template:
+            warnings += (ONLY_ITSELF,) if photograph.content_hash == entry.template.content_hash else ()
         common: dict[str, Any] = {
             "path": entry.name,
             "content_hash": photograph.content_hash if photograph else entry.content_hash,

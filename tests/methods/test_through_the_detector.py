@@ -67,3 +67,13 @@ def test_a_setting_that_no_method_of_a_comparison_has_is_refused(small_model):
         clipspect.load(["anoclip", "mutual"], str(small_model), device="cpu", settings={"epocs": "3"})
     shared = clipspect.load(["anoclip", "mutual"], str(small_model), device="cpu", settings={"lowest": "0.5"})
     assert [m.settings().get("lowest") for m in shared.methods] == [None, 0.5]
+
+
+def test_a_copy_of_a_photograph_as_its_own_template_is_told_in_its_row(counted, plates, tmp_path):
+    paths = sorted(plates.rglob("*.png"))[:3]
+    templates = dict(zip(paths, [paths[1], tmp_path / "copy.png", paths[0]], strict=True))
+    (tmp_path / "copy.png").write_bytes(paths[1].read_bytes())
+    detector, _ = counted(["dual-image", "anoclip"])
+    found = list(detector.stream(paths, object="plate", templates=templates.__getitem__))
+    told = [any("only reference is the photograph itself" in w for w in d.warnings) for d in found]
+    assert told == [False, False, True, False, False, False]
