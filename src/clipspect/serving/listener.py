@@ -24,6 +24,8 @@ class Listener:
             app,
             host=host,
             port=port,
+            http="h11",  # bounds what a request's head may hold, which the faster parser does not
+            ws="none",
             lifespan="off",
             log_config=None,  # the service logs its requests itself, without what strangers send
             access_log=False,
