@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -16,7 +17,9 @@ pytest.importorskip("ray", reason="the service's extra is not installed")
 
 import httpx
 
-from clipspect.serving.deployment import build
+from clipspect.serving.answers import Answer
+from clipspect.serving.deployment import RayBackend, build
+from clipspect.serving.engine import Inquiry
 from clipspect.serving.run import RAY_ENVIRONMENT, stop_service
 from clipspect.serving.settings import ServiceSettings
 
@@ -65,6 +68,45 @@ def test_a_gateway_behind_rays_proxies_answers_and_refuses_alike(address):
             assert response.status_code == status
             assert set(response.json()["error"]) == {"code", "message", "retryable", "details"}
         assert 'path="/v1/detect",status="200"} 16.0' in client.get("/metrics").text
+
+
+def test_a_call_nobody_waits_for_is_cancelled_on_its_replica():
+    class Call:
+        def __init__(self) -> None:
+            self.answer = asyncio.get_running_loop().create_future()
+            self.cancelled = False
+
+        def __await__(self):
+            return self.answer.__await__()
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    class Replicas:
+        """A handle as Ray gives it."""
+
+        def __init__(self) -> None:
+            self.calls: list[Call] = []
+            self.detect = self
+
+        def remote(self, *_: object) -> Call:
+            self.calls.append(Call())
+            return self.calls[-1]
+
+    async def scenario() -> list[bool]:
+        replicas = Replicas()
+        backend = RayBackend(replicas, ServiceSettings())
+        inquiry = Inquiry((photo(1),), "plate", ("anoclip",), "tiny")
+        asking = [asyncio.create_task(backend.detect(inquiry, frozenset(), 60)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        asking[0].cancel()
+        await asyncio.wait(asking[:1])
+        replicas.calls[1].answer.set_result([Answer("w", [], 1, 0.0)])
+        assert (await asking[1]).weights == "w"
+        await asyncio.sleep(0.01)
+        return [call.cancelled for call in replicas.calls]
+
+    assert asyncio.run(scenario()) == [True, False]
 
 
 def test_the_cluster_config_is_one_ray_and_the_service_understand():

@@ -137,8 +137,12 @@ class RayBackend:
         return found
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
+        call = getattr(self._inspector, method).remote(*arguments)
         try:
-            return await getattr(self._inspector, method).remote(*arguments)
+            return await call
+        except asyncio.CancelledError:
+            call.cancel()  # no longer waiting does not yet stop the replica
+            raise
         except BackPressureError:
             raise RefusalError(429, "too_many_requests", "too many requests are waiting already") from None
         except (RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError):
