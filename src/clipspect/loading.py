@@ -49,7 +49,7 @@ def load(
         settings: settings of the named method, field → value; a setting several methods share goes to each.
         image_size: input side in pixels, a multiple of the backbone's patch; None = the preset's own.
         device: "auto", "cpu", "cuda", …
-        precision: "fp32", or "bf16" or "fp16" in the products of both towers, which is measured against fp32 on first
+        precision: "fp32", or "bf16", "fp16" or "int8" in the towers' products, which is measured against fp32 on first
             use and refused below a rank correlation of 0.999; "auto" for the fastest that is not.
         aspect: "squash" to a square as the papers do, or "pad".
         interpolation: "bicubic" or "bilinear".

@@ -7,11 +7,15 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch.nn import functional as F
 
 import clipspect
+from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.int8 import Int8Product
 from clipspect.backbones.open_clip import Backbone, load_backbone
 from clipspect.cli import main
 from clipspect.demo import DEMO_PHOTOS
@@ -19,6 +23,7 @@ from clipspect.errors import UsageError
 from clipspect.runtimes import precision
 from clipspect.runtimes.agreement import Agreement, compare_maps, rank_correlation
 from clipspect.runtimes.precision import Measured, choose, measure_precisions, settle_precision
+from small_models import ARCHITECTURES, normalised_images
 
 GOOD, BAD = Agreement(1e-4, 0.9999, 1e-4), Agreement(1e-2, 0.99, 1e-4)
 
@@ -105,11 +110,66 @@ def test_maps_that_disagree_stop_a_named_precision_and_turn_auto_to_float32(monk
     assert settle_precision(backbone, "auto") == (backbone, None)
 
 
-def test_int8_names_the_command_that_has_it_and_the_command_line_reports_agreement(
-    tmp_path, monkeypatch, capsys
-):
-    with pytest.raises(UsageError, match="clipspect export --precision int8"):
-        clipspect.load(precision="int8")
+@pytest.mark.parametrize("name", ["vit", "quick-gelu-vit"])
+def test_int8_is_the_same_network_rounded_and_an_image_does_not_see_its_batch(name):
+    torch.manual_seed(3)
+    model = open_clip.CLIP(**ARCHITECTURES[name])
+    exact = Backbone(model, None, name=name, weights="test")
+    rough = exact.with_precision("int8")
+    everything = FeatureRequest(frozenset([-1]), frozenset([-1]), windows=frozenset([2]))
+    images = normalised_images(3, 96)
+    images[1] *= 9  # another range, which must not be its neighbours'
+    mine, theirs = rough.encode(images, everything), exact.encode(images, everything)
+    for one, other in (
+        (mine.image, theirs.image),
+        (mine.values(-1), theirs.values(-1)),
+        (mine.ordinary(-1), theirs.ordinary(-1)),
+        (mine.windows[2], theirs.windows[2]),
+    ):
+        likeness = F.cosine_similarity(one, other, dim=-1)
+        assert likeness.min() > 0.998
+        assert likeness.min() < 1 - 1e-6
+    alone = rough.encode(images[:1], everything)
+    torch.testing.assert_close(alone.values(-1), mine.values(-1)[:1], atol=2e-3, rtol=0)
+    assert rough.fingerprint not in (exact.fingerprint, exact.with_precision("bf16").fingerprint)
+
+
+def test_int8_weights_are_within_half_a_step_of_the_exact_ones():
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(7, 32), torch.randn(7), torch.randn(5, 32)
+    product = Int8Product(weight, bias)
+    step = product.scale[:, None]
+    assert ((product.weight * step - weight).abs() <= step * 0.5001).all()
+    assert torch.equal(step[:, 0], weight.abs().amax(1) / 127)
+    with torch.inference_mode():
+        found = product(x)
+    torch.testing.assert_close(found, F.linear(x, weight, bias), atol=0.25, rtol=0)
+    assert not torch.equal(found, F.linear(x, weight, bias))
+
+
+def test_int8_without_a_vision_transformer_is_refused_and_auto_leaves_it_out(monkeypatch):
+    resnet = Backbone(open_clip.CLIP(**ARCHITECTURES["resnet"]), None, name="resnet", weights="test")
+    with pytest.raises(UsageError, match="int8 is for vision transformers"):
+        resnet.with_precision("int8")
+    asked = []
+    monkeypatch.setattr(precision, "fast_precisions", lambda device: ["bf16", "int8"])
+    monkeypatch.setattr(
+        precision,
+        "measure_precisions",
+        lambda backbone, names: asked.append(list(names)) or {"fp32": Measured(1, Agreement(0, 1, 0))},
+    )
+    assert settle_precision(resnet, "auto") == (resnet, None)
+    assert asked == [["bf16"]]
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8"])
+def test_a_named_precision_is_used_where_it_agrees(name):
+    detector = clipspect.load(precision=name)
+    assert detector.backbone.precision == detector.settings()["precision"] == name
+    assert 0.999 < detector.agreement.rank_correlation < 1
+
+
+def test_the_command_line_reports_agreement(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     photograph = str(sorted(DEMO_PHOTOS.glob("*hole*"))[0])
     words = [

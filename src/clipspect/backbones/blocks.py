@@ -32,25 +32,35 @@ def is_standard(block: Any) -> bool:
     return isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
 
 
-def project_heads(block: Any, x: Tensor, *, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def fast_bf16() -> bool:
+    """Whether oneDNN has bfloat16 products here: AVX512-BF16 or AMX on x86, BF16 on Arm."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def project_heads(
+    block: Any, x: Tensor, *, queries: int | None = None, int8: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a block.
 
     Args:
         block: an open_clip ``ResidualAttentionBlock``.
         x: (B, N, C) residual stream.
         queries: of how many of the first tokens queries are wanted; None = of all, in one product.
+        int8: whether that one product runs in int8, on a block that has it.
 
     Returns:
         q (B, heads, queries or N, d), k and v (B, heads, N, d).
     """
     attention = block.attn
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    normed = block.ln_1(x).to(weight.dtype)
+    normed = block.ln_1(x)
     parts: Sequence[Tensor]
     if queries is None:
-        parts = F.linear(normed, weight, bias).chunk(3, dim=-1)
+        dtype = weight.dtype
+        joint = block.int8.project(normed, dtype) if int8 else F.linear(normed.to(dtype), weight, bias)
+        parts = joint.chunk(3, dim=-1)
     else:
-        width = x.shape[-1]
+        width, normed = x.shape[-1], normed.to(weight.dtype)
         first = F.linear(normed[:, :queries], weight[:width], bias[:width])
         parts = (first, *F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
     q, k, v = (split_heads(part, attention.num_heads) for part in parts)
@@ -65,9 +75,11 @@ def attention_gain(block: Any, attended: Tensor) -> Tensor:
     return gain
 
 
-def mlp_gain(block: Any, x: Tensor) -> Tensor:
+def mlp_gain(block: Any, x: Tensor, *, int8: bool = False) -> Tensor:
     """What the block's perceptron adds to the (B, N, C) stream."""
-    gain: Tensor = block.ls_2(block.mlp(block.ln_2(x).to(block.attn.in_proj_weight.dtype)))
+    normed = block.ln_2(x)
+    gained = block.int8.perceptron(normed) if int8 else block.mlp(normed.to(block.attn.in_proj_weight.dtype))
+    gain: Tensor = block.ls_2(gained)
     return gain
 
 

@@ -6,23 +6,25 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.blocks import cast_products, is_standard, run_block
+from clipspect.backbones.blocks import cast_products, fast_bf16, is_standard, run_block
 from clipspect.backbones.checkpoints import RANDOM, build_model
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.int8 import add_int8
 from clipspect.backbones.plain_clip import LateTokenizer, PlainVision
 from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
 from clipspect.backbones.value_attention import Tokens, check_vit, encode_resnet, encode_vit, encode_windows
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PRECISIONS = get_args(Precision)
 _SENTENCES_PER_PASS = 128
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -44,7 +46,8 @@ class Backbone:
         """Wrap a model; :func:`load_backbone` is the usual way.
 
         Raises:
-            UsageError: a vision tower the V-V path is not defined for, or a size its patches do not divide.
+            UsageError: a vision tower the V-V path is not defined for, a size its patches do not divide, or int8 where
+                there is none.
         """
         visual: Any = model.visual
         self.is_vit = _is_vit(visual, name)
@@ -66,8 +69,14 @@ class Backbone:
         std = preprocess.get("std") or getattr(visual, "image_std", None)
         self.mean: tuple[float, ...] = tuple(mean or _OPENAI_MEAN)
         self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
-        self._dtype = _DTYPES[precision]
+        # Beside the products in int8: what this machine is fastest at without losing more.
+        others: Precision = "bf16" if fast_bf16() else "fp32"
+        self._dtype = _DTYPES[others if precision == "int8" else precision]
         towers: Any = model.eval().requires_grad_(False).to(self.device)
+        if precision == "int8":
+            if not self.is_vit or self.device.type != "cpu":
+                raise UsageError("int8 is for vision transformers on a processor; use fp32, bf16 or fp16")
+            add_int8(visual.transformer)
         if self.is_vit:
             cast_products(visual, self._dtype)
         else:
@@ -271,8 +280,8 @@ def load_backbone(
         UsageError: unknown name or impossible setting.
         WeightsError: weights that are not here or not readable; the message says which file and how to pass it.
     """
-    if precision not in _DTYPES:
-        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(_DTYPES)}")
+    if precision not in _PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(_PRECISIONS)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -144,13 +144,14 @@ def encode_vit(
         if number == start_block + 1:
             stream = x
         queries = 1 if number == depth and cls_only else None
-        q, k, v = project_heads(block, x, queries=queries)
+        int8 = hasattr(block, "int8")
+        q, k, v = project_heads(block, x, queries=queries, int8=int8)
         if start_block < number <= last_value:
             stream = stream + attention_gain(block, attend(v, v, v))
             if number in value_blocks:
                 value[number] = project(stream[:, 1:])
         x = x[:, :queries] + attention_gain(block, attend(q, k, v))
-        x = x + mlp_gain(block, x)
+        x = x + mlp_gain(block, x, int8=int8 and queries is None)
         if number in ordinary_blocks:
             ordinary[number] = project(x[:, 1:])
 

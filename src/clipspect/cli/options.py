@@ -92,7 +92,7 @@ PrecisionOption = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fp32; bf16 or fp16, held against fp32 first; auto = the fastest whose maps agree.",
+        help="fp32; bf16, fp16 or int8, held against fp32 first; auto = the fastest whose maps agree.",
         rich_help_panel=MODEL,
     ),
 ]

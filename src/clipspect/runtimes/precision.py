@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipspect.backbones.blocks import fast_bf16
 from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.int8 import fast_int8
 from clipspect.backbones.open_clip import Backbone, Precision
 from clipspect.errors import UsageError
 from clipspect.images.decode import read_image
@@ -31,7 +33,7 @@ from clipspect.methods.scoring import abnormal_probability, smooth
 from clipspect.prompts.anchors import cache_folder, make_anchors
 from clipspect.runtimes.agreement import Agreement, compare_maps
 
-PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 _PHOTOGRAPHS = 4
 _ROUNDS = 3
@@ -51,12 +53,7 @@ class Measured:
 
 
 def check_precision(precision: str) -> None:
-    """Raise UsageError for a precision that torch does not run here, before any weights are loaded."""
-    if precision == "int8":
-        raise UsageError(
-            "int8 runs in OpenVINO: clipspect export --precision int8 --calibrate good/ --out model.xml writes it;"
-            " here there are: " + ", ".join(get_args(PrecisionChoice))
-        )
+    """Raise UsageError for a precision there is not, before any weights are loaded."""
     if precision not in get_args(PrecisionChoice):
         raise UsageError(
             f"unknown precision {precision!r}; there are: {', '.join(get_args(PrecisionChoice))}"
@@ -78,7 +75,8 @@ def settle_precision(backbone: Backbone, wanted: PrecisionChoice) -> tuple[Backb
     """
     if wanted == "fp32":
         return backbone, None
-    found = measure_precisions(backbone, fast_precisions(backbone.device) if wanted == "auto" else (wanted,))
+    candidates = [p for p in fast_precisions(backbone.device) if backbone.is_vit or p != "int8"]
+    found = measure_precisions(backbone, candidates if wanted == "auto" else (wanted,))
     if wanted != "auto":
         found[wanted].agreement.check(f"precision {wanted} of {backbone.name} ({backbone.weights})")
         return backbone.with_precision(wanted), found[wanted].agreement
@@ -104,7 +102,8 @@ def fast_precisions(device: torch.device) -> list[Precision]:
     if device.type == "cuda":
         return ["bf16", "fp16"] if torch.cuda.is_bf16_supported() else ["fp16"]
     if device.type == "cpu":
-        return ["bf16"] if torch.backends.mkldnn.is_available() and _has_bf16() else []
+        known: dict[Precision, bool] = {"bf16": fast_bf16(), "int8": fast_int8()}
+        return [name for name, fast in known.items() if fast]
     return []
 
 
@@ -155,11 +154,6 @@ def _photographs(backbone: Backbone) -> NDArray[np.float32]:
     paths = sorted(DEMO_PHOTOS.glob("*.jpg"))[-_PHOTOGRAPHS:]  # good parts come first, defects last
     pieces = np.stack([fit.apply(read_image(path)[0]) for path in paths])
     return normalise(pieces, backbone.mean, backbone.std)
-
-
-def _has_bf16() -> bool:
-    """Whether oneDNN has bfloat16 products here: AVX512-BF16 or AMX on x86, BF16 on Arm."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _cached(backbone: Backbone, name: str) -> Path:

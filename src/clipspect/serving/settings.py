@@ -25,7 +25,8 @@ class ServiceSettings(BaseModel):
     weights: str | None = None
     image_size: int | None = None
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Named, never "auto": replicas on unlike machines would answer with unlike numbers."""
     references: Path = Path("clipspect-references")
     """Folder of kept references; on a cluster one that all nodes see."""
     limits: Limits = Limits()
