@@ -48,7 +48,7 @@ from speed_subjects import (
     synchronise,
 )
 
-WINCLIP = "anomalib WinCLIP"
+WINCLIP, OPEN_CLIP = "anomalib WinCLIP", "open_clip encode_image"
 MARKS = ("<!-- figures: benchmarks/speed.py -->", "<!-- end of figures -->")
 
 
@@ -70,19 +70,24 @@ class Row:
     ratio_vs_anoclip: float | None
     """Time over that of the anoclip pipeline in the same precision and batch."""
     ratio_vs_plain: float | None
-    """Time over that of the encoder's ordinary path alone."""
+    """Time over that of the encoder's ordinary path alone, with everything left out that nobody asked for."""
+    ratio_vs_open_clip: float | None
+    """Time over that of open_clip's own ``encode_image`` in the same precision."""
     gflops: float | None
     fraction_of_ceiling: float | None
     """Of the rate the same machine reaches in the same precision on the encoder's matrix products alone."""
+    ratio_at_ceiling: float | None
+    """``ratio_vs_winclip`` of an AnoCLIP whose encoder reached that rate and cost nothing beside it."""
 
 
 def time_model(
     model: str, threads: int, options: argparse.Namespace
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Rows of one model with one number of threads, and its anchors' times."""
+) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of one model with one number of threads, its anchors' times, and how its maps agree with float32's."""
     torch.set_num_threads(threads)
     subjects: list[Subject] = []
     anchors: list[dict[str, Any]] = []
+    agreements: list[dict[str, Any]] = []
     rival = None
     if model != "tiny" and not options.no_rival:
         rival = Rival(model, OBJECT, threads=threads, device=options.device, parity=options.parity)
@@ -94,13 +99,16 @@ def time_model(
     ):
         for precision in options.precisions:
             anchors.append(time_anchors(model, precision, threads, options.device))
+            agreed = load("anoclip", model, precision, 1, options.device).agreement
+            if agreed is not None:
+                agreements.append({"model": model, "runtime": f"torch {precision}", **asdict(agreed)})
             for batch in options.batches:
                 detector = load("anoclip", model, precision, batch, options.device)
                 subjects += [ceiling(detector.backbone, precision, batch), *encoders(detector, batch)]
-                if model != "tiny":
+                if model != "tiny" and precision != "int8":
                     subjects.append(plain_open_clip(model, precision, batch, options.device))
                 if options.runtimes and precision == "fp32" and options.device == "cpu":
-                    subjects += exported(detector, Path(scratch), batch)
+                    subjects += exported(detector, Path(scratch), batch, agreements)
             for method in options.methods:
                 slow = method in SLOW
                 detector = load(method, model, precision, 1 if slow else max(options.batches), options.device)
@@ -116,7 +124,7 @@ def time_model(
         seconds = measure(subjects, options.rounds, options.say)
     if rival is not None:
         rival.close()
-    return rows_of(model, threads, subjects, seconds), anchors
+    return rows_of(model, threads, subjects, seconds), anchors, agreements
 
 
 def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict[int, float]) -> list[Row]:
@@ -128,6 +136,7 @@ def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict
         own, key = seconds[number], (subject.precision, subject.batch)
         anoclip = taken.get(("pipeline", "anoclip", *key))
         plain = taken.get(("encoder", "ordinary path", *key))
+        theirs = taken.get(("encoder", OPEN_CLIP, *key))
         rate = subject.flops / own if subject.flops else None
         highest = next(
             (s.flops / seconds[i] for i, s in enumerate(subjects)
@@ -140,8 +149,10 @@ def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict
                 winclip / own if winclip and piped else None,
                 own / anoclip if anoclip and piped else None,
                 own / plain if plain and encoded else None,
+                own / theirs if theirs and encoded else None,
                 rate / 1e9 if rate else None,
                 rate / highest if rate and highest else None,
+                winclip * highest / subject.flops if winclip and highest and piped and subject.flops else None,
             )
         )  # fmt: skip
     return rows
@@ -205,7 +216,7 @@ def time_mutual(sizes: Sequence[int], patches: int = 225, width: int = 640) -> l
         started = time.perf_counter()
         index = PatchIndex(tokens)
         for number, image in enumerate(tokens):
-            index.lowest_mean(image, number, max(round(0.3 * (size - 1)), 1))
+            index.lowest_mean(image, (number,), max(round(0.3 * (size - 1)), 1))
         rows.append({"images": size, "exact": exact, "index": time.perf_counter() - started})
     return rows
 
@@ -228,8 +239,20 @@ def profile(model: str, precision: str, batch: int, device: str) -> list[dict[st
         for e in recorded.key_averages()
     }
     total = sum(spent.values())
-    shares = [{"operator": name, "share": s / total} for name, s in spent.items() if s > 0.01 * total]
-    return sorted(shares, key=lambda one: -one["share"])
+    listed = sorted(spent.items(), key=lambda one: -one[1])
+    return [
+        {"precision": precision, "operator": name, "share": s / total}
+        for name, s in listed
+        if s > 0.01 * total
+    ]
+
+
+def instructions() -> str:
+    """What the processor has for products below fp32, as far as the system tells."""
+    listing = Path("/proc/cpuinfo")
+    flags = set(listing.read_text(errors="replace").split()) if listing.is_file() else set()
+    wanted = ("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+    return ", ".join(flag for flag in wanted if flag in flags) or "not told"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -257,6 +280,7 @@ def page(result: dict[str, Any]) -> str:
     parts = [f"Medians of {result['rounds']} rounds in turns. {told}."]
     for title, key in (
         ("Encoders, pipelines, runtimes", "rows"),
+        ("Agreement with torch in fp32: maps and scores of AnoCLIP, worst photograph", "agreement"),
         ("Text anchors of one object, seconds", "anchors"),
         ("From the shell to a photograph's score, seconds", "startup"),
         ("Mutual scoring of N images, seconds a block", "mutual"),
@@ -274,6 +298,13 @@ def write_docs(path: Path, text: str) -> None:
     path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
+def keep(result: dict[str, Any], path: Path | None) -> None:
+    """Write what has been measured so far: a run takes many minutes."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     cores = os.cpu_count() or 1
@@ -285,7 +316,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, help="write the tables into this page, between its marks")
     parser.add_argument("--models", nargs="+", default=["ViT-B-16-plus-240", "tiny"])
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument(
+        "--precisions", nargs="+", default=["fp32", "bf16"] if cuda else ["fp32", "bf16", "int8"]
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64] if cuda else [1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[cores])
     parser.add_argument("--photographs", type=int, default=16, help="1000×1000 JPEGs in a pipeline")
@@ -305,25 +338,26 @@ def main() -> None:
     options = parse()
     options.say = lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
     result: dict[str, Any] = {
-        "provenance": provenance("python benchmarks/speed.py"),
+        "provenance": provenance("python benchmarks/speed.py") | {"instructions": instructions()},
         "rounds": options.rounds,
     }
-    result |= {"rows": [], "anchors": [], "startup": [], "mutual": [], "profile": []}
+    result |= {"rows": [], "agreement": [], "anchors": [], "startup": [], "mutual": [], "profile": []}
     for model in options.models:
         for threads in options.threads:
-            rows, anchors = time_model(model, threads, options)
+            rows, anchors, agreements = time_model(model, threads, options)
             result["rows"] += [asdict(row) for row in rows]
+            result["agreement"] += agreements
+            keep(result, options.json)
             result["anchors"] += anchors
     torch.set_num_threads(max(options.threads))
     if not options.no_startup:
         result["startup"] = time_startup(options.rounds)
+        keep(result, options.json)
     result["mutual"] = time_mutual(options.mutual)
-    fastest = options.precisions[-1]
-    result["profile"] = profile(options.models[0], fastest, max(options.batches), options.device)
+    for precision in options.precisions:
+        result["profile"] += profile(options.models[0], precision, max(options.batches), options.device)
     print("\r\033[K" + page(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep(result, options.json)
     if options.docs:
         write_docs(options.docs, page(result))
 

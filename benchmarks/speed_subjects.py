@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,14 +16,17 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
 import clipspect
 from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.int8 import Int8Product
 from clipspect.backbones.open_clip import Backbone
 from clipspect.demo import DEMO_PHOTOS
 from clipspect.detector import Detector
+from clipspect.methods import make_method
 from clipspect.results.run import run_folder
 
 OBJECT = "metal nut"
@@ -73,10 +77,24 @@ def synchronise() -> None:
 
 def load(method: str, model: str, precision: str, batch: int, device: str) -> Detector:
     """A detector with random weights of the real shapes; the offline model with its own."""
+    first = _loaded(model, precision, device)
+    return Detector(
+        first.backbone,
+        [make_method(method)],
+        first.reader,
+        first.wording,
+        batch_size=batch,
+        agreement=first.agreement,
+    )
+
+
+@cache
+def _loaded(model: str, precision: str, device: str) -> Detector:
+    """One backbone for all subjects of a model and precision: what differs is the method and the batch."""
     weights = None if model == "tiny" else "random"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return clipspect.load(method, model, weights, precision=precision, batch_size=batch, device=device)
+        return clipspect.load("anoclip", model, weights, precision=precision, device=device)
 
 
 def encoders(detector: Detector, batch: int) -> Iterator[Subject]:
@@ -96,8 +114,7 @@ def encoders(detector: Detector, batch: int) -> Iterator[Subject]:
 
 def plain_open_clip(model: str, precision: str, batch: int, device: str) -> Subject:
     """open_clip's own ``encode_image`` with all its weights cast."""
-    theirs = open_clip.create_model(model, load_weights=False, pretrained_text=False)
-    theirs = theirs.eval().to(device, DTYPES[precision])
+    theirs = _open_clip(model, precision, device)
     side = theirs.visual.image_size
     side = side if isinstance(side, int) else side[0]
     images = torch.randn(batch, 3, side, side, device=device, dtype=DTYPES[precision])
@@ -109,18 +126,30 @@ def plain_open_clip(model: str, precision: str, batch: int, device: str) -> Subj
     return Subject("encoder", "open_clip encode_image", precision, batch, batch, encode)
 
 
+@cache
+def _open_clip(model: str, precision: str, device: str) -> Any:
+    made = open_clip.create_model(model, load_weights=False, pretrained_text=False)
+    return made.eval().to(device, DTYPES[precision])
+
+
 def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
     """The four products of one block, at the encoder's own shapes, and nothing between them."""
     rows, width, inner = batch * tokens_of(backbone), *widths_of(backbone)
     shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
-    made = {"device": backbone.device, "dtype": DTYPES[precision]}
-    pairs = [(torch.randn(rows, a, **made), torch.randn(b, a, **made)) for a, b in shapes]
     operations = sum(2 * rows * a * b for a, b in shapes)
+    made = {"device": backbone.device, "dtype": DTYPES.get(precision, torch.float32)}
+    pairs = [(torch.randn(rows, a, **made), torch.randn(b, a, **made)) for a, b in shapes]
+    rounded = (
+        [Int8Product(right, torch.zeros(len(right))) for _, right in pairs] if precision == "int8" else []
+    )
 
     @torch.inference_mode()
     def multiply() -> None:
-        for left, right in pairs:
+        for left, right in pairs if not rounded else ():
             F.linear(left, right)
+        for (left, _), product in zip(pairs, rounded, strict=False):
+            for image in left.chunk(batch):  # each rounded by its own range, as the encoder does
+                product(image)
 
     return Subject("ceiling", "matrix products", precision, batch, batch, multiply, operations / batch)
 
@@ -145,14 +174,27 @@ def pipeline(detector: Detector, photographs: Path, count: int) -> Subject:
     return Subject("pipeline", method.name, detector.backbone.precision, batch, count, run, operations)
 
 
-def exported(detector: Detector, folder: Path, batch: int) -> Iterator[Subject]:
-    """The same network in ONNX Runtime and in OpenVINO (float32, bfloat16, int8), pixels in, score and map out."""
+def exported(
+    detector: Detector, folder: Path, batch: int, agreements: list[dict[str, Any]]
+) -> Iterator[Subject]:
+    """The same network in ONNX Runtime and in OpenVINO (float32, bfloat16, int8), pixels in, score and map out.
+
+    How the maps of each agree with torch's is added to ``agreements``, once a model.
+    """
     import onnxruntime
     import openvino
 
-    from clipspect.runtimes.export import export_detector, openvino_options
+    from clipspect.runtimes.export import agreement_of, export_detector, openvino_options, run_onnx
 
     side, threads = detector.backbone.image_size, torch.get_num_threads()
+    known = {row["runtime"] for row in agreements if row["model"] == detector.backbone.name}
+
+    def compare(runtime: str, precision: str, run: Callable[[NDArray[np.uint8]], Any]) -> None:
+        if f"{runtime} {precision}" not in known:
+            found = agreement_of(detector, OBJECT, run)
+            row = {"model": detector.backbone.name, "runtime": f"{runtime} {precision}", **asdict(found)}
+            agreements.append(row)
+
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -160,6 +202,7 @@ def exported(detector: Detector, folder: Path, batch: int) -> Iterator[Subject]:
     if not network.is_file():
         export_detector(detector, OBJECT, network)
     session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    compare("ONNX Runtime", "fp32", lambda images: run_onnx(network, images))
     yield Subject(
         "runtime", "ONNX Runtime", "fp32", batch, batch, lambda: session.run(None, {"image": pixels}) and None
     )
@@ -176,6 +219,12 @@ def exported(detector: Detector, folder: Path, batch: int) -> Iterator[Subject]:
 
         def infer(compiled: Any = compiled) -> None:
             compiled(pixels)
+
+        def outputs(images: NDArray[np.uint8], compiled: Any = compiled) -> Any:
+            found = compiled(images)
+            return found["score"], found["map"]
+
+        compare("OpenVINO", precision, outputs)
 
         yield Subject("runtime", "OpenVINO", precision, batch, batch, infer)
 

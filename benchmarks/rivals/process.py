@@ -22,7 +22,7 @@ def make_environment() -> Path:
     python = ENVIRONMENT / "bin" / "python"
     done = ENVIRONMENT / ".installed"
     if not done.is_file():
-        venv.create(ENVIRONMENT, with_pip=True)
+        venv.create(ENVIRONMENT, with_pip=True, symlinks=True, clear=True)
         listing = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
         own = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.strip()
         (Path(own) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")

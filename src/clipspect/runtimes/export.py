@@ -5,9 +5,10 @@ A file is written beside its place, run on photographs, compared with torch, and
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +145,7 @@ def write_int8(
         UsageError: no perceptrons (a ResNet).
     """
     openvino, nncf = _package("openvino", "openvino"), _package("nncf", "openvino")
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # else a line for each of hundreds of operations
     visual = network.network.visual
     assert isinstance(visual, nn.Module)
     wide = {part.out_features for name, part in visual.named_modules() if name.endswith("mlp.c_fc")}
@@ -198,6 +200,17 @@ def run_openvino(
 def openvino_options(precision: ExportPrecision) -> dict[str, str]:
     """What to compile a model with: left alone, OpenVINO rounds to bfloat16 wherever the processor has it."""
     return {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+
+
+def agreement_of(
+    detector: Detector,
+    object: str,
+    run: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> Agreement:
+    """How the (B,) scores and (B, S, S) maps ``run`` gives for the wheel's photographs agree with torch in float32."""
+    images = _pieces(detector, ())
+    images = images[:: max(len(images) // _COMPARED, 1)][:_COMPARED]
+    return _compare(ExportedDetector(detector, object).eval(), images, run(images))
 
 
 def _compare(
