@@ -6,6 +6,8 @@ range it has in one image, so that an image's numbers depend on no other image o
 
 from __future__ import annotations
 
+import math
+import platform
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ _STEPS = 254  # of 256: room for the rounding of the zero
 
 def has_int8() -> bool:
     """Whether torch has oneDNN's int8 products here, fast or not."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return on_x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 def fast_int8() -> bool:
@@ -46,8 +49,10 @@ class Int8Product(nn.Module):
         self._zeros = torch.zeros(len(scale), dtype=torch.int64)
 
     def forward(self, x: Tensor, dtype: torch.dtype = torch.float32, *, gelu: bool = False) -> Tensor:
-        """(N, C) float32 → (N, O) of another type, through the exact GELU where asked for."""
+        """(N, C) float32 → (N, O) of another type, through the exact GELU where asked for; NaN where x has no range."""
         low, high = (float(end) for end in x.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return x.new_full((len(x), len(self.scale)), math.nan, dtype=dtype)
         low, high = min(low, 0.0), max(high, 0.0)
         step = max((high - low) / _STEPS, 1e-12)
         zero = round(-low / step)
