@@ -254,6 +254,21 @@ def test_a_reference_stands_beside_the_result_and_chooses_a_method_that_looks_at
     page.screenshot(path=tmp_path / f"pair-{width}.png", full_page=True)
 
 
+def test_on_a_phone_the_page_moves_to_what_it_says_and_found(open_page, pictures):
+    page = open_page("phone")
+    height = WIDTHS["phone"][1]
+    upload(page, "photographs", pictures[:1])
+    page.fill("#object textarea, #object input", "plate")
+    assert page.locator("#status").bounding_box()["y"] > height
+    page.click("#inspect")
+    page.wait_for_selector("#overlay img")
+    page.wait_for_function(
+        "half => { const box = document.querySelector('#status').getBoundingClientRect();"
+        " return box.top > -20 && box.bottom < half; }",
+        arg=height / 2,
+    )
+
+
 def test_the_example_of_a_pair_fills_everything_and_is_inspected(open_page):
     page = open_page()
     page.click("#example-pair")

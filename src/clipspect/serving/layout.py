@@ -16,6 +16,12 @@ FORGET_S = 3600
 """Uploads and results of a page that was left are deleted after this time."""
 DOWNLOADS = {"overlay": "overlay", "map": "map", "csv": "table of all"}
 COMPARED = ["anoclip", "dual-image", "mutual"]
+SHOW_STATUS = """() => {
+  const status = document.querySelector("#status");
+  if (status && status.getBoundingClientRect().top > window.innerHeight / 2)
+    status.scrollIntoView({behavior: "smooth", block: "start"});
+}"""
+"""On a phone what is being done, and then found, is said below the button that was pressed, out of sight."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "minimal"}
 _QUIET: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden"}
 
@@ -135,9 +141,11 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                 lambda e=example: e, None, [files, folder, noun, method, references], **_QUIET
             )
             pressed.append(filled.success)
+        for button in (go, one, pair, many):
+            button.click(None, js=SHOW_STATUS)
         for press in pressed:
             run = press(page.inspect, asked, answered, show_progress_on=[status], **_PRIVATE)
-            run.success(page.show, shown, drawn, **_QUIET)
+            run.success(page.show, shown, drawn, **_QUIET).success(None, js=SHOW_STATUS)
         for slider in (pixel, image, opacity):
             slider.input(page.show, shown, drawn, trigger_mode="always_last", **_QUIET)
         gallery.select(_selected, None, index, **_QUIET).then(page.show, shown, drawn, **_QUIET)
