@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import warnings
 import zipfile
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.open_clip import load_backbone
+from clipspect.backbones.torchscript import read_tensors
 from clipspect.errors import UsageError, WeightsError
 from small_models import ARCHITECTURES, normalised_images
 
@@ -147,11 +151,76 @@ def test_a_pickle_that_would_run_code_is_not_opened(tmp_path):
         load_backbone(str(file))
 
 
-def test_a_torchscript_archive_is_refused_with_what_to_do_instead(tmp_path):
+def openai_archive(name: str, file: Path) -> open_clip.CLIP:
+    """A model saved as OpenAI's releases are: a traced TorchScript archive with three marks as buffers."""
+    torch.manual_seed(2)
+    model = open_clip.CLIP(**ARCHITECTURES[name]).eval()
+    # OpenAI's files hold halves
+    model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
+    model._buffers.pop("attn_mask")  # no buffer in OpenAI's, and of no use to images
+    for mark, value in {"input_resolution": 64, "context_length": 20, "vocab_size": 49408}.items():
+        vars(model).pop(mark, None)
+        model.register_buffer(mark, torch.tensor(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TracerWarning, and that TorchScript is deprecated
+        example = {"encode_image": (torch.zeros(1, 3, 64, 64),)}
+        torch.jit.save(torch.jit.trace_module(model, example, check_trace=False), file)
+    return model
+
+
+@pytest.mark.parametrize("name", ["openai-vit", "openai-resnet"])
+def test_an_openai_torchscript_archive_gives_its_weights_and_runs_none_of_its_code(
+    tmp_path, name, monkeypatch
+):
+    file = tmp_path / "openai.pt"
+    model = openai_archive(name, file)
+    monkeypatch.setattr(torch.jit, "load", None)
+    state = read_tensors(file)
+    assert state.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(state[key], value, atol=0, rtol=0)
+    backbone = load_backbone(str(file))
+    images = normalised_images(2, backbone.image_size)
+    with torch.inference_mode():
+        expected = model.encode_image(images, normalize=True)
+    torch.testing.assert_close(backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0)
+
+
+def test_an_openai_archive_or_its_state_dict_fits_a_named_architecture(tmp_path):
+    added = tmp_path / "tiny-test-openai.json"
+    added.write_text(json.dumps(ARCHITECTURES["openai-vit"]))
+    open_clip.add_model_config(added)
+    model = openai_archive("openai-vit", tmp_path / "archive.pt")
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    for file in ("archive.pt", "state.pt"):
+        backbone = load_backbone("tiny-test-openai", str(tmp_path / file))
+        images = normalised_images(2, backbone.image_size)
+        with torch.inference_mode():
+            expected = model.encode_image(images, normalize=True)
+        torch.testing.assert_close(
+            backbone.encode(images, FeatureRequest()).image, expected, atol=1e-5, rtol=0
+        )
+
+
+def test_a_torchscript_archive_that_holds_more_than_weights_is_refused(tmp_path):
+    file, marker = tmp_path / "jit.pt", tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return open, (str(marker), "w")
+
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("jit/constants.pkl", pickle.dumps(()))
+        archive.writestr("jit/data.pkl", pickle.dumps(Attack()))
+    with pytest.raises(WeightsError, match=r"TorchScript archive.*which is no weight.*safetensors"):
+        load_backbone(str(file))
+    assert not marker.exists()
+
+
+def test_a_torchscript_archive_of_something_else_says_what_is_missing(tmp_path):
     file = tmp_path / "jit.pt"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
-    assert zipfile.is_zipfile(file)
-    with pytest.raises(WeightsError, match="TorchScript archive.*safetensors"):
+    with pytest.raises(UsageError, match="does not say which architecture"):
         load_backbone(str(file))
 
 

@@ -1,6 +1,7 @@
 """From a model's name to an open_clip module with weights in it, or an error that says what to do.
 
-Weights are read as safetensors or through ``torch.load(weights_only=True)``; nothing that could run code is opened.
+Weights are read as safetensors, through ``torch.load(weights_only=True)``, or, from the TorchScript archives that
+OpenAI published, by a reader of tensors alone; nothing in a file is ever run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 
 from clipspect.backbones.plain_clip import LateTokenizer, PlainCLIP, is_plain
 from clipspect.backbones.presets import PRESETS
+from clipspect.backbones.torchscript import is_torchscript, read_tensors
 from clipspect.errors import UsageError, WeightsError
 
 RANDOM = "random"
@@ -224,21 +226,31 @@ def _read(path: Path) -> dict[str, Any]:
 
     _check_digest(path)
     try:
+        if is_torchscript(path):
+            return dict(read_tensors(path))
         return dict(load_state_dict(str(path), weights_only=True))
     except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
         raise WeightsError(_unreadable(path, error)) from error
 
 
 def _load(model: nn.Module, path: Path, what: str) -> None:
-    from open_clip.factory import load_checkpoint
+    from open_clip.factory import load_checkpoint, resize_pos_embed, resize_text_pos_embed
 
+    marked = False
     if path.suffix == ".safetensors":
         _check_safetensors(path)
     else:
-        _read(path)
+        state = _read(path)
+        marked = all(mark in state for mark in _OPENAI_MARKS)
     # The file itself is sound from here on: whatever fails now is that it belongs to another architecture.
     try:
-        load_checkpoint(model, str(path), strict=True, weights_only=True)
+        if marked or is_torchscript(path):  # OpenAI's marks are no weights of any module
+            state = {name: tensor for name, tensor in state.items() if name not in _OPENAI_MARKS}
+            resize_pos_embed(state, model)
+            resize_text_pos_embed(state, model)
+            model.load_state_dict(state, strict=True)
+        else:
+            load_checkpoint(model, str(path), strict=True, weights_only=True)
     except Exception as error:
         raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
 
@@ -268,10 +280,10 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    if "TorchScript" in str(error):
+    if is_torchscript(path):
         return (
-            f"{path} is a TorchScript archive, which can carry code and is not opened. Save its weights alone as"
-            f" safetensors or with torch.save(model.state_dict(), …) and pass that file"
+            f"{path} is a TorchScript archive, of which the weights alone are read, and it {_first_line(error)}. Save"
+            f" them as safetensors or with torch.save(model.state_dict(), …) and pass that file"
         )
     return f"{path} cannot be read as weights (truncated, or not a checkpoint): {_first_line(error)}"
 
