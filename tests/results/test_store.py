@@ -133,6 +133,16 @@ def test_settings_of_a_run_that_scored_nothing_bind_nobody(tmp_path: Path):
         assert store.manifest["settings"]["model"] == "other"
 
 
+def test_a_folder_of_a_later_version_is_refused_even_without_rows_and_gives_way_to_overwrite(tmp_path: Path):
+    ResultStore(tmp_path / "out", SETTINGS).__exit__(None, None, None)
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 99}))
+    with pytest.raises(ResultsError, match="version 99"):
+        ResultStore(tmp_path / "out", SETTINGS)
+    with ResultStore(tmp_path / "out", SETTINGS, overwrite=True) as store:
+        assert store.manifest["schema_version"] < 99
+
+
 def test_overwrite_starts_afresh_and_removes_only_results(tmp_path: Path):
     out = tmp_path / "out"
     with ResultStore(out, SETTINGS) as store:

@@ -159,8 +159,8 @@ class ResultStore:
 
     def _open_manifest(self, overwrite: bool) -> None:
         if is_results_folder(self.out):
-            before = self.manifest
-            if self.parts() and not overwrite:
+            before = None if overwrite else self.manifest
+            if before is not None and self.parts():
                 self._compare(before)
                 self._migrate()
                 return
