@@ -34,8 +34,10 @@ from clipspect.methods.visual import nearest_distances
 from rivals.process import Rival
 from speed_subjects import (
     OBJECT,
+    OPEN_CLIP,
     SLOW,
     VALUE,
+    WINCLIP,
     Subject,
     ceiling,
     encoders,
@@ -48,7 +50,6 @@ from speed_subjects import (
     synchronise,
 )
 
-WINCLIP, OPEN_CLIP = "anomalib WinCLIP", "open_clip encode_image"
 MARKS = ("<!-- figures: benchmarks/speed.py -->", "<!-- end of figures -->")
 
 
@@ -91,7 +92,15 @@ def time_model(
     rival = None
     if model != "tiny" and not options.no_rival:
         rival = Rival(model, OBJECT, threads=threads, device=options.device, parity=options.parity)
-        anchors.append({"model": model, "threads": threads, "name": WINCLIP, "cold": rival.loaded["anchors"]})
+        anchors.append(
+            {
+                "model": model,
+                "threads": threads,
+                "name": WINCLIP,
+                "cold": rival.loaded["anchors"],
+                "cached": None,
+            }
+        )
     with (
         folder_of_photographs(options.photographs) as many,
         folder_of_photographs(2) as few,
@@ -256,21 +265,19 @@ def instructions() -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown of rows with the same keys; what is not known stays empty."""
+    """Markdown of rows with the same keys, but for those no row knows."""
 
-    def cell(value: Any) -> str:
+    def cell(key: str, value: Any) -> str:
         if value is None:
             return ""
-        return (
-            f"{value:.3g}"
-            if isinstance(value, float) and abs(value) < 100
-            else f"{value:.0f}"
-            if isinstance(value, float)
-            else str(value)
-        )
+        if not isinstance(value, float):
+            return str(value)
+        if key == "rank_correlation":
+            return f"{value:.5f}"
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [keys, ["---"] * len(keys), *([cell(row.get(key)) for key in keys] for row in rows)]
+    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    lines = [keys, ["---"] * len(keys), *([cell(key, row.get(key)) for key in keys] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -278,8 +285,18 @@ def page(result: dict[str, Any]) -> str:
     """All tables as Markdown."""
     told = "; ".join(f"{key} {value}" for key, value in result["provenance"].items())
     parts = [f"Medians of {result['rounds']} rounds in turns. {told}."]
+    for title, what in (
+        ("Pipelines: files in, maps and rows out", "pipeline"),
+        ("Encoders", "encoder"),
+        ("Exported files", "runtime"),
+        ("The machine's own ceiling: the products of the encoder's shapes", "ceiling"),
+    ):
+        rows = [
+            {k: v for k, v in row.items() if k != "what"} for row in result["rows"] if row["what"] == what
+        ]
+        if rows:
+            parts.append(f"### {title}\n\n{table(rows)}")
     for title, key in (
-        ("Encoders, pipelines, runtimes", "rows"),
         ("Agreement with torch in fp32: maps and scores of AnoCLIP, worst photograph", "agreement"),
         ("Text anchors of one object, seconds", "anchors"),
         ("From the shell to a photograph's score, seconds", "startup"),
