@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +127,12 @@ def test_wrong_shapes_and_nan_are_named():
         curve.add(np.zeros((4, 5), bool), np.zeros((4, 4)), "tile.png")
     with pytest.raises(UsageError, match=r"tile\.png: 1 of 16 values are NaN"):
         curve.add(np.zeros((4, 4), bool), np.pad([[np.nan]], (0, 3)), "tile.png")
+
+
+def test_without_scikit_learn_a_benchmark_says_what_to_install_before_it_measures(tmp_path, monkeypatch):
+    from clipspect.evaluation.benchmark import run_benchmark
+
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UsageError, match=r"clipspect\[benchmark\]"):
+        run_benchmark("folder", [], [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

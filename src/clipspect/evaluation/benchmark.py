@@ -22,7 +22,7 @@ from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.evaluation.datasets import digest
 from clipspect.evaluation.entrants import Entrant, Measured
-from clipspect.evaluation.metrics import PixelCurve
+from clipspect.evaluation.metrics import PixelCurve, scikit_learn
 from clipspect.evaluation.provenance import machine, peak_memory, versions
 from clipspect.evaluation.samples import Category
 from clipspect.evaluation.tally import Figures, Resolution, Tally
@@ -85,8 +85,10 @@ def run_benchmark(
 
     Raises:
         ResultsError: the folder cannot be written, is in use, or holds results of other settings.
-        UsageError: a method that needs references and a category without normal ones beside the test split.
+        UsageError: a method that needs references and a category without normal ones beside the test split; no
+            scikit-learn.
     """
+    scikit_learn()  # missed now, not after the first category
     with results_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(out)

@@ -258,10 +258,22 @@ def _refuse_nan(scores: NDArray[np.floating], what: str) -> None:
         raise UsageError(f"{what}: {int(np.isnan(scores).sum())} of {scores.size} values are NaN")
 
 
+def scikit_learn() -> Any:
+    """scikit-learn's metrics.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise UsageError("benchmarks need scikit-learn: pip install 'clipspect[benchmark]'") from error
+    return metrics
+
+
 def _binary(defective: Array, normal: Array) -> BinaryMetrics:
     """Metrics from how many defective and normal ones have each distinct score, from the highest score down."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
-
+    library = scikit_learn()
     if not defective.sum() or not normal.sum():
         return BinaryMetrics(*[float("nan")] * 3)
     ranks = np.arange(len(normal), 0, -1)  # all that matters of a score, and finite where a score is not
@@ -269,10 +281,10 @@ def _binary(defective: Array, normal: Array) -> BinaryMetrics:
     kept = weights > 0
     labels = np.repeat([True, False], len(normal))[kept]
     data = labels, np.tile(ranks, 2)[kept]
-    precision, recall, _ = precision_recall_curve(*data, sample_weight=weights[kept])
+    precision, recall, _ = library.precision_recall_curve(*data, sample_weight=weights[kept])
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
     return BinaryMetrics(
-        float(roc_auc_score(*data, sample_weight=weights[kept])),
-        float(average_precision_score(*data, sample_weight=weights[kept])),
+        float(library.roc_auc_score(*data, sample_weight=weights[kept])),
+        float(library.average_precision_score(*data, sample_weight=weights[kept])),
         float(f1.max()),
     )
