@@ -34,6 +34,19 @@ def test_a_folder_costs_one_encoding_a_photograph(counted, plates, method, set_s
     assert all(d.error is None and np.isfinite(d.anomaly_map).all() for d in found)
 
 
+def test_a_set_is_encoded_as_many_at_once_as_the_batch_has(counted, plates):
+    detector, _ = counted("dual-image", batch_size=4, set_size=9)
+    encode, sizes = detector.backbone.encode, []
+
+    def sized(images, request):
+        sizes.append(len(images))
+        return encode(images, request)
+
+    detector.backbone.encode = sized
+    assert len(detector.detect(plates, "plate")) == 10
+    assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth photograph when its turn comes
+
+
 def test_several_methods_share_the_one_encoding(counted, plates):
     detector, seen = counted(["anoclip", "anoclip+", "dual-image", "mutual", "clip"])
     assert len(detector.detect(plates, "plate")) == 50

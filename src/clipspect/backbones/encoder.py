@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.open_clip import Backbone
-from clipspect.images.intake import Entry
+from clipspect.images.intake import Entry, batches
 from clipspect.images.transforms import normalise
 
 
@@ -70,17 +70,23 @@ class Encoder:
         templates: list[Features] = []
         seeds: list[int] = []
         slices: dict[int, slice] = {}
-        for entry in entries:
-            if entry.photograph is None:
-                continue
-            count = len(entry.photograph.pieces)
-            if seeds and len(seeds) + count > limit:
-                break
-            slices[entry.position] = slice(len(seeds), len(seeds) + count)
-            parts.append(self.encode(entry.photograph.pieces))
-            seeds += entry.photograph.seeds
-            if entry.template is not None:
-                templates.append(self.encode(entry.template.pieces).features)
+        for batch in batches(entries, self.batch_size):
+            fitting = []
+            for entry in batch:
+                if entry.photograph is None:
+                    continue
+                count = len(entry.photograph.pieces)
+                if seeds and len(seeds) + count > limit:
+                    break
+                slices[entry.position] = slice(len(seeds), len(seeds) + count)
+                seeds += entry.photograph.seeds
+                fitting.append(entry)
+            if photographs := [e.photograph.pieces for e in fitting if e.photograph]:
+                parts.append(self.encode(np.concatenate(photographs)))
+            if own := [e.template.pieces for e in fitting if e.template]:
+                templates.append(self.encode(np.concatenate(own)).features)
+            if len(fitting) < sum(e.photograph is not None for e in batch):
+                break  # the limit
         if not parts:
             return None
         return Pool(Encoded.concat(parts), seeds, slices, Features.concat(templates) if templates else None)
