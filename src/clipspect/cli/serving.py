@@ -101,7 +101,7 @@ def serve(
     batch_wait_ms: Annotated[
         float,
         typer.Option("--batch-wait-ms", min=0, help="Longest wait for others.", rich_help_panel=SCALE),
-    ] = 10,
+    ] = 2,
     queue: Annotated[
         int,
         typer.Option("--queue", min=0, help="Requests that may wait; more get 429.", rich_help_panel=SCALE),

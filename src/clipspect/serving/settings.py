@@ -38,7 +38,7 @@ class ServiceSettings(BaseModel):
     """GPUs of each replica."""
     batch: int = Field(default=16, ge=1)
     """Most requests scored together."""
-    batch_wait_ms: float = Field(default=10, ge=0)
+    batch_wait_ms: float = Field(default=2, ge=0)
     """Longest wait for a batch to fill."""
     queue: int = Field(default=64, ge=0)
     """Requests that may wait beyond those being scored; more are refused with 429."""
