@@ -26,7 +26,7 @@ def test_only_masked_pixels_change_visibly(images, kind):
     assert change[masks == 1].min() > 0.1
     share = masks.mean((2, 3))
     assert (share > 0).float().mean() > 0.9
-    assert share.max() <= 0.14
+    assert share.max() <= (0.4 if kind == "mixed" else 0.14)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,11 +38,16 @@ def test_copies_depend_on_the_images_own_seed_alone(images, kind):
     assert not torch.equal(other[1], second[1])
 
 
-def test_the_three_kinds_take_turns_when_mixed(images):
-    mixed, _ = corrupted_copies(images[:1], "mixed", 6, [5])
-    noisy = (mixed[0] - images[0]).flatten(2)
-    grey = (noisy[:, 0] - noisy[:, 1]).abs().amax(1) < 1e-6  # only noise changes all channels alike
-    assert grey.tolist() == [False, False, True] * 2
+def test_a_mixed_copy_carries_all_three_kinds_and_one_mask_of_them(images):
+    """The draws go on from kind to kind: on the same seed the first of them is the cut-paste copy, pixel by pixel."""
+    mixed, masks = (x[0] for x in corrupted_copies(images[:1], "mixed", 4, [5]))
+    first, first_mask = (x[0, 0] for x in corrupted_copies(images[:1], "cut-paste", 1, [5]))
+    assert masks.mean((1, 2)).min() > 3 * 0.01
+    beyond = (mixed[0] - first).abs().amax(0) > 0.1  # what the two later kinds changed
+    assert beyond.any()
+    assert not torch.equal(masks[0], first_mask)
+    noise = (mixed - images[0]).diff(dim=1).abs().amax(1) < 1e-5  # only noise changes all channels alike
+    assert (noise & (masks == 1)).flatten(1).any(1).all()
 
 
 def test_perlin_noise_is_smooth_and_zero_at_the_cells_corners():

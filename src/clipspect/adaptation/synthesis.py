@@ -26,7 +26,7 @@ def corrupted_copies(images: Tensor, kind: Kind, copies: int, seeds: Sequence[in
     Args:
         images: (B, 3, S, T) normalised.
         kind: "cut-paste" (a piece of the image elsewhere on it), "perlin" (a ragged region shows an enlarged,
-            re-lit piece), "noise" (a ragged region under noise), or "mixed": the three in turn.
+            re-lit piece), "noise" (a ragged region under noise), or "mixed": all three on every copy.
         copies: C of each image.
         seeds: B seeds of the images' contents.
 
@@ -37,8 +37,11 @@ def corrupted_copies(images: Tensor, kind: Kind, copies: int, seeds: Sequence[in
     kinds = tuple(_CORRUPTIONS) if kind == "mixed" else (kind,)
     for image, seed in zip(images, seeds, strict=True):
         generator = torch.Generator().manual_seed(seed % (1 << 63))
-        for copy in range(copies):
-            changed, region = _CORRUPTIONS[kinds[copy % len(kinds)]](image, generator)
+        for _ in range(copies):
+            changed, region = image, torch.zeros_like(image[0])
+            for one in kinds:
+                changed, part = _CORRUPTIONS[one](changed, generator)
+                region = torch.maximum(region, part)
             visible = (changed - image).abs().amax(0) > _VISIBLE
             pictures.append(changed)
             masks.append(region * visible)

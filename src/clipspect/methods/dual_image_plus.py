@@ -42,9 +42,9 @@ class DualImagePlus(DualImage):
     name: ClassVar[str] = "dual-image+"
 
     anomalies: Kind = "mixed"
-    """Corruption of the copies: "cut-paste", "perlin", "noise", or all three in turn."""
-    copies: int = 3
-    """Corrupted copies of each photograph; each costs one more encoding."""
+    """Corruption of a copy: "cut-paste", "perlin", "noise", or all three, each somewhere else on it."""
+    copies: int = 1
+    """Corrupted copies of each photograph; each costs one more encoding, and one can carry every kind."""
     epochs: int = 5
     """AdamW steps per photograph; 0 = Dual-Image's text at a sharper temperature."""
     learning_rate: float = 1e-4
@@ -91,9 +91,10 @@ class DualImagePlus(DualImage):
             if self.path == "value"
             else FeatureRequest(ordinary_blocks=block)
         )
-        parts = [self.text_tokens(scene.backbone.encode(part, request)) for part in copies]
+        # The first copy of every photograph, then the second: as many at once as the photographs came in.
+        parts = [self.text_tokens(scene.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
-        return torch.stack(parts), shares
+        return torch.stack(parts, dim=1), shares
 
     def adapt(
         self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, scene: Scene
