@@ -68,7 +68,7 @@ def test_the_photograph_as_its_own_only_reference_is_refused(detect, photos, nam
         detect(make_method(name), photos[:1], reference_photos=photos[:1])
 
 
-@pytest.mark.parametrize("name", ["dual-image", "mutual", "winclip+"])
+@pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual", "winclip+"])
 def test_a_photograph_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
     scores = detect(make_method(name), photos[:3], reference_photos=photos[1:2], batch=1)
     assert [len(notes) for notes in scores.notes] == [0, 1, 0]

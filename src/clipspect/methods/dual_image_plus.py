@@ -68,7 +68,10 @@ class DualImagePlus(DualImage):
         adapted = abnormal_probability(_adapt(tokens, descent.layers), scene.anchors.pair, TEMPERATURE)
         grid = (joint + adapted.reshape(joint.shape)) / 2
         grid = keep_where(descent.finite, grid, joint)
-        notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
+        notes = [
+            note if finite else (*note, DIVERGED)
+            for note, finite in zip(self.notes(features, scene), descent.finite.tolist(), strict=True)
+        ]
         return Scores(image, self.finish(grid, scene), notes)
 
     def text_tokens(self, features: Features) -> Tensor:
