@@ -12,7 +12,7 @@ import pytest
 import clipspect
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows
-from clipspect.scale.ray_engine import pack_references
+from clipspect.scale.ray_engine import RayEngine, pack_references
 from clipspect.scale.sources import LocalFolder
 from clipspect.scale.worker import FAILURE, ScoreBatch, hash_batch, output_schema, pool_name
 
@@ -110,3 +110,26 @@ def test_hashes_are_those_of_the_files_and_null_where_there_is_none(plates):
     found = hash_batch(pa.table({"name": names}), LocalFolder(plates)).to_pylist()
     digest = hashlib.sha256((plates / names[0]).read_bytes()).hexdigest()
     assert found == [{"name": names[0], "hash": digest}, {"name": names[1], "hash": None}]
+
+
+def test_what_is_lost_with_a_neighbours_worker_is_scored_in_a_pass_of_its_own(small_model, tmp_path):
+    class Unlucky(RayEngine):
+        """Every worker dies of one photograph, and takes the one that waits behind it along."""
+
+        passes = ()
+
+        def _pass(self, numbered, size):
+            names = [name for _, name in numbered]
+            self.passes = (*self.passes, (size, names))
+            lost = {"poison"} | ({"waiting"} if "poison" in names else set())
+            yield from ({"path": name, "error": None} for name in names if name not in lost)
+
+    engine = Unlucky(
+        clipspect.load("anoclip", str(small_model)), lambda: None, LocalFolder(tmp_path), "plate"
+    )
+    engine._names = ["fine", "poison", "waiting"]
+    rows = {row["path"]: row["error"] for row in engine.score(engine._names)}
+    assert rows["fine"] is None
+    assert rows["waiting"] is None
+    assert "ended without a word" in rows["poison"]
+    assert engine.passes[-2:] == ((1, ["poison"]), (1, ["waiting"]))

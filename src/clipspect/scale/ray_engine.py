@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from clipspect.detector import Detector
 
 BLOCKS = (32, 4, 1, 1)
-"""Photographs handed out at once: in the first pass, and in the passes over what was lost. One that is lost alone
-twice is what ends its worker."""
+"""Photographs handed out at once: in the first pass, and in the passes over what was lost. What is still lost then gets
+a pass of its own each, and one that is lost in that is what ends its worker."""
 HOPELESS = 100
 """Photographs of a pass without a single row, from which on the fault is not taken for theirs."""
 HASHED_AT_ONCE = 256
 LOST = (
-    "the process that scored it ended without a word, twice and alone; see the worker's log, or take it out"
+    "the process that scored it ended without a word, again and alone; see the worker's log, or take it out"
 )
 
 
@@ -119,8 +119,9 @@ class RayEngine:
             numbered = [(position, name) for position, name in numbered if name not in done]
             if not numbered:
                 return
-        for _, name in numbered:
-            yield from self._lost(name)
+        # What waits for a worker is lost with it, whoever killed it: each that is left has a pass of its own.
+        for one in numbered:
+            yield from list(self._pass([one], 1)) or self._lost(one[1])
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """Read and decoded again by the driver."""
