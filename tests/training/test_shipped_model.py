@@ -19,6 +19,8 @@ from clipspect.evaluation.metrics import pixel_metrics
 FOLDER = Path(str(resources.files("clipspect.backbones") / "tiny"))
 WEIGHTS = FOLDER / "open_clip_model.safetensors"
 DEMO = Path(str(resources.files("clipspect") / "demo"))
+FIRST_VERSION = "91f27e661b9b"
+"""How the fingerprint of the first weights begins, as printed by whoever used them."""
 
 
 def test_the_weights_are_half_precision_and_fit_the_wheel():
@@ -44,6 +46,13 @@ def test_the_card_is_about_these_weights():
     stated = re.search(r"sha256[^0-9a-f]*([0-9a-f]{64})", card)
     assert stated is not None
     assert stated[1] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+
+
+def test_the_version_on_trial_is_another_one_and_loads_by_name():
+    trial, now = (clipspect.load("anoclip", model=name) for name in ("tiny-2", "tiny"))
+    assert trial.backbone.fingerprint != now.backbone.fingerprint
+    assert now.backbone.fingerprint.startswith(FIRST_VERSION), "results made with tiny stay repeatable"
+    assert 0 < trial.detect(DEMO / "photos" / "08_crack.jpg", object="metal bracket").score < 1
 
 
 @pytest.fixture(scope="module")

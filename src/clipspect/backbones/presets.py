@@ -20,17 +20,17 @@ class Preset:
 
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-FIRST_TINY_FOLDER = Path(__file__).parent / "tiny_1"
+NEXT_TINY_FOLDER = Path(__file__).parent / "tiny_2"
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         str(TINY_FOLDER), None, 256, "ships in the wheel, works offline; trained on rendered scenes only"
     ),
-    "tiny-1": Preset(
-        str(FIRST_TINY_FOLDER),
+    "tiny-2": Preset(
+        str(NEXT_TINY_FOLDER),
         None,
         256,
-        "the offline model's first version, for results that were made with it",
+        "on trial: tiny trained on with more kinds of scenes; see the model card",
     ),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240", "laion400m_e32", 240, "the papers' backbone (AnoCLIP, Dual-Image, WinCLIP)"

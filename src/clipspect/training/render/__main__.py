@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,14 @@ def main() -> None:
     parser.add_argument("--held-out", action="store_true", help="the kinds that training never sees")
     arguments = parser.parse_args()
     world = HELD_OUT if arguments.held_out else TRAINING
+    started = time.perf_counter()
     scenes = draw_scenes(Canvas(arguments.size, arguments.seed), arguments.scenes, world)
+    seconds = time.perf_counter() - started
     contact_sheet(scenes).save(arguments.sheet)
     for start in range(0, arguments.scenes, _COLUMNS):
         pairs = zip(scenes.nouns, scenes.defects, strict=True)
         print(" | ".join(f"{noun}: {defect}" for noun, defect in list(pairs)[start : start + _COLUMNS]))
+    print(f"{arguments.scenes} scenes in {seconds:.1f} s, {arguments.scenes / seconds:.1f} a second")
 
 
 if __name__ == "__main__":
