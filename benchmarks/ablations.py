@@ -37,6 +37,7 @@ from clipspect.methods.fusion import RULES
 from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
+from pages import replace_between
 
 BATCH = 8
 START, END = "<!-- tables -->", "<!-- end of tables -->"
@@ -309,9 +310,7 @@ def main() -> None:
     (arguments.out / "ablations.md").write_text(tables)
     (arguments.out / "claims.md").write_text(claims([asdict(row) for row in rows]))
     if arguments.page:
-        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
-        after = rest.partition(END)[2]
-        arguments.page.write_text(f"{before}{START}\n\n{tables}\n{END}{after}", encoding="utf-8")
+        replace_between(arguments.page, START, END, tables.rstrip("\n"))
 
 
 if __name__ == "__main__":

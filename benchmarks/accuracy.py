@@ -30,6 +30,7 @@ from clipspect.evaluation.tally import Tally
 from clipspect.methods import make_method
 from clipspect.training.demo_photos import photograph
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
+from pages import replace_between
 
 GOOD = "good"
 START, END = "<!-- figures: benchmarks/accuracy.py -->", "<!-- end of figures -->"
@@ -246,10 +247,7 @@ def main() -> None:
     (arguments.out / "accuracy.md").write_text(markdown(rows, about))
     if arguments.page:
         made = ", ".join(f"{key}: {value}" for key, value in about.items())
-        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
-        after = rest.partition(END)[2]
-        table = f"{START}\n\n{compact(rows)}\n\n{made}\n\n{END}"
-        arguments.page.write_text(before + table + after, encoding="utf-8")
+        replace_between(arguments.page, START, END, f"{compact(rows)}\n\n{made}")
 
 
 if __name__ == "__main__":

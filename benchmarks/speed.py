@@ -31,6 +31,7 @@ from clipspect.evaluation.provenance import provenance
 from clipspect.methods import METHODS
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.visual import nearest_distances
+from pages import replace_between
 from rivals.process import Rival
 from speed_subjects import (
     OBJECT,
@@ -308,13 +309,6 @@ def page(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def write_docs(path: Path, text: str) -> None:
-    """Replace what lies between the page's two marks."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def keep(result: dict[str, Any], path: Path | None) -> None:
     """Write what has been measured so far: a run takes many minutes."""
     if path is not None:
@@ -376,7 +370,7 @@ def main() -> None:
     print("\r\033[K" + page(result))
     keep(result, options.json)
     if options.docs:
-        write_docs(options.docs, page(result))
+        replace_between(options.docs, *MARKS, page(result))
 
 
 if __name__ == "__main__":

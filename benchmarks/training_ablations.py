@@ -28,6 +28,7 @@ from clipspect.evaluation.provenance import provenance
 from clipspect.images.photograph import Reader
 from clipspect.images.transforms import Fit
 from clipspect.training.config import LossWeights, Phase, SceneSet, Stage, TrainingConfig, load_config
+from pages import replace_between
 
 START, END = "<!-- training ablations -->", "<!-- end of training ablations -->"
 SIZE = 256
@@ -169,9 +170,7 @@ def main() -> None:
     stored = {"about": about, "rows": [asdict(row) for row in rows]}
     (arguments.out / "training_ablations.json").write_text(json.dumps(stored, indent=2) + "\n")
     if arguments.page:
-        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(START)
-        after = rest.partition(END)[2]
-        arguments.page.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
+        replace_between(arguments.page, START, END, text.rstrip("\n"))
 
 
 if __name__ == "__main__":
