@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +17,13 @@ from PIL import Image
 from conftest import plate
 
 MEGABYTE = 1_000_000
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def photo(seed: int = 0, *, kind: str = "PNG", blot: bool = True, size: tuple[int, int] = (60, 80)) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.conftest import photo
+from serving.conftest import free_port, photo
 
 pytest.importorskip("ray", reason="the service's extra is not installed")
 
@@ -33,9 +32,7 @@ def address(small_model, tmp_path_factory):
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (application,) = yaml.safe_load(CONFIG.read_text())["applications"]
     own = {"models": [str(small_model)], "references": str(tmp_path_factory.mktemp("kept")), "replicas": 1}
     with pytest.MonkeyPatch.context() as patch:

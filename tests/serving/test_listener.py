@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from serving.conftest import free_port
+
 pytest.importorskip("uvicorn", reason="the service's extra is not installed")
 
 from clipspect.errors import UsageError
@@ -22,9 +24,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     listener = Listener(app, host=HOST, port=free)
     yield free
     listener.stop()

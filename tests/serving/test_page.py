@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serving.conftest import photo
+from serving.conftest import free_port, photo
 
 pytest.importorskip("gradio", reason="the page's extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -38,9 +37,7 @@ def page_engine(small_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(page_engine):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     limits = Limits(photographs=5)
     blocks = build_page(page_engine, limits)
     launch(blocks, limits, host="127.0.0.1", port=port, prevent_thread_lock=True)

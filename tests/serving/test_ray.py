@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.conftest import photo
+from serving.conftest import free_port, photo
 
 pytest.importorskip("ray", reason="the service's extra is not installed")
 
@@ -27,9 +27,7 @@ PATIENCE_S = 60
 
 @pytest.fixture(scope="module")
 def address(small_model, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = ServiceSettings(
         models=(str(small_model),),
         references=tmp_path_factory.mktemp("references"),
