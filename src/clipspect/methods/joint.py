@@ -129,9 +129,8 @@ class JointMethod(AnoCLIP):
         if known is None:
             return [()] * len(features)
 
-        def alone(
-            image: Tensor,
-        ) -> bool:  # reference by reference: most often the first one is another picture
+        def alone(image: Tensor) -> bool:
+            # Reference by reference: most often the first one is another picture.
             return not any(others_than(image, self.last_tokens(known[k : k + 1])) for k in range(len(known)))
 
         return [(ONLY_ITSELF,) if alone(image) else () for image in self.last_tokens(features)]
