@@ -113,6 +113,13 @@ def inspect(page, paths, noun: str = "plate") -> str:
     return status
 
 
+def boxes(page, *names: str) -> list[dict[str, float]]:
+    """Where elements are, all at one moment: the page may still be scrolling."""
+    return page.evaluate(
+        "names => names.map(name => document.getElementById(name).getBoundingClientRect().toJSON())", names
+    )
+
+
 def set_slider(page, name: str, value: float) -> None:
     """Move a slider and wait until the verdict speaks of the new value."""
     page.locator(f"#{name} input[type=range]").fill(f"{value:.4f}")
@@ -240,7 +247,7 @@ def test_a_reference_stands_beside_the_result_and_chooses_a_method_that_looks_at
     assert "1 photograph with dual-image" in press_and_wait(page, "inspect", "status")
     page.wait_for_selector("#overlay img")
     page.wait_for_selector("#beside img")
-    result, reference = (page.locator(f"#{name}").bounding_box() for name in ("overlay", "beside"))
+    result, reference = boxes(page, "overlay", "beside")
     if width == "desk":
         assert result["x"] + result["width"] <= reference["x"]
         assert abs(result["y"] - reference["y"]) < 10
