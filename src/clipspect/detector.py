@@ -17,12 +17,13 @@ import numpy as np
 from clipspect import __version__
 from clipspect.backbones.encoder import Encoded, Encoder, Pool, choose_pool
 from clipspect.backbones.features import Features
+from clipspect.backbones.lanes import in_lanes
 from clipspect.backbones.open_clip import Backbone
 from clipspect.backbones.references import Manifest, load_references, save_references
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ClipspectError, ImageError, UsageError
 from clipspect.images.find import find_photographs
-from clipspect.images.intake import Entry, Templates, batches, read_entries, source_name
+from clipspect.images.intake import Entry, Templates, batches, keep_entries, read_entries, source_name
 from clipspect.images.photograph import Reader, Source
 from clipspect.images.prefetch import prefetch
 from clipspect.methods.base import Method, Scene, Scores
@@ -192,6 +193,7 @@ class Detector:
         """
         sources = photographs
         pool: Iterable[Entry] = ()
+        known: dict[int, Entry] = {}  # of the pool, which is bounded: what it has read need not be read again
         if self.uses_sets:
             sources = list(photographs)
             members = [*sources, *company]
@@ -199,6 +201,7 @@ class Detector:
             pool = read_entries(
                 members, self.reader, ahead=self._ahead, templates=templates, keep=lambda i, _: i in chosen
             )
+            pool = keep_entries(pool, known, len(sources))
         run = self.begin(
             object, references=references, templates=templates is not None, pool=pool, thresholds=thresholds
         )
@@ -209,6 +212,7 @@ class Detector:
             root=root,
             templates=templates,
             keep=lambda _, s: only is None or not isinstance(s, str | Path) or only(Path(s)),
+            known=known,
         )
         yield from self.score(entries, run)
 
@@ -399,18 +403,28 @@ class Detector:
 
     def _score_batch(self, batch: Sequence[Entry], run: Run) -> tuple[dict[str, Scores], float]:
         """Scores of the batch's pieces by method, and seconds per photograph."""
-        good = [e.photograph for e in batch if e.photograph is not None]
+        good = [e for e in batch if e.photograph is not None]
+        if not good:
+            return {}, 0.0
         started = perf_counter()
+
+        def score(entries: Sequence[Entry]) -> dict[str, Scores]:
+            return self._score_entries(entries, run)
+
+        parts = in_lanes(score, good) if self.backbone.device.type == "cpu" else [score(good)]
+        scores = {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
+        return scores, (perf_counter() - started) / len(good)
+
+    def _score_entries(self, good: Sequence[Entry], run: Run) -> dict[str, Scores]:
+        encoded, own = self._encoder.encode_batch(good, run.pool)
+        templates = [e.template.pieces for e in good if e.template is not None]
+        paired = self._encoder.encode(np.concatenate(templates)).features if templates else None
+        seeds = list(chain.from_iterable(e.photograph.seeds for e in good if e.photograph))
         scores: dict[str, Scores] = {}
-        if good:
-            encoded, own = self._encoder.encode_batch(batch, run.pool)
-            templates = [e.template.pieces for e in batch if e.template is not None]
-            paired = self._encoder.encode(np.concatenate(templates)).features if templates else None
-            seeds = list(chain.from_iterable(p.seeds for p in good))
-            for method in self.methods:
-                scene = self._scene(method, run, encoded, seeds, paired, own)
-                scores[method.name] = method.score(encoded.features, scene)
-        return scores, (perf_counter() - started) / max(len(good), 1)
+        for method in self.methods:
+            scene = self._scene(method, run, encoded, seeds, paired, own)
+            scores[method.name] = method.score(encoded.features, scene)
+        return scores
 
     def _detections(
         self, batch: Sequence[Entry], scores: Mapping[str, Scores], seconds: float, run: Run

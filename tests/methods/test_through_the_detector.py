@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import clipspect
+from clipspect.images import photograph
 
 
 @pytest.fixture
@@ -90,3 +91,19 @@ def test_a_copy_of_a_photograph_as_its_own_template_is_told_in_its_row(counted, 
     found = list(detector.stream(paths, object="plate", templates=templates.__getitem__))
     told = [any("only reference is the photograph itself" in w for w in d.warnings) for d in found]
     assert told == [False, False, True, False, False, False]
+
+
+def test_the_photographs_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
+    read = []
+    decode = photograph.read_image
+    monkeypatch.setattr(
+        photograph, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
+    )
+    detector, _ = counted("dual-image")
+    found = detector.detect(plates, object="plate")
+    names = sorted(d.path.rpartition("/")[2] for d in found)
+    assert sorted(read) == names
+    small, _ = counted("mutual", set_size=3)
+    read.clear()
+    small.detect(plates, object="plate")
+    assert sorted(read) == names

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipspect.backbones.products import batched_linear
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -24,8 +26,8 @@ class Layers:
     """(B, O)."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, O), each image through its own layer: one ``bmm``."""
-        return torch.baddbmm(self.bias[:, None], tokens, self.weight.mT)
+        """(B, N, D) → (B, N, O), each image through its own layer."""
+        return batched_linear(tokens, self.weight, self.bias)
 
 
 @dataclass(frozen=True)

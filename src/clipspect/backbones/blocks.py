@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipspect.backbones.products import linear
+
 _AFFINITIES_AT_ONCE = (
     1 << 21
 )  # 4 MiB of bfloat16: the softmax between the two products finds them in the cache
@@ -57,30 +59,37 @@ def project_heads(
     parts: Sequence[Tensor]
     if queries is None:
         dtype = weight.dtype
-        joint = block.int8.project(normed, dtype) if int8 else F.linear(normed.to(dtype), weight, bias)
+        joint = block.int8.project(normed, dtype) if int8 else linear(normed.to(dtype), weight, bias)
         parts = joint.chunk(3, dim=-1)
     else:
         width, normed = x.shape[-1], normed.to(weight.dtype)
-        first = F.linear(normed[:, :queries], weight[:width], bias[:width])
-        parts = (first, *F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+        first = linear(normed[:, :queries], weight[:width], bias[:width])
+        parts = (first, *linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
     q, k, v = (split_heads(part, attention.num_heads) for part in parts)
     if _by_products(v):  # laid out once for both streams
         return q.contiguous(), k.contiguous(), v.contiguous()
     return q, k, v
 
 
-def attention_gain(block: Any, attended: Tensor) -> Tensor:
+def attention_gain(block: Any, attended: Tensor, *, int8: bool = False) -> Tensor:
     """What (B, heads, N, d) attended values add to the stream, (B, N, C)."""
-    gain: Tensor = block.ls_1(block.attn.out_proj(merge_heads(attended)))
+    merged, out = merge_heads(attended), block.attn.out_proj
+    gain: Tensor = block.ls_1(block.int8.join(merged) if int8 else linear(merged, out.weight, out.bias))
     return gain
 
 
 def mlp_gain(block: Any, x: Tensor, *, int8: bool = False) -> Tensor:
     """What the block's perceptron adds to the (B, N, C) stream."""
     normed = block.ln_2(x)
-    gained = block.int8.perceptron(normed) if int8 else block.mlp(normed.to(block.attn.in_proj_weight.dtype))
+    gained = block.int8.perceptron(normed) if int8 else _perceptron(block.mlp, normed)
     gain: Tensor = block.ls_2(gained)
     return gain
+
+
+def _perceptron(mlp: Any, normed: Tensor) -> Tensor:
+    wide, narrow = mlp.c_fc, mlp.c_proj
+    bent = mlp.gelu(linear(normed.to(wide.weight.dtype), wide.weight, wide.bias))
+    return linear(bent, narrow.weight, narrow.bias)
 
 
 def run_block(block: Any, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:

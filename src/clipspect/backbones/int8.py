@@ -49,14 +49,17 @@ class Int8Product(nn.Module):
         self._zeros = torch.zeros(len(scale), dtype=torch.int64)
 
     def forward(self, x: Tensor, dtype: torch.dtype = torch.float32, *, gelu: bool = False) -> Tensor:
-        """(N, C) float32 → (N, O) of another type, through the exact GELU where asked for; NaN where x has no range."""
+        """(N, C) of any type → (N, O) of another, through the exact GELU where asked for; NaN where x has no range."""
         low, high = (float(end) for end in x.aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             return x.new_full((len(x), len(self.scale)), math.nan, dtype=dtype)
         low, high = min(low, 0.0), max(high, 0.0)
         step = max((high - low) / _STEPS, 1e-12)
         zero = round(-low / step)
-        levels = torch.add(x.new_tensor(zero + 0.5), x, alpha=1 / step).to(torch.uint8)  # cut off: rounded
+        half_up = torch.tensor(
+            [zero + 0.5]
+        )  # with a dimension: what comes in bfloat16 is added up in float32
+        levels = torch.add(half_up, x, alpha=1 / step).to(torch.uint8)  # cut off: rounded
         activation: tuple[Any, ...] = ("gelu", [], "none") if gelu else ("none", [], "")
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             levels, step, zero, self._packed, self.scale, self._zeros, self.bias, 1.0, 0, dtype, *activation
@@ -65,9 +68,9 @@ class Int8Product(nn.Module):
 
 
 class Int8Block(nn.Module):
-    """The parts of a transformer block that run in int8: queries, keys and values, and the perceptron.
+    """The products of a transformer block's ordinary path in int8.
 
-    The output projection does not: what it gives is added to the V-V stream, and with it to the map, as it is.
+    The V-V stream's own, the output projection, is not for int8: what it gives is added to the map as it is.
     """
 
     def __init__(self, block: Any) -> None:
@@ -75,6 +78,7 @@ class Int8Block(nn.Module):
         super().__init__()
         attention, mlp = block.attn, block.mlp
         self.heads = Int8Product(attention.in_proj_weight.detach(), attention.in_proj_bias.detach())
+        self.out = Int8Product(attention.out_proj.weight.detach(), attention.out_proj.bias.detach())
         self.wide = Int8Product(mlp.c_fc.weight.detach(), mlp.c_fc.bias.detach())
         self.narrow = Int8Product(mlp.c_proj.weight.detach(), mlp.c_proj.bias.detach())
         self.gelu = mlp.gelu
@@ -83,6 +87,10 @@ class Int8Block(nn.Module):
     def project(self, normed: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, N, C) float32 → (B, N, 3·C) queries, keys and values."""
         return torch.stack([self.heads(image, dtype) for image in normed])
+
+    def join(self, merged: Tensor) -> Tensor:
+        """(B, N, C) attended values → (B, N, C) float32."""
+        return torch.stack([self.out(image) for image in merged])
 
     def perceptron(self, normed: Tensor) -> Tensor:
         """(B, N, C) float32 → (B, N, C); image by image, so that what lies between stays in the cache."""

@@ -6,18 +6,21 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.blocks import cast_products, fast_bf16, is_standard, run_block
+from clipspect.backbones.blocks import cast_products, fast_bf16
 from clipspect.backbones.checkpoints import RANDOM, build_model
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.int8 import add_int8
+from clipspect.backbones.lanes import in_lanes
 from clipspect.backbones.plain_clip import LateTokenizer, PlainVision
 from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
+from clipspect.backbones.text_tower import encode_sentences, is_standard_text
 from clipspect.backbones.value_attention import Tokens, check_vit, encode_resnet, encode_vit, encode_windows
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
@@ -25,7 +28,7 @@ from clipspect.errors import UsageError
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PRECISIONS = get_args(Precision)
-_SENTENCES_PER_PASS = 128
+_SENTENCES_PER_PASS = 512
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -81,7 +84,7 @@ class Backbone:
             cast_products(visual, self._dtype)
         else:
             visual.to(self._dtype)
-        self._own_text = _is_standard_text(towers)
+        self._own_text = is_standard_text(towers)
         if self._own_text:  # another library's text tower stays in float32
             cast_products(towers.transformer, self._dtype)
         self._model = towers
@@ -131,7 +134,6 @@ class Backbone:
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
-    @torch.inference_mode()
     def encode(self, images: Tensor, request: FeatureRequest) -> Features:
         """Encode a batch once, with everything that was asked for and nothing else.
 
@@ -142,7 +144,13 @@ class Backbone:
         Raises:
             UsageError: a block, window or view this backbone cannot give.
         """
-        return self.features(images.to(self.device), request.resolved(self.depth))
+        resolved = request.resolved(self.depth)
+
+        @torch.inference_mode()
+        def encode(part: Tensor) -> Features:
+            return self.features(part.to(self.device), resolved)
+
+        return Features.concat(in_lanes(encode, images)) if self.device.type == "cpu" else encode(images)
 
     def features(self, images: Tensor, request: FeatureRequest) -> Features:
         """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""
@@ -209,30 +217,8 @@ class Backbone:
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """(P, D) float32 text embeddings of P sentences, not normalised; in batches, without gradients."""
         tokens = self.tokenize(sentences).to(self.device)
-        # Sentences of like length together, so that little padding is encoded.
-        order = tokens.ne(0).sum(1).argsort(stable=True)
-        parts = [self._encode_tokens(part).float() for part in tokens[order].split(_SENTENCES_PER_PASS)]
-        return torch.cat(parts)[order.argsort()]
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        model = self._model
-        if not self._own_text:
-            encoded: Tensor = model.encode_text(tokens)
-            return encoded
-        # Under a causal mask nothing after the end-of-text token reaches it: cut the padding, same numbers, less work.
-        length = int(tokens.ne(0).sum(1).max())
-        tokens = tokens[:, :length]
-        x = model.token_embedding(tokens) + model.positional_embedding[:length]
-        for block in model.transformer.resblocks:
-            x = run_block(block, x, causal=True)
-        # The end-of-text token has the highest number in CLIP's vocabulary, or a number of its own in others.
-        ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
-        pooled: Tensor = model.ln_final(x)[torch.arange(len(x), device=x.device), ends.argmax(1)]
-        projection = model.text_projection
-        if projection is None:
-            return pooled
-        projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
-        return projected
+        encode = partial(encode_sentences, self._model) if self._own_text else self._model.encode_text
+        return torch.cat([encode(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
 
 
 def _is_vit(visual: nn.Module, name: str) -> bool:
@@ -245,14 +231,6 @@ def _is_vit(visual: nn.Module, name: str) -> bool:
     if not isinstance(visual, VisionTransformer | ModifiedResNet):
         raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
     return isinstance(visual, VisionTransformer)
-
-
-def _is_standard_text(model: Any) -> bool:
-    """Whether the text tower is CLIP's own causal transformer, and not one of another library."""
-    causal = getattr(model, "attn_mask", None) is not None
-    if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
-        return False
-    return all(is_standard(block) for block in model.transformer.resblocks)
 
 
 def load_backbone(

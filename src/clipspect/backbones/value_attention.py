@@ -25,6 +25,7 @@ from clipspect.backbones.blocks import (
     run_block,
     split_heads,
 )
+from clipspect.backbones.products import linear
 from clipspect.errors import UsageError
 
 
@@ -86,7 +87,7 @@ def embed_patches(visual: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]
     )  # (B, 3, H, p, W, p)
     pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, 3·p·p)
     weight = visual.conv1.weight
-    patches = F.linear(pixels.to(weight.dtype), weight.flatten(1))
+    patches = linear(pixels.to(weight.dtype), weight.flatten(1))
     cls, positions = visual.class_embedding, visual.positional_embedding
     tokens = torch.cat([cls.expand(patches.shape[0], 1, -1), patches.to(cls.dtype)], 1)
     return tokens + interpolate_positions(positions, grid, tuple(visual.grid_size)), grid
@@ -150,7 +151,7 @@ def encode_vit(
             stream = stream + attention_gain(block, attend(v, v, v))
             if number in value_blocks:
                 value[number] = project(stream[:, 1:])
-        x = x[:, :queries] + attention_gain(block, attend(q, k, v))
+        x = x[:, :queries] + attention_gain(block, attend(q, k, v), int8=int8 and queries is None)
         x = x + mlp_gain(block, x, int8=int8 and queries is None)
         if number in ordinary_blocks:
             ordinary[number] = project(x[:, 1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -51,6 +51,7 @@ def read_entries(
     root: Path | None = None,
     templates: Templates | None = None,
     keep: Callable[[int, Source], bool] | None = None,
+    known: MutableMapping[int, Entry] | None = None,
 ) -> Iterator[Entry]:
     """Entries in the order of the sources, at most ``ahead`` of them decoded and not yet taken.
 
@@ -61,7 +62,9 @@ def read_entries(
         root: names are relative to it.
         templates: gives each photograph's own reference, decoded beside it.
         keep: whether to read the source at a position; the others are passed over and keep their position.
+        known: entries by position that were read before: taken out of here instead of read again.
     """
+    known = {} if known is None else known
 
     def wanted() -> Iterator[tuple[int, Source]]:
         for position, source in enumerate(sources):
@@ -70,6 +73,8 @@ def read_entries(
 
     def load(numbered: tuple[int, Source]) -> tuple[Photograph, Photograph | None]:
         position, source = numbered
+        if (before := known.pop(position, None)) is not None and before.photograph is not None:
+            return before.photograph, before.template
         photograph = reader.read(source, source_name(source, position, root))
         if templates is None:
             return photograph, None
@@ -88,6 +93,14 @@ def read_entries(
             yield Entry(position, name, error=loaded, content_hash=hash_source(source))
         else:
             yield Entry(position, name, *loaded)
+
+
+def keep_entries(entries: Iterable[Entry], known: MutableMapping[int, Entry], count: int) -> Iterator[Entry]:
+    """The entries as they come; those of the first ``count`` positions are also kept, for :func:`read_entries`."""
+    for entry in entries:
+        if entry.position < count:
+            known[entry.position] = entry
+        yield entry
 
 
 def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -1,0 +1,73 @@
+"""Linear products by the library that is fast on this processor.
+
+torch hands float32 products to Intel's MKL, which keeps its fast kernels for Intel's own processors. On an AMD EPYC
+oneDNN, which torch brings along, reaches more than twice its rate (docs/speed.md).
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b``: (..., C) with (O, C) gives (..., O)."""
+    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    return F.linear(x, weight, bias)
+
+
+def _by_onednn() -> bool:
+    # oneDNN's own operator has no gradient and no place in an exported file.
+    return mkl_is_slow() and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+
+
+@cache
+def mkl_is_slow() -> bool:
+    """Whether float32 products are MKL's here, on a processor that is not Intel's, with oneDNN at hand.
+
+    Told by the processor's maker and not by a clock, so that a machine's numbers repeat themselves to the bit.
+    """
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    at_hand = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return on_x86 and at_hand and torch.backends.mkl.is_available() and "AuthenticAMD" in _maker()
+
+
+def _maker() -> str:
+    """What the system says of the processor: the maker's name is in it."""
+    listing = Path("/proc/cpuinfo")
+    return listing.read_text(errors="replace") if listing.is_file() else platform.processor()
+
+
+def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x Wᵀ + b`` of B independent layers: (B, N, C) with (B, O, C) and (B, O) gives (B, N, O); differentiable."""
+    if x.dtype == torch.float32 and x.device.type == "cpu" and mkl_is_slow():
+        product: Tensor = _BatchedLinear.apply(x, weight, bias)
+        return product
+    return torch.baddbmm(bias[:, None], x, weight.mT)
+
+
+class _BatchedLinear(torch.autograd.Function):
+    """The same by :func:`linear`, one image after the other: oneDNN has no product of batches that MKL would not do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.stack([linear(*image) for image in zip(x, weight, bias, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), (gradient,) = ctx.saved_tensors, gradients
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            torch.stack([linear(g, w.T) for g, w in zip(gradient, weight, strict=True)]) if to_x else None,
+            torch.stack([linear(g.T, i.T) for g, i in zip(gradient, x, strict=True)]) if to_weight else None,
+            gradient.sum(1) if to_bias else None,
+        )
