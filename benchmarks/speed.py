@@ -80,6 +80,8 @@ class Row:
     """Of the rate the same machine reaches in the same precision on the encoder's matrix products alone."""
     ratio_at_ceiling: float | None
     """``ratio_vs_winclip`` of an AnoCLIP whose encoder reached that rate and cost nothing beside it."""
+    encoder_busy: float | None
+    """Share of the time in which the pipeline's encoder had a batch to work on, median."""
 
 
 def time_model(
@@ -163,6 +165,7 @@ def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict
                 rate / 1e9 if rate else None,
                 rate / highest if rate and highest else None,
                 winclip * highest / subject.flops if winclip and highest and piped and subject.flops else None,
+                median(subject.busy[1:]) if subject.busy[1:] else None,
             )
         )  # fmt: skip
     return rows

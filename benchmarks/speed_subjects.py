@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -52,6 +52,9 @@ class Subject:
     """Runs once; returns its seconds where it measures them itself."""
     flops: float | None = None
     """Floating-point operations of the products, per photograph."""
+    busy: list[float] = field(default_factory=list)
+    """Of each run of a pipeline, the share of the time from the first batch's start to the last one's end in which a
+    batch was being encoded and scored."""
 
 
 def measure(subjects: list[Subject], rounds: int, say: Callable[[str], None]) -> dict[int, float]:
@@ -166,16 +169,31 @@ def pipeline(detector: Detector, photographs: Path, count: int) -> Subject:
     if method.needs_references:
         options["references"] = detector.encode_references(sorted(photographs.iterdir())[:1])
 
+    busy: list[float] = []
+    spans: list[tuple[float, float]] = []
+    score_batch: Any = detector._score_batch
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        scored = score_batch(*arguments)
+        spans.append((started, time.perf_counter()))
+        return scored
+
+    vars(detector)["_score_batch"] = timed
+
     def run() -> None:
+        spans.clear()
         with tempfile.TemporaryDirectory() as out:
             run_folder(
                 detector, photographs, object=OBJECT, out=Path(out), overlays="none", report=False, **options
             )
+        if method.scope == "image":  # a set is encoded before its photographs are scored
+            busy.append(sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0]))
 
     simple = method.name == "anoclip"
     batch = detector._encoder.batch_size
     operations = flops(detector.backbone, value=True) if simple else None
-    return Subject("pipeline", method.name, detector.backbone.precision, batch, count, run, operations)
+    return Subject("pipeline", method.name, detector.backbone.precision, batch, count, run, operations, busy)
 
 
 def exported(

@@ -93,7 +93,7 @@ def pil_to_pixels(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS
     elif image.has_transparency_data:
         pixels = _over_white(np.asarray(image.convert("RGBA")))
     else:
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +31,8 @@ def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
     factor = min(1.0, side / max(height, width))
     if factor == 1:
         return score_map.astype(np.float16)
-    rows = _area_weights(height, max(1, round(height * factor)))
-    columns = _area_weights(width, max(1, round(width * factor)))
-    return (rows @ score_map.astype(np.float32) @ columns.T).astype(np.float16)
+    means = _area_means(score_map, max(1, round(height * factor)))
+    return _area_means(means.T, max(1, round(width * factor))).T.astype(np.float16, order="C")
 
 
 def write_grey(file: IO[bytes], score_map: NDArray[np.float32]) -> None:
@@ -44,13 +42,16 @@ def write_grey(file: IO[bytes], score_map: NDArray[np.float32]) -> None:
     Image.fromarray((np.clip(score_map, 0, 1) * 65535 + 0.5).astype(np.uint16)).save(file, "PNG")
 
 
-@lru_cache(16)
-def _area_weights(length: int, cells: int) -> NDArray[np.float32]:
-    """(cells, length): the share of each sample in each cell's mean; cells are equal parts of the length.
+def _area_means(samples: NDArray[Any], cells: int) -> NDArray[np.float64]:
+    """(N, M) → (cells, M): means over equal parts of the first axis, which may cut through samples.
 
-    Kept, because the maps of a run have few sizes; not to be written to.
+    By running sums and not by a product of matrices: NumPy's products keep threads waiting that want the cores.
     """
+    length = len(samples)
+    sums = np.zeros((length + 1, samples.shape[1]))
+    np.cumsum(samples, axis=0, dtype=np.float64, out=sums[1:])
     edges = np.linspace(0, length, cells + 1)
-    starts = np.arange(length)
-    covered = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    return np.asarray(np.clip(covered, 0, None) * (cells / length), np.float32)
+    whole = np.minimum(edges.astype(np.intp), length - 1)
+    up_to = sums[whole] + (edges - whole)[:, None] * samples[whole]
+    means: NDArray[np.float64] = np.diff(up_to, axis=0) * (cells / length)
+    return means
