@@ -26,9 +26,9 @@ class Descent:
 
 
 def trainable(tensor: Tensor) -> Tensor:
-    """A copy autograd may keep for its backward pass, of a tensor that may come from inference mode."""
+    """What autograd may keep for its backward pass: the tensor, or its copy where it comes from inference mode."""
     with torch.inference_mode(False):
-        return tensor.detach().clone()
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def descend(
@@ -53,7 +53,7 @@ def descend(
     """
     losses = []
     with torch.inference_mode(False), torch.enable_grad():
-        parameters = [trainable(start.weight), trainable(start.bias)]
+        parameters = [start.weight.detach().clone(), start.bias.detach().clone()]
         moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
         for step in range(steps):
             leaves = [p.requires_grad_() for p in parameters]
@@ -66,8 +66,8 @@ def descend(
                 first.lerp_(gradient, 1 - _BETA1)
                 second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
                 size = learning_rate / (1 - _BETA1 ** (step + 1))
-                root = second.sqrt() / (1 - _BETA2 ** (step + 1)) ** 0.5
-                parameter.addcdiv_(first, root.add_(_EPSILON), value=-size)
+                shrink = (1 - _BETA2 ** (step + 1)) ** 0.5  # of the root; carried to the other terms, a pass less
+                parameter.addcdiv_(first, second.sqrt().add_(shrink * _EPSILON), value=-size * shrink)
     history = torch.stack(losses) if losses else parameters[0].new_zeros(0, len(start.weight))
     finite = history.isfinite().all(0)
     for parameter in parameters:

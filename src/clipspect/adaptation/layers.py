@@ -60,19 +60,20 @@ class Adapter:
 def draw_layers(seeds: Sequence[int], outputs: int, dim: int) -> Layers:
     """Initial layers as ``nn.Linear`` draws them: weight and bias uniform within ±1/√dim."""
     bound = dim**-0.5
-    weights, biases = [], []
-    for seed in seeds:
+    layers = Layers(torch.empty(len(seeds), outputs, dim), torch.empty(len(seeds), outputs))
+    for seed, weight, bias in zip(seeds, layers.weight, layers.bias, strict=True):
         generator = _generator(seed, "layer")
-        weights.append(torch.empty(outputs, dim).uniform_(-bound, bound, generator=generator))
-        biases.append(torch.empty(outputs).uniform_(-bound, bound, generator=generator))
-    return Layers(torch.stack(weights), torch.stack(biases))
+        weight.uniform_(-bound, bound, generator=generator)
+        bias.uniform_(-bound, bound, generator=generator)
+    return layers
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], deviation: float) -> Tensor:
     """(B, *shape) Gaussian noise, one generator per image."""
-    return deviation * torch.stack(
-        [torch.randn(*shape, generator=_generator(seed, "noise")) for seed in seeds]
-    )
+    noise = torch.empty(len(seeds), *shape)
+    for seed, one in zip(seeds, noise, strict=True):
+        one.normal_(0, deviation, generator=_generator(seed, "noise"))
+    return noise
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from clipspect.adaptation.descent import Descent, descend, trainable
@@ -76,9 +77,9 @@ class AnoCLIPPlus(AnoCLIP):
         tokens, noise, pair = trainable(tokens), trainable(noise), trainable(scene.anchors.pair)
 
         def loss(layers: Layers, epoch: int) -> Tensor:
-            clean = state_logits(adapter(tokens, layers), pair, self.temperature)
-            noisy = state_logits(adapter(tokens + noise[:, epoch], layers), pair, self.temperature)
-            return noise_contrast_loss(clean, noisy)
+            both = torch.cat([tokens, tokens + noise[:, epoch]], 1)  # one product for the two
+            logits = state_logits(adapter(both, layers), pair, self.temperature)
+            return noise_contrast_loss(*logits.chunk(2, 1))
 
         return descend(loss, start, self.epochs, learning_rate=self.learning_rate)
 
