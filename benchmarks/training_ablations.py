@@ -62,13 +62,14 @@ class Training:
             Phase(1.0, window=128 // self.patch, batch=16 * more, scene_sizes=(128,)),
         )
         per_shard = min(self.scenes, 256)
-        stage = Stage(self.seed, steps, (SceneSet(128, self.scenes // per_shard, per_shard),), phases)
+        stage = Stage(
+            self.seed, steps, (SceneSet(128, self.scenes // per_shard, per_shard),), phases, self.loss
+        )
         vision = {**shipped.model["vision_cfg"], "patch_size": self.patch, **self.vision}
         return replace(
             shipped,
             stages=(stage,),
             model={**shipped.model, "vision_cfg": vision},
-            loss=self.loss,
             dense_on=self.dense_on,
             leave_out=self.leave_out,
             checkpoint_every=100,

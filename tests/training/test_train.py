@@ -212,3 +212,26 @@ def test_unknown_settings_are_refused(tmp_path):
     path.write_text(TINY.read_text().replace("steps =", "stepps ="))
     with pytest.raises(UsageError, match="stepps"):
         load_config(path)
+
+
+def test_a_stage_can_keep_a_share_of_the_weights_it_began_with(small, tmp_path):
+    def ends(keep):
+        stage = replace(small.stages[0], keep=keep)
+        trainer = loop.Trainer(replace(small, stages=(stage,)))
+        began = {name: value.clone() for name, value in trainer.average.state_dict().items()}
+        loop.train(trainer, tmp_path / f"{keep}")
+        return began, trainer.average.state_dict()
+
+    (began, trained), (_, mixed) = ends(0.0), ends(0.5)
+    for name, value in mixed.items():
+        torch.testing.assert_close(value, (began[name] + trained[name]) / 2, atol=1e-6, rtol=0)
+    assert any((began[name] - trained[name]).abs().max() > 1e-3 for name in began)
+
+
+def test_what_a_stage_began_with_outlives_a_killed_run(small, tmp_path):
+    stage = replace(small.stages[0], keep=0.5)
+    trainer = loop.Trainer(replace(small, stages=(stage,)))
+    began = trainer.state()["began"]
+    other = loop.Trainer(replace(small, stages=(replace(stage, seed=8),)))
+    other.restore(copy.deepcopy(trainer.state()))
+    assert all(torch.equal(other.began[name], value) for name, value in began.items())

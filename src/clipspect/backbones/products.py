@@ -18,15 +18,17 @@ from torch.nn import functional as F
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b``: (..., C) with (O, C) gives (..., O)."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn():
+    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn(x, weight, bias):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return F.linear(x, weight, bias)
 
 
-def _by_onednn() -> bool:
+def _by_onednn(*tensors: Tensor | None) -> bool:
     # oneDNN's own operator has no gradient and no place in an exported file.
-    return mkl_is_slow() and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return False
+    return mkl_is_slow() and not torch.compiler.is_exporting()
 
 
 @cache

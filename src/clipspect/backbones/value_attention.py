@@ -136,7 +136,7 @@ def encode_vit(
 
     def project(tokens: Tensor) -> Tensor:
         out: Tensor = visual.ln_post(tokens)
-        return out if visual.proj is None else out @ visual.proj
+        return out if visual.proj is None else linear(out, visual.proj.T)
 
     x, grid = embed_patches(visual, images)
     x = visual.ln_pre(visual.patch_dropout(x))

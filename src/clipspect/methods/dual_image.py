@@ -16,7 +16,7 @@ from clipspect.methods.base import Scene, check_choice, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import nearest_distances, others_than
+from clipspect.methods.visual import each_image, nearest_distances, others_than
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class DualImage(JointMethod):
     def visual_map(self, features: Features, scene: Scene, compared: Compared | None) -> Tensor:
         """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
-        maps = []
-        for i in range(len(features)):
+
+        def compare(i: int) -> Tensor:
             kept: list[int] | slice = slice(None)
             if compared is None:
                 assert scene.paired_references is not None
@@ -76,5 +76,6 @@ class DualImage(JointMethod):
                 nearest_distances(tokens[i], others)[kept].mean(0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
-            maps.append(torch.stack(distances).mean(0))
-        return torch.stack(maps).reshape(-1, *features.grid)
+            return torch.stack(distances).mean(0)
+
+        return each_image(compare, features.image).reshape(-1, *features.grid)

@@ -18,7 +18,7 @@ from clipspect.errors import UsageError
 from clipspect.methods.base import Scene, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import nearest_distances, others_than
+from clipspect.methods.visual import each_image, nearest_distances, others_than
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Mutual(JointMethod):
     def visual_map(self, features: Features, scene: Scene, compared: Compared) -> Tensor:
         """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
         blocks = self.visual_tokens(features)
-        maps = []
-        for i in range(len(features)):
+
+        def compare(i: int) -> Tensor:
             own = self._own_places(i, _some(blocks[-1]), scene, compared)
             each = [
                 self._lowest_mean(tokens[i], own, known)
@@ -90,8 +90,9 @@ class Mutual(JointMethod):
                 index.lowest_mean(tokens[i], own, self._count(index.images - len(own)))
                 for tokens, index in zip(blocks, compared.indices, strict=False)
             ]
-            maps.append(torch.stack(each).mean(0))
-        return torch.stack(maps).reshape(-1, *features.grid)
+            return torch.stack(each).mean(0)
+
+        return each_image(compare, features.image).reshape(-1, *features.grid)
 
     def _own_places(self, i: int, marks: Tensor, scene: Scene, compared: Compared) -> list[int]:
         """Where an image itself is among those it is compared with; nowhere if nothing else is there."""

@@ -7,11 +7,16 @@ that memory is bounded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_COSINES_AT_ONCE = 1 << 24  # 64 MiB of float32
+from clipspect.backbones.lanes import in_lanes
+from clipspect.backbones.products import linear
+
+_COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32, for each lane
 ONLY_ITSELF = "its only reference is the photograph itself, so nothing visual could be compared"
 """The note of a row whose visual map is zero for want of another picture."""
 
@@ -34,10 +39,17 @@ def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
     count, length, dim = references.shape
     images_at_once = max(_COSINES_AT_ONCE // (len(tokens) * length), 1)
     nearest = [
-        (tokens @ part.reshape(-1, dim).T).reshape(len(tokens), len(part), length).amax(2).T
+        linear(tokens, part.reshape(-1, dim)).reshape(len(tokens), len(part), length).amax(2).T
         for part in torch.split(references, images_at_once)
     ]
     return ((1 - torch.cat(nearest)) / 2).clamp(0, 1) if count else tokens.new_zeros(0, len(tokens))
+
+
+def each_image(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
+    """``compare`` on the number of each of B images: (B, ...); on a processor several at a time."""
+    if images.device.type != "cpu":
+        return torch.stack([compare(i) for i in range(len(images))])
+    return torch.cat(in_lanes(lambda some: torch.stack([compare(i) for i in some]), range(len(images))))
 
 
 def others_than(image: Tensor, references: Tensor) -> list[int]:

@@ -56,6 +56,10 @@ class Stage:
     steps: int
     scenes: tuple[SceneSet, ...]
     phases: tuple[Phase, ...]
+    loss: LossWeights = field(default_factory=LossWeights)
+    keep: float = 0.0
+    """Share of the weights it began with in those it ends with: their mean with the averaged ones it trained. Halves of
+    both keep what the stage would unlearn (weight-space ensembles, Wortsman et al., arXiv 2109.01903)."""
 
     def phase(self, progress: float) -> Phase:
         """The phase at a progress in [0, 1]."""
@@ -71,7 +75,6 @@ class TrainingConfig:
     """open_clip's ``model_cfg``."""
     preprocess: dict[str, Any]
     """open_clip's ``preprocess_cfg``."""
-    loss: LossWeights = field(default_factory=LossWeights)
     dense_on: str = "value"
     """Whose patch tokens the dense and the prototype terms train: "value" (V-V) or, for an ablation, "ordinary"; the
     term ``beside`` trains the others."""
@@ -108,7 +111,6 @@ def load_config(path: Path) -> TrainingConfig:
         raise UsageError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
     try:
         table["stages"] = tuple(_stage(entry) for entry in table["stages"])
-        table["loss"] = LossWeights(**table.get("loss", {}))
         return TrainingConfig(**table)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
@@ -116,4 +118,5 @@ def load_config(path: Path) -> TrainingConfig:
 
 def _stage(entry: dict[str, Any]) -> Stage:
     phases = tuple(Phase(**{**p, "scene_sizes": tuple(p["scene_sizes"])}) for p in entry["phases"])
-    return Stage(**{**entry, "phases": phases, "scenes": tuple(SceneSet(**s) for s in entry["scenes"])})
+    scenes, loss = tuple(SceneSet(**s) for s in entry["scenes"]), LossWeights(**entry.get("loss", {}))
+    return Stage(**{**entry, "phases": phases, "scenes": scenes, "loss": loss})

@@ -64,12 +64,14 @@ class Trainer:
         self.optimisers = self._build_optimisers()
         self.step_number = 0
         self.stage, self.stage_steps, self.stage_seconds = 0, 0, 0.0
+        self.began = self._weights()
 
     def start_from(self, weights: Path) -> None:
         """Begin with the weights of a model folder's safetensors file."""
         state = {name: value.float() for name, value in load_file(weights).items()}
         self.model.load_state_dict(state)
         self.average.load_state_dict(state)
+        self.began = self._weights()
         with torch.no_grad():  # the free directions begin where the captions already are
             drawn = self.captions.draw(["part"], _GROUPS, _CAPTIONS, torch.Generator().manual_seed(0))
             sides = [self.model.encode_text(ids.flatten(0, 1).to(self.device)).mean(0) for ids in
@@ -149,13 +151,28 @@ class Trainer:
             prototypes=F.normalize(self.prototypes, dim=-1),
             scale=model.logit_scale.exp(),
         )
-        return total_loss(embeddings, targets, windows.kinds, self.config.loss)
+        return total_loss(embeddings, targets, windows.kinds, self.config.stages[self.stage].loss)
+
+    def end_stage(self) -> None:
+        """Mix in what the stage shall keep of the weights it began with, and go on to the next."""
+        keep = self.config.stages[self.stage].keep
+        if keep:
+            mixed = {name: value.lerp(self.began[name], keep) for name, value in self._weights().items()}
+            self.model.load_state_dict(mixed)
+            self.average.load_state_dict(mixed)
+        self.began = self._weights()
+        self.stage, self.stage_steps, self.stage_seconds = self.stage + 1, 0, 0.0
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of the averaged weights."""
+        return {name: value.detach().clone() for name, value in self.average.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
+            "began": self.began,
             "prototypes": self.prototypes.detach(),
             "matrices": self.optimisers.matrices.state_dict(),
             "rest": self.optimisers.rest.state_dict(),
@@ -169,6 +186,7 @@ class Trainer:
         """Take up a checkpoint: the next step is the one that would have come."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        self.began = state["began"]
         with torch.no_grad():
             self.prototypes.copy_(state["prototypes"])
         self.optimisers.matrices.load_state_dict(state["matrices"])
@@ -210,7 +228,7 @@ def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> open_clip.C
     with (out / "log.jsonl").open("a") as log:
         while trainer.stage < len(trainer.config.stages):
             _train_stage(trainer, out, 60 * minutes, log)
-            trainer.stage, trainer.stage_steps, trainer.stage_seconds = trainer.stage + 1, 0, 0.0
+            trainer.end_stage()
             _save_checkpoint(trainer, checkpoint)
     return _write_better(trainer, out)
 
