@@ -19,21 +19,21 @@ def plain_photos(count):
 def test_the_next_batch_is_encoded_while_the_consumer_holds_the_first(small_model, monkeypatch):
     detector = clipspect.load(model=str(small_model), batch_size=2)
     detector.anchors("plate")
-    encode, second = detector.backbone.encode, threading.Event()
-    calls = []
+    score, second = detector._score_batch, threading.Event()
+    batches = []
 
-    def watched(images, request):
-        calls.append(len(images))
-        if len(calls) == 2:
+    def watched(batch, run):
+        batches.append(len(batch))
+        if len(batches) == 2:
             second.set()
-        return encode(images, request)
+        return score(batch, run)
 
-    monkeypatch.setattr(detector.backbone, "encode", watched)
+    monkeypatch.setattr(detector, "_score_batch", watched)
     stream = detector.detect(iter(plain_photos(6)), object="plate")
     next(stream)
     assert second.wait(timeout=30), "the second batch waited for the consumer"
     assert sum(1 for _ in stream) == 5
-    assert calls == [2, 2, 2]
+    assert batches == [2, 2, 2]
 
 
 def test_no_more_than_two_batches_are_encoded_ahead(small_model, monkeypatch):

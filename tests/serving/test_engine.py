@@ -62,18 +62,26 @@ def test_inquiries_answered_together_get_what_each_gets_alone(engine):
 
 def test_photographs_of_one_object_are_encoded_in_common_batches(engine, monkeypatch):
     detector = engine.detector(("anoclip",), engine.models[0])
-    sizes: list[int] = []
-    encode = detector.backbone.encode
-    monkeypatch.setattr(
-        type(detector.backbone),
-        "encode",
-        lambda _, images, request: sizes.append(len(images)) or encode(images, request),
-    )
+    batches: list[int] = []
+    encoded: list[int] = []
+    score, encode = type(detector)._score_batch, type(detector.backbone).encode
+
+    def scored(self, batch, run):
+        batches.append(len(batch))
+        return score(self, batch, run)
+
+    def counted(self, images, request):
+        encoded.append(len(images))
+        return encode(self, images, request)
+
+    monkeypatch.setattr(type(detector), "_score_batch", scored)
+    monkeypatch.setattr(type(detector.backbone), "encode", counted)
     answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
-    assert sizes == [4, 4]
-    sizes.clear()
+    assert batches == [4, 4]
+    assert sum(encoded) == 8
+    encoded.clear()
     answered(engine, *(inquiry(engine, photo(number), photo(9), method="mutual") for number in range(2)))
-    assert sum(sizes) == 4, "each inquiry's own two photographs, and nobody else's"
+    assert sum(encoded) == 4, "each inquiry's own two photographs, and nobody else's"
 
 
 def test_an_error_belongs_to_its_own_inquiry(engine):
