@@ -66,9 +66,8 @@ def descend(
                 first.lerp_(gradient, 1 - _BETA1)
                 second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
                 size = learning_rate / (1 - _BETA1 ** (step + 1))
-                shrink = (
-                    1 - _BETA2 ** (step + 1)
-                ) ** 0.5  # of the root; carried to the other terms, a pass less
+                # The root's own correction is carried to the other terms: a pass less over all parameters.
+                shrink = (1 - _BETA2 ** (step + 1)) ** 0.5
                 parameter.addcdiv_(first, second.sqrt().add_(shrink * _EPSILON), value=-size * shrink)
     history = torch.stack(losses) if losses else parameters[0].new_zeros(0, len(start.weight))
     finite = history.isfinite().all(0)

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from clipspect.backbones.products import linear
 
-_AFFINITIES_AT_ONCE = (
-    1 << 20
-)  # 2 MiB of bfloat16: the softmax between the two products finds them in the cache
+_AFFINITIES_AT_ONCE = 1 << 20
+"""2 MiB of bfloat16: the softmax between the two products finds them in the cache."""
 
 
 def cast_products(module: nn.Module, dtype: torch.dtype) -> None:

@@ -56,9 +56,8 @@ class Int8Product(nn.Module):
         low, high = min(low, 0.0), max(high, 0.0)
         step = max((high - low) / _STEPS, 1e-12)
         zero = round(-low / step)
-        half_up = torch.tensor(
-            [zero + 0.5]
-        )  # with a dimension: what comes in bfloat16 is added up in float32
+        # With a dimension of its own: what comes in bfloat16 is added up in float32.
+        half_up = torch.tensor([zero + 0.5])
         levels = torch.add(half_up, x, alpha=1 / step).to(torch.uint8)  # cut off: rounded
         activation: tuple[Any, ...] = ("gelu", [], "none") if gelu else ("none", [], "")
         product: Tensor = torch.ops.onednn.qlinear_pointwise(

@@ -36,6 +36,7 @@ class _Here(threading.local):
 
 
 _here = _Here()
+_starting = threading.Lock()
 
 
 def in_lanes(work: Callable[[Part], R], batch: Part) -> list[R]:
@@ -50,7 +51,9 @@ def in_lanes(work: Callable[[Part], R], batch: Part) -> list[R]:
         return [work(batch)]
     edges = [len(batch) * lane // lanes for lane in range(lanes + 1)]
     shares: Sequence[Part] = [batch[edges[i] : edges[i + 1]] for i in range(lanes)]
-    return list(_pool(lanes, threads).map(work, shares))
+    with _starting:
+        pool = _pool(lanes, threads)
+    return list(pool.map(work, shares))
 
 
 @cache
@@ -72,4 +75,5 @@ def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

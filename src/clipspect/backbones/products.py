@@ -28,7 +28,7 @@ def _by_onednn(*tensors: Tensor | None) -> bool:
     # oneDNN's own operator has no gradient and no place in an exported file.
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return False
-    return mkl_is_slow() and not torch.compiler.is_exporting()
+    return mkl_is_slow() and not torch.compiler.is_compiling()
 
 
 @cache
