@@ -33,7 +33,7 @@ def _by_onednn(*tensors: Tensor | None) -> bool:
 
 @cache
 def mkl_is_slow() -> bool:
-    """Whether float32 products are MKL's here, on a processor that is not Intel's, with oneDNN at hand.
+    """Whether float32 products are MKL's here, on a processor of AMD's, with oneDNN at hand.
 
     Told by the processor's maker and not by a clock, so that a machine's numbers repeat themselves to the bit.
     """
