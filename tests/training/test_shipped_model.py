@@ -52,6 +52,7 @@ def test_the_version_on_trial_is_another_one_and_loads_by_name():
     trial, now = (clipspect.load("anoclip", model=name) for name in ("tiny-2", "tiny"))
     assert trial.backbone.fingerprint != now.backbone.fingerprint
     assert now.backbone.fingerprint.startswith(FIRST_VERSION), "results made with tiny stay repeatable"
+    assert clipspect.load("anoclip", model="tiny-1").backbone.fingerprint == now.backbone.fingerprint
     assert 0 < trial.detect(DEMO / "photos" / "08_crack.jpg", object="metal bracket").score < 1
 
 

@@ -26,6 +26,9 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         str(TINY_FOLDER), None, 256, "ships in the wheel, works offline; trained on rendered scenes only"
     ),
+    "tiny-1": Preset(
+        str(TINY_FOLDER), None, 256, "tiny's present weights, by a name that stays when tiny moves on"
+    ),
     "tiny-2": Preset(
         str(NEXT_TINY_FOLDER),
         None,
