@@ -411,7 +411,7 @@ class Detector:
         def score(entries: Sequence[Entry]) -> dict[str, Scores]:
             return self._score_entries(entries, run)
 
-        parts = in_lanes(score, good) if self.backbone.device.type == "cpu" else [score(good)]
+        parts = in_lanes(score, good, self.backbone.device)
         scores = {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
         return scores, (perf_counter() - started) / len(good)
 

@@ -91,10 +91,10 @@ def _perceptron(mlp: Any, normed: Tensor) -> Tensor:
     return linear(bent, narrow.weight, narrow.bias)
 
 
-def run_block(block: Any, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:
+def run_block(block: Any, x: Tensor, *, queries: int | None = None) -> Tensor:
     """(B, N, C) → (B, N, C), or (B, queries, C): the ordinary block, for the first tokens alone where that is all."""
     q, k, v = project_heads(block, x, queries=queries)
-    x = x[:, :queries] + attention_gain(block, attend(q, k, v, causal=causal))
+    x = x[:, :queries] + attention_gain(block, attend(q, k, v))
     return x + mlp_gain(block, x)
 
 

@@ -36,18 +36,20 @@ class _Here(threading.local):
 
 
 _here = _Here()
+_CPU = torch.device("cpu")
 _starting = threading.Lock()
 
 
-def in_lanes(work: Callable[[Part], R], batch: Part) -> list[R]:
+def in_lanes(work: Callable[[Part], R], batch: Part, device: torch.device = _CPU) -> list[R]:
     """``work`` on consecutive shares of a batch, as many at once as torch has threads; results in order.
 
-    A batch of one, a single thread, and work that is in a lane already are done in place. Gradient and inference mode
+    A batch of one, another device than the processor, a single thread, and work that is in a lane already are done in
+    place. Gradient and inference mode
     belong to a thread: ``work`` sets its own.
     """
     threads = torch.get_num_threads()
     lanes = min(threads, len(batch))
-    if lanes < 2 or _here.inside:
+    if lanes < 2 or device.type != "cpu" or _here.inside:
         return [work(batch)]
     edges = [len(batch) * lane // lanes for lane in range(lanes + 1)]
     shares: Sequence[Part] = [batch[edges[i] : edges[i + 1]] for i in range(lanes)]

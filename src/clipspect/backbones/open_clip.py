@@ -150,7 +150,7 @@ class Backbone:
         def encode(part: Tensor) -> Features:
             return self.features(part.to(self.device), resolved)
 
-        return Features.concat(in_lanes(encode, images)) if self.device.type == "cpu" else encode(images)
+        return Features.concat(in_lanes(encode, images, self.device))
 
     def features(self, images: Tensor, request: FeatureRequest) -> Features:
         """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""

@@ -18,17 +18,20 @@ from torch.nn import functional as F
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b``: (..., C) with (O, C) gives (..., O)."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn(x, weight, bias):
+    if _suits_onednn(x) and not _needs_torch(x, weight, bias):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return F.linear(x, weight, bias)
 
 
-def _by_onednn(*tensors: Tensor | None) -> bool:
+def _suits_onednn(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and mkl_is_slow()
+
+
+def _needs_torch(*tensors: Tensor | None) -> bool:
     # oneDNN's own operator has no gradient and no place in an exported file.
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return False
-    return mkl_is_slow() and not torch.compiler.is_compiling()
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return wanted or torch.compiler.is_compiling()
 
 
 @cache
@@ -50,7 +53,7 @@ def _maker() -> str:
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x Wᵀ + b`` of B independent layers: (B, N, C) with (B, O, C) and (B, O) gives (B, N, O); differentiable."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and mkl_is_slow():
+    if _suits_onednn(x):
         product: Tensor = _BatchedLinear.apply(x, weight, bias)
         return product
     return torch.baddbmm(bias[:, None], x, weight.mT)

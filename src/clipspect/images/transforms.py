@@ -70,9 +70,8 @@ def shrink_photo(pixels: NDArray[np.uint8], side: int = 256) -> NDArray[np.uint8
 def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(B, S, T, 3) pixels → (B, 3, S, T) float32 with a backbone's own mean and deviation, contiguous."""
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-    values = (levels - np.array(mean, np.float32)) / np.array(
-        std, np.float32
-    )  # (256, 3): every value there is
+    # (256, 3): every value there is, looked up below.
+    values = (levels - np.array(mean, np.float32)) / np.array(std, np.float32)
     scaled = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
     for channel in range(3):
         np.take(values[:, channel], images[..., channel], out=scaled[:, channel])

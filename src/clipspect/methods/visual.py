@@ -47,9 +47,8 @@ def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
 
 def each_image(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
     """``compare`` on the number of each of B images: (B, ...); on a processor several at a time."""
-    if images.device.type != "cpu":
-        return torch.stack([compare(i) for i in range(len(images))])
-    return torch.cat(in_lanes(lambda some: torch.stack([compare(i) for i in some]), range(len(images))))
+    numbers = range(len(images))
+    return torch.cat(in_lanes(lambda some: torch.stack([compare(i) for i in some]), numbers, images.device))
 
 
 def others_than(image: Tensor, references: Tensor) -> list[int]:
