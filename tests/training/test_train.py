@@ -175,6 +175,22 @@ def test_the_dense_loss_wants_defective_patches_at_the_abnormal_anchor():
     assert bad > 9
 
 
+def test_a_large_defect_weighs_no_more_than_a_small_one_where_the_stage_says_so():
+    small, large = torch.zeros(1, 64), torch.zeros(1, 64)
+    small[0, :4], large[0, :32] = 1, 1
+    missed = torch.full((1, 64), -9.0)
+
+    def loss_of_defect(targets: torch.Tensor, largest: float) -> torch.Tensor:
+        """What missing it costs, in units of all weights of the clean patches."""
+        share = dense_loss(missed, targets, largest) / 9
+        return share / (1 - share) * (1 - targets).sum()
+
+    assert loss_of_defect(small, 4) == pytest.approx(16, rel=1e-2)
+    assert loss_of_defect(large, 4) == pytest.approx(16, rel=1e-2)
+    assert loss_of_defect(large, torch.inf) == pytest.approx(128, rel=1e-2)
+    assert dense_loss(missed, torch.zeros(1, 64), 4) == dense_loss(missed, torch.zeros(1, 64))
+
+
 def test_the_comparison_wants_defective_patches_far_from_every_patch_of_the_twin():
     normal, other, odd = torch.eye(3)
     clean = torch.stack([normal, other])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -36,7 +37,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of ``losses.total_loss``."""
+    """Weights of the terms of ``losses.total_loss``, and what weighs within them."""
 
     dense: float = 1.0
     prototypes: float = 1.0
@@ -46,6 +47,8 @@ class LossWeights:
     words: float = 0.1
     captions: float = 0.2
     comparison: float = 0.5
+    largest_defect: float = math.inf
+    """Patches above which the defect of a window weighs no more in the dense terms."""
 
 
 @dataclass(frozen=True)

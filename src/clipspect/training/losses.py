@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,18 @@ def abnormal_logit(tokens: Tensor, pair: Tensor, scale: Tensor) -> Tensor:
     return scale * (tokens @ (pair[:, 1] - pair[:, 0])[..., None]).squeeze(-1)
 
 
-def dense_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of patches; defective ones, which are few, weigh up to four times as much."""
+def dense_loss(logits: Tensor, targets: Tensor, largest: float = math.inf) -> Tensor:
+    """Binary cross-entropy of patches; defective ones, which are few, weigh up to four times as much.
+
+    Args:
+        logits: (B, N).
+        targets: (B, N) in [0, 1].
+        largest: the number of patches above which a window's defect weighs no more. Otherwise large defects, which are
+            a third of all, hold most defective patches, while AUPRO counts regions.
+    """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    weight = 1 + 3 * targets
+    share = (largest / targets.sum(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
+    weight = 1 - targets + 4 * share * targets
     return (weight * loss).sum() / weight.sum()
 
 
@@ -57,7 +66,7 @@ _STEEPNESS = 24.0
 """A patch is told from its reference with even odds at this distance, and this steeply."""
 
 
-def comparison_loss(tokens: Tensor, targets: Tensor) -> Tensor:
+def comparison_loss(tokens: Tensor, targets: Tensor, largest: float = math.inf) -> Tensor:
     """Defective windows beside their clean twins, as Dual-Image compares them (arXiv 2405.04782).
 
     The distance to the nearest patch of the twin, ½ (1 − cosine), shall say which patches are defective: the
@@ -66,10 +75,11 @@ def comparison_loss(tokens: Tensor, targets: Tensor) -> Tensor:
     Args:
         tokens: (B, N, D) unit tokens, defective windows first.
         targets: (B, N) patch targets.
+        largest: see ``dense_loss``.
     """
     defective, clean = tokens.chunk(2)
     distance = 0.5 * (1 - (defective @ clean.transpose(1, 2)).amax(2))  # (B/2, N)
-    return dense_loss(_STEEPNESS * (distance - _DISTANCE), targets[: len(defective)])
+    return dense_loss(_STEEPNESS * (distance - _DISTANCE), targets[: len(defective)], largest)
 
 
 def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossWeights) -> dict[str, Tensor]:
@@ -82,7 +92,7 @@ def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossW
         weights: of the terms.
     """
     batch, half = len(e.image), len(e.image) // 2
-    prototypes = e.prototypes.expand(batch, 2, -1)
+    prototypes, largest = e.prototypes.expand(batch, 2, -1), weights.largest_defect
     image_logit = abnormal_logit(e.image[:, None], e.anchors, e.scale)[:, 0]
     shows_defect = (targets.amax(1) > 0.25).float()
     bad = shows_defect[:half] > 0
@@ -91,14 +101,16 @@ def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossW
     gap = (image_logit[:half] - image_logit[half:])[bad]
     named = e.scale * (e.image[:half][bad] @ e.kinds.T)
     terms = {
-        "dense": dense_loss(abnormal_logit(e.dense, e.anchors, e.scale), targets),
-        "prototypes": dense_loss(abnormal_logit(e.dense, prototypes, e.scale), targets),
-        "beside": dense_loss(abnormal_logit(e.beside, e.anchors, e.scale), targets),
+        "dense": dense_loss(abnormal_logit(e.dense, e.anchors, e.scale), targets, largest),
+        "prototypes": dense_loss(abnormal_logit(e.dense, prototypes, e.scale), targets, largest),
+        "beside": dense_loss(abnormal_logit(e.beside, e.anchors, e.scale), targets, largest),
         "image": F.binary_cross_entropy_with_logits(image_logit, shows_defect),
         "pair": F.softplus(-gap).sum() / bad.sum().clamp_min(1),
         "words": F.cross_entropy(named, kinds[bad], reduction="sum") / bad.sum().clamp_min(1),
         "captions": F.binary_cross_entropy_with_logits(caption_logit, sides),
-        "comparison": torch.stack([comparison_loss(tokens, targets) for tokens in e.compared]).mean(),
+        "comparison": torch.stack(
+            [comparison_loss(tokens, targets, largest) for tokens in e.compared]
+        ).mean(),
     }
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return {"total": total, **terms}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipspect.training.render.fields import Canvas, relief, smoothstep, standardise
@@ -137,6 +138,28 @@ def _leaves(c: Canvas, n: int) -> Tensor:
     return tone + c.uniform(n, 0, 0.3) * c.noise(n, c.uniform(n, 0, 1.5))
 
 
+_CHANNELS = 8
+
+
+def _organic(c: Canvas, n: int) -> Tensor:
+    """What an untrained convolutional network makes of noise, each scene its own network: wholes no formula draws
+    (Baradad et al., "Learning to see by looking at noise", arXiv 2106.05963).
+    """
+    side = 8
+    field = c.normal(n, _CHANNELS, side, side)
+    fine = c.log_uniform(n, 0.03, 0.8)
+    while side < c.size:
+        side = min(2 * side, c.size)
+        field = F.interpolate(field, (side, side), mode="bilinear")
+        share = fine * torch.rand(n, _CHANNELS, 1, generator=c.generator, device=c.device)
+        field = field + share[..., None] * c.normal(n, _CHANNELS, side, side)
+        kernel = c.normal(n * _CHANNELS, _CHANNELS, 3, 3)
+        mixed = F.conv2d(F.pad(field.view(1, -1, side, side), (1, 1, 1, 1), mode="reflect"), kernel, groups=n)
+        field = F.leaky_relu(F.instance_norm(mixed).view(n, _CHANNELS, side, side), 0.2)
+    weights = c.normal(n, _CHANNELS, 1, 1)
+    return (weights * field).sum(1)
+
+
 def _lathe(c: Canvas, n: int) -> Tensor:
     x, y = c.x - c.uniform(n, -0.4, 0.4), c.y - c.uniform(n, -0.4, 0.4)
     radius = (x * x + y * y).sqrt()
@@ -179,6 +202,7 @@ TRAINING_TEXTURES: Mapping[str, Texture] = {
     "veined": Texture(_veined, ("marble", "veined stone", "cork"), 0.06),
     "speckled": Texture(_speckled, ("terrazzo", "cast iron", "speckled plastic"), 0.07),
     "leaves": Texture(_leaves, ("chipboard", "mosaic", "camouflage", "mixed material"), 0.07),
+    "organic": Texture(_organic, ("bark", "foam", "mineral", "hide", "sediment"), 0.12),
     "plain": Texture(_plain, ("plastic", "metal", "glass", "ceramic", "rubber", "paint"), 0.16),
 }
 HELD_OUT_TEXTURES: Mapping[str, Texture] = {
@@ -202,14 +226,12 @@ def grey_of(picture: Tensor) -> Tensor:
     return picture.mean(1, keepdim=True)
 
 
-def draw_surfaces(
-    c: Canvas, n: int, textures: Mapping[str, Texture], plain: float
-) -> tuple[Tensor, list[str]]:
-    """Lit, coloured surfaces and what each is called.
+_OVERLAID, _FADING = 0.15, 0.25
+"""Shares of surfaces with a second texture over the first, and with texture that slowly grows stronger and weaker."""
 
-    ``plain`` is the extra share of plain surfaces (objects are plainer than cloth). Returns (N, 3, S, S) in
-    [0, 1] and N nouns.
-    """
+
+def _tones(c: Canvas, n: int, textures: Mapping[str, Texture], plain: float) -> tuple[Tensor, list[str]]:
+    """(N, S, S) tone fields of textures drawn at random, and what each is called."""
     kinds = list(textures.values())
     index = c.weighted(n, [kind.weight for kind in kinds])
     if "plain" in textures:
@@ -223,10 +245,32 @@ def draw_surfaces(
             tone[rows] = drawn if kind.tone is _plain else standardise(drawn)
             for row in rows.tolist():
                 nouns[row] = c.pick(kind.nouns)
+    return tone, nouns
+
+
+def draw_surfaces(
+    c: Canvas, n: int, textures: Mapping[str, Texture], plain: float
+) -> tuple[Tensor, list[str]]:
+    """Lit, coloured surfaces and what each is called.
+
+    ``plain`` is the extra share of plain surfaces (objects are plainer than cloth). Returns (N, 3, S, S) in
+    [0, 1] and N nouns.
+    """
+    tone, nouns = _tones(c, n, textures, plain)
+    overlaid = (c.uniform(n) < _OVERLAID).flatten().nonzero().flatten()
+    if len(overlaid):
+        second, _ = _tones(c, len(overlaid), TRAINING_TEXTURES, 0.0)
+        tone[overlaid] = tone[overlaid] + c.uniform(len(overlaid), 0.1, 0.8) * second
     mixed = (c.uniform(n) < 0.25).flatten().nonzero().flatten()
     if len(mixed):
-        second = c.uniform(len(mixed), 0.1, 0.7) * c.noise(len(mixed), c.uniform(len(mixed), 0.8, 2.5))
-        tone[mixed] = tone[mixed] + second
+        field = c.uniform(len(mixed), 0.1, 0.7) * c.noise(len(mixed), c.uniform(len(mixed), 0.8, 2.5))
+        tone[mixed] = tone[mixed] + field
+    fading = (c.uniform(n) < _FADING).flatten().nonzero().flatten()
+    if len(fading):
+        slow = c.noise(
+            len(fading), c.uniform(len(fading), 2.2, 3.5), anisotropy=c.log_uniform(len(fading), 0.2, 1)
+        )
+        tone[fading] = tone[fading] * torch.exp(c.uniform(len(fading), 0.1, 0.8) * slow.clamp(-2, 2))
     base, other = colour(c, n), colour(c, n)
     towards_tone = c.chance(n, 0.6)[:, None] > 0
     sign = (2 * c.chance(n, 0.5) - 1)[:, None]
