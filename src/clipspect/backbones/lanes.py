@@ -44,8 +44,7 @@ def in_lanes(work: Callable[[Part], R], batch: Part, device: torch.device = _CPU
     """``work`` on consecutive shares of a batch, as many at once as torch has threads; results in order.
 
     A batch of one, another device than the processor, a single thread, and work that is in a lane already are done in
-    place. Gradient and inference mode
-    belong to a thread: ``work`` sets its own.
+    place. Gradient and inference mode belong to a thread: ``work`` sets its own.
     """
     threads = torch.get_num_threads()
     lanes = min(threads, len(batch))

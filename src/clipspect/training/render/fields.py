@@ -45,6 +45,10 @@ class Canvas:
         """(N, 1, 1) of zeros and ones, one with the given probability."""
         return (self.uniform(n) < probability).float()
 
+    def some(self, n: int, probability: float) -> Tensor:
+        """(K,) numbers of the scenes that are chosen, each with the given probability."""
+        return self.chance(n, probability).flatten().nonzero().flatten()
+
     def angle(self, n: int) -> Tensor:
         """(N, 1, 1) in [0, 2π)."""
         return self.uniform(n, 0.0, 2 * math.pi)

@@ -84,10 +84,9 @@ _LEAST_AREA = 1 / 4096
 
 
 def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
-    is_object = c.uniform(n).flatten() < world.object_share
+    rows = c.some(n, world.object_share)
     picture, nouns = draw_surfaces(c, n, world.textures, plain=0.05)
     ground = Ground(picture, torch.ones(n, c.size, c.size, device=c.device), picture.clone())
-    rows = is_object.nonzero().flatten()
     if len(rows):
         material, materials = draw_surfaces(c, len(rows), world.textures, plain=0.5)
         behind, _ = draw_surfaces(c, len(rows), TRAINING_TEXTURES, plain=0.6)
@@ -132,7 +131,7 @@ def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
     weights = [defect.weight for defect in world.defects.values()]
     kinds = [names[i] for i in c.weighted(n, weights).tolist()]
     picture, region = add_defects(c, ground, kinds)
-    second = (c.uniform(n) < _SECOND_DEFECT).flatten().nonzero().flatten()
+    second = c.some(n, _SECOND_DEFECT)
     if len(second):
         more = [names[i] for i in c.weighted(len(second), weights).tolist()]
         again = Ground(picture[second], ground.part[second], ground.background[second])

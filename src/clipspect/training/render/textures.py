@@ -226,16 +226,12 @@ def grey_of(picture: Tensor) -> Tensor:
     return picture.mean(1, keepdim=True)
 
 
-_OVERLAID, _FADING = 0.15, 0.25
-"""Shares of surfaces with a second texture over the first, and with texture that slowly grows stronger and weaker."""
-
-
 def _tones(c: Canvas, n: int, textures: Mapping[str, Texture], plain: float) -> tuple[Tensor, list[str]]:
     """(N, S, S) tone fields of textures drawn at random, and what each is called."""
     kinds = list(textures.values())
     index = c.weighted(n, [kind.weight for kind in kinds])
     if "plain" in textures:
-        index[(c.uniform(n) < plain).flatten()] = list(textures).index("plain")
+        index[c.some(n, plain)] = list(textures).index("plain")
     tone = torch.zeros(n, c.size, c.size, device=c.device)
     nouns = [""] * n
     for number, kind in enumerate(kinds):
@@ -248,6 +244,23 @@ def _tones(c: Canvas, n: int, textures: Mapping[str, Texture], plain: float) -> 
     return tone, nouns
 
 
+_OVERLAID, _MIXED, _FADING = 0.15, 0.25, 0.25
+"""Shares of surfaces with a second texture over the first, with noise, and with texture that slowly comes and goes."""
+
+
+def _vary(c: Canvas, tone: Tensor) -> None:
+    """Make some of the tone fields (N, S, S) less pure, in place."""
+    n = len(tone)
+    if m := len(rows := c.some(n, _OVERLAID)):
+        second, _ = _tones(c, m, TRAINING_TEXTURES, 0.0)
+        tone[rows] += c.uniform(m, 0.1, 0.8) * second
+    if m := len(rows := c.some(n, _MIXED)):
+        tone[rows] += c.uniform(m, 0.1, 0.7) * c.noise(m, c.uniform(m, 0.8, 2.5))
+    if m := len(rows := c.some(n, _FADING)):
+        slow = c.noise(m, c.uniform(m, 2.2, 3.5), anisotropy=c.log_uniform(m, 0.2, 1))
+        tone[rows] *= torch.exp(c.uniform(m, 0.1, 0.8) * slow.clamp(-2, 2))
+
+
 def draw_surfaces(
     c: Canvas, n: int, textures: Mapping[str, Texture], plain: float
 ) -> tuple[Tensor, list[str]]:
@@ -257,20 +270,7 @@ def draw_surfaces(
     [0, 1] and N nouns.
     """
     tone, nouns = _tones(c, n, textures, plain)
-    overlaid = (c.uniform(n) < _OVERLAID).flatten().nonzero().flatten()
-    if len(overlaid):
-        second, _ = _tones(c, len(overlaid), TRAINING_TEXTURES, 0.0)
-        tone[overlaid] = tone[overlaid] + c.uniform(len(overlaid), 0.1, 0.8) * second
-    mixed = (c.uniform(n) < 0.25).flatten().nonzero().flatten()
-    if len(mixed):
-        field = c.uniform(len(mixed), 0.1, 0.7) * c.noise(len(mixed), c.uniform(len(mixed), 0.8, 2.5))
-        tone[mixed] = tone[mixed] + field
-    fading = (c.uniform(n) < _FADING).flatten().nonzero().flatten()
-    if len(fading):
-        slow = c.noise(
-            len(fading), c.uniform(len(fading), 2.2, 3.5), anisotropy=c.log_uniform(len(fading), 0.2, 1)
-        )
-        tone[fading] = tone[fading] * torch.exp(c.uniform(len(fading), 0.1, 0.8) * slow.clamp(-2, 2))
+    _vary(c, tone)
     base, other = colour(c, n), colour(c, n)
     towards_tone = c.chance(n, 0.6)[:, None] > 0
     sign = (2 * c.chance(n, 0.5) - 1)[:, None]
