@@ -22,15 +22,11 @@ class Preset:
 TINY_FOLDER = Path(__file__).parent / "tiny"
 
 
-def _tiny(folder: str, about: str) -> Preset:
-    return Preset(str(TINY_FOLDER.with_name(folder)), None, 256, about)
-
-
 PRESETS: dict[str, Preset] = {
-    "tiny": _tiny("tiny", "ships in the wheel, works offline; trained on rendered scenes only"),
-    "tiny-3": _tiny("tiny", "tiny's present weights, by a name that stays when tiny moves on"),
-    "tiny-2": _tiny("tiny_2", "what tiny-3 was trained on from; was never tiny"),
-    "tiny-1": _tiny("tiny_1", "what tiny was until November 2026: to repeat results made with it"),
+    "tiny": Preset(
+        str(TINY_FOLDER), None, 256, "ships in the wheel, works offline; trained on rendered scenes only"
+    ),
+    "tiny-3": Preset(str(TINY_FOLDER), None, 256, "pinned alias of the current tiny weights"),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240", "laion400m_e32", 240, "the papers' backbone (AnoCLIP, Dual-Image, WinCLIP)"
     ),
