@@ -1,4 +1,4 @@
-"""The pictures the ablations look at: samples of real photographs and rendered products, each one unlabelled set."""
+"""The pictures the ablations look at: samples of real images and rendered products, each one unlabelled set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from clipspect.images.photograph import Reader
+from clipspect.data.prepare import ImageLoader
 from clipspect.training.render.fields import Canvas
 from clipspect.training.render.large_defects import DEFECTS
 from clipspect.training.render.photometry import add_noise, develop
@@ -40,8 +40,8 @@ class PictureSet:
     """(N, S, S, 3) a reference for each picture, where the data set has them."""
 
 
-def magnetic_tile(folder: Path, reader: Reader, defective: int = 5, good: int = 10) -> PictureSet:
-    """The first few photographs of each kind of defect, and some good ones."""
+def magnetic_tile(folder: Path, reader: ImageLoader, defective: int = 5, good: int = 10) -> PictureSet:
+    """The first few images of each kind of defect, and some good ones."""
     paths, masks = [], []
     for kind in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
         for path in sorted(kind.iterdir())[: good if kind.name == "good" else defective]:
@@ -50,7 +50,7 @@ def magnetic_tile(folder: Path, reader: Reader, defective: int = 5, good: int = 
     return PictureSet("magnetic tile", "magnetic tile", _pieces(reader, paths), _masks(masks))
 
 
-def deep_pcb(folder: Path, reader: Reader, pairs: int = 10) -> Iterator[PictureSet]:
+def deep_pcb(folder: Path, reader: ImageLoader, pairs: int = 10) -> Iterator[PictureSet]:
     """Boards with defects among their templates, and the same boards each with its own template."""
     paths = sorted((folder / "test" / "defect").iterdir())[:pairs]
     templates = _pieces(reader, [folder / "reference" / path.name for path in paths])
@@ -85,7 +85,7 @@ def rendered(side: int, products: int = 4, pictures: int = 12) -> Iterator[Pictu
         yield PictureSet("rendered", nouns[0], (taken * 255).round().byte().numpy(), small.numpy())
 
 
-def _pieces(reader: Reader, paths: list[Path]) -> NDArray[np.uint8]:
+def _pieces(reader: ImageLoader, paths: list[Path]) -> NDArray[np.uint8]:
     return np.concatenate([reader.read(path).pieces for path in paths])
 
 

@@ -26,13 +26,13 @@ import torch
 from ablation_claims import claims
 from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.open_clip import Backbone, load_backbone
-from clipspect.evaluation.metrics import image_metrics, pixel_metrics
-from clipspect.evaluation.provenance import provenance
-from clipspect.images.photograph import Reader
-from clipspect.images.transforms import Fit, normalise
+from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.benchmark.metrics import image_metrics, pixel_metrics
+from clipspect.benchmark.provenance import provenance
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import ResizeSpec, normalize
 from clipspect.methods import make_method
-from clipspect.methods.base import Method, Scene, Scores
+from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.methods.fusion import RULES
 from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
@@ -80,12 +80,12 @@ class Row:
     variant: str
     data: str
     weights: str
-    photographs: int
+    images: int
     pixel_auroc: float
     aupro: float
     image_auroc: float
     milliseconds: float
-    """Of the method itself, per photograph, without the encoding."""
+    """Of the method itself, per image, without the encoding."""
 
 
 def variants() -> Iterator[Variant]:
@@ -152,7 +152,7 @@ def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
     """Encode every picture of a set once."""
 
     def features(pieces: Any) -> tuple[torch.Tensor, Features]:
-        images = torch.from_numpy(normalise(pieces, backbone.mean, backbone.std))
+        images = torch.from_numpy(normalize(pieces, backbone.mean, backbone.std))
         return images, Features.concat([backbone.encode(part, REQUEST) for part in images.split(BATCH)])
 
     table = load_prompts()
@@ -167,8 +167,8 @@ def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
 def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int], float]:
     """Scores of every ``share``-th picture, with the whole set as the pool; which they are; seconds a picture."""
 
-    def scene(part: list[int], state: Any) -> Scene:
-        return Scene(
+    def scene(part: list[int], state: Any) -> MethodContext:
+        return MethodContext(
             known.anchors,
             (MASK_SIDE, MASK_SIDE),
             seeds=part,
@@ -274,7 +274,7 @@ def main() -> None:
             backbone = load_backbone("tiny", None if weights == "trained" else "random", device="cpu")
         fingerprints[weights] = backbone.fingerprint[:12]
         if not sets:
-            reader = Reader(Fit(backbone.image_size))
+            reader = ImageLoader(ResizeSpec(backbone.image_size))
             sets = list(rendered(backbone.image_size))
             if (arguments.data / "magnetic_tile").is_dir():
                 sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader))

@@ -1,4 +1,4 @@
-"""Accuracy of methods × weights on real photographs and on rendered held-out scenes, beside a random control.
+"""Accuracy of methods × weights on real images and on rendered held-out scenes, beside a random control.
 
     python benchmarks/accuracy.py --data ../shared/data --out runs/accuracy
 
@@ -23,12 +23,12 @@ from PIL import Image
 
 import clipspect
 from clipspect.backbones.presets import PRESETS
-from clipspect.evaluation.datasets import load_categories
-from clipspect.evaluation.provenance import provenance
-from clipspect.evaluation.samples import Category, Sample
-from clipspect.evaluation.tally import Tally
+from clipspect.benchmark.accumulator import Accumulator
+from clipspect.benchmark.datasets import load_categories
+from clipspect.benchmark.provenance import provenance
+from clipspect.benchmark.samples import Category, Sample
 from clipspect.methods import make_method
-from clipspect.training.demo_photos import photograph
+from clipspect.training.demo_images import image
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
 from pages import replace_between
 
@@ -40,18 +40,18 @@ _RENDERED_SIDE = 256
 
 @dataclass(frozen=True)
 class DataSet:
-    """Photographs to score."""
+    """Images to score."""
 
     name: str
     categories: Sequence[Category]
-    """Photographs by what is on them; figures are of all of them together."""
+    """Images by what is on them; figures are of all of them together."""
     templates: Callable[[Path], Path] | None = None
-    """Gives each photograph's own reference; only methods that take one are run then."""
+    """Gives each image's own reference; only methods that take one are run then."""
 
     def fits(self, method: str) -> bool:
-        """Whether a method is to be run on these photographs: those that compare them need one product."""
+        """Whether a method is to be run on these images: those that compare them need one product."""
         if self.templates:
-            return method.startswith("dual-image")  # the ones that take a reference for each photograph
+            return method.startswith("dual-image")  # the ones that take a reference for each image
         return len(self.categories) == 1 or make_method(method).scope != "set"
 
 
@@ -64,7 +64,7 @@ class Row:
     method: str
     weights: str
     image_size: int
-    photographs: int
+    images: int
     pixel_auroc: float | None
     aupro: float | None
     pixel_ap: float | None
@@ -78,12 +78,12 @@ SHOWN = ("pixel_auroc", "aupro", "pixel_ap", "image_auroc", "image_ap", "pixel_f
 
 
 def magnetic_tile(data: Path) -> DataSet:
-    """Photographs of magnetic tiles with five kinds of defects."""
+    """Images of magnetic tiles with five kinds of defects."""
     return DataSet("magnetic_tile", load_categories("folder", data / "magnetic_tile"))
 
 
 def deep_pcb(data: Path) -> DataSet:
-    """Scans of bare circuit boards; their defect-free templates count as the good photographs."""
+    """Scans of bare circuit boards; their defect-free templates count as the good images."""
     (boards,) = load_categories("folder", data / "deep_pcb", object="printed circuit board")
     good = [Sample(path, GOOD, False) for path in boards.train]
     return DataSet("deep_pcb", [replace(boards, samples=[*boards.samples, *good])])
@@ -117,10 +117,10 @@ def rendered(folder: Path, scenes: int) -> DataSet:
 
 
 def rendered_brackets(folder: Path, each: int) -> DataSet:
-    """One product, photographed like the demo's: ``each`` photographs of every kind of defect, as many good."""
+    """One product, imaged like the demo's: ``each`` images of every kind of defect, as many good."""
     samples: list[Sample] = []
     for number, kind in enumerate([*DEFECTS] * each + [GOOD] * (len(DEFECTS) * each)):
-        picture, mask = photograph(kind, _RENDERED_SEED + number)
+        picture, mask = image(kind, _RENDERED_SEED + number)
         path, mask_path = folder / f"bracket-{number:04d}.png", folder / f"bracket-{number:04d}_mask.png"
         if kind == GOOD or mask.any():
             _save(path, picture.permute(1, 2, 0).numpy())
@@ -136,13 +136,13 @@ def _save(path: Path, picture: NDArray[np.float32]) -> None:
 def measure(
     data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None
 ) -> Iterator[Row]:
-    """Score every photograph once with all methods, then one row a method and defect class."""
+    """Score every image once with all methods, then one row a method and defect class."""
     model, own = (weights, None) if weights in PRESETS else ("tiny", weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = clipspect.load(list(methods), model=model, weights=own, image_size=image_size)
     kinds = sorted({s.kind for category in data.categories for s in category.samples} - {GOOD})
-    tallies = {name: {kind: Tally("photo") for kind in ("all", *kinds)} for name in methods}
+    tallies = {name: {kind: Accumulator("photo") for kind in ("all", *kinds)} for name in methods}
     for category in data.categories:
         samples = {sample.path: sample for sample in category.samples}
         found = detector.stream(list(samples), object=category.object, templates=data.templates)
@@ -161,7 +161,7 @@ def measure(
                 name,
                 weights or "trained",
                 detector.backbone.image_size,
-                figures.photographs,
+                figures.images,
                 *(figures.values[metric] for metric in SHOWN),
             )
 
@@ -173,7 +173,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
         figures = (row.pixel_auroc, row.aupro, row.pixel_ap, row.image_auroc, row.image_ap)
-        cells = [row.data, row.defect, row.method, row.weights, str(row.image_size), str(row.photographs)]
+        cells = [row.data, row.defect, row.method, row.weights, str(row.image_size), str(row.images)]
         cells += [_figure(value) for value in figures]
         lines.append(f"| {' | '.join(cells)} |")
     made = ", ".join(f"{key}: {value}" for key, value in about.items())

@@ -7,11 +7,11 @@ kill       the process killed (-9) at random moments, again and again, over one 
 disk       a small disk (tmpfs, needs the right to mount) that fills up
 removed    the results folder removed under the run
 clock      the clock goes back a day in the middle
-poison     a photograph that segfaults whoever opens it, on Ray
+poison     an image that segfaults whoever opens it, on Ray
 node       two Ray nodes on this machine, one of them killed in the middle
 storage    S3 (moto) that answers 503 and stalls, on Ray
 
-After each fault every part is read back in full; after the end every photograph must be there once.
+After each fault every part is read back in full; after the end every image must be there once.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 import clipspect
-from clipspect.evaluation.provenance import provenance
+from clipspect.benchmark.provenance import provenance
+from clipspect.distributed.ray_engine import RayEngine, ray_cluster
+from clipspect.distributed.sources import LocalFolder, open_source
 from clipspect.results import rows
 from clipspect.results.run import Engine, Progress, run_engine, run_folder
-from clipspect.scale.ray_engine import RayEngine, ray_cluster
-from clipspect.scale.sources import LocalFolder, open_source
-from long_run import write_photographs
+from long_run import write_images
 
 OBJECT = "metal bracket"
 POISON = b"segfaults whoever opens it"
-Outcome = dict[str, object]
+RunTotals = dict[str, object]
 
 
 def verify(out: Path, names: set[str] | None = None) -> Counter[str]:
-    """Rows per photograph, of parts that are all whole; with ``names`` each of them once and nothing else."""
+    """Rows per image, of parts that are all whole; with ``names`` each of them once and nothing else."""
     found: Counter[str] = Counter()
     for part in sorted((out / "detections").glob("*")):
         found.update(pq.read_table(part)["path"].to_pylist())
@@ -61,7 +61,7 @@ def verify(out: Path, names: set[str] | None = None) -> Counter[str]:
 
 
 def errors_in(out: Path) -> list[str]:
-    """Names of photographs with an error."""
+    """Names of images with an error."""
     table = pq.read_table(out / "detections", columns=["path", "error"]).to_pylist()
     return [row["path"] for row in table if row["error"] is not None]
 
@@ -90,7 +90,7 @@ def wait_for_rows(run: subprocess.Popen[str], out: Path, parts: int) -> None:
         time.sleep(0.02)
 
 
-def kill(photos: Path, out: Path, kills: int) -> Outcome:
+def kill(photos: Path, out: Path, kills: int) -> RunTotals:
     """Kill, look, start again: three times of four while rows are written, else while the run is still starting."""
     names, generator = set(LocalFolder(photos).names()), random.Random(8)
     seen: list[int] = []
@@ -100,7 +100,7 @@ def kill(photos: Path, out: Path, kills: int) -> Outcome:
             wait_for_rows(run, out, 1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.wait(generator.uniform(0, 6))
-        assert run.poll() is None, "too few photographs for so many kills"
+        assert run.poll() is None, "too few images for so many kills"
         run.send_signal(signal.SIGKILL)
         run.communicate()
         seen.append(verify(out).total())
@@ -113,7 +113,7 @@ def kill(photos: Path, out: Path, kills: int) -> Outcome:
     return {"kills": kills, "rows after each": seen, "rows": len(names)}
 
 
-def disk(photos: Path, out: Path) -> Outcome:
+def disk(photos: Path, out: Path) -> RunTotals:
     """A disk of 300 KB, then a larger one."""
     names = set(LocalFolder(photos).names())
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def disk(photos: Path, out: Path) -> Outcome:
     return {"said": "the disk is full", "rows kept": left, "rows": len(names)}
 
 
-def removed(photos: Path, out: Path) -> Outcome:
+def removed(photos: Path, out: Path) -> RunTotals:
     """The folder goes; the run must say so and must not build half of it again."""
     run = command(photos, out)
     wait_for_rows(run, out, 3)
@@ -151,7 +151,7 @@ def removed(photos: Path, out: Path) -> Outcome:
     return {"said": "was removed while it was written", "left behind": left, "rows": len(verify(out))}
 
 
-def clock(photos: Path, out: Path) -> Outcome:
+def clock(photos: Path, out: Path) -> RunTotals:
     """Rows are given times that go back a day in the middle; the run is cut there and goes on."""
     names = LocalFolder(photos).names()
     detector, now = clipspect.load(), datetime.datetime.now(datetime.UTC)
@@ -173,15 +173,15 @@ def clock(photos: Path, out: Path) -> Outcome:
             start(progress=stop)
         summary = start()
     verify(out, set(names))
-    return {"rows kept": summary.kept, "rows": summary.photographs}
+    return {"rows kept": summary.kept, "rows": summary.images}
 
 
 def fragile_detector() -> clipspect.Detector:
-    """A detector whose process dies of one photograph."""
-    from clipspect.images.photograph import Photograph, Reader
+    """A detector whose process dies of one image."""
+    from clipspect.data.prepare import ImageLoader, PreparedImage
 
-    class Fragile(Reader):
-        def read(self, source: object, name: str | None = None) -> Photograph:
+    class Fragile(ImageLoader):
+        def read(self, source: object, name: str | None = None) -> PreparedImage:
             if source == POISON:
                 os.kill(os.getpid(), signal.SIGSEGV)
             return super().read(source, name)
@@ -191,8 +191,8 @@ def fragile_detector() -> clipspect.Detector:
     return detector
 
 
-def poison(photos: Path, out: Path) -> Outcome:
-    """Three photographs that kill their worker, wherever they are."""
+def poison(photos: Path, out: Path) -> RunTotals:
+    """Three images that kill their worker, wherever they are."""
     folder = out.with_name("poisoned")
     shutil.copytree(photos, folder)
     bad = sorted(LocalFolder(folder).names())[5::20][:3]
@@ -206,7 +206,7 @@ def poison(photos: Path, out: Path) -> Outcome:
     again = run_on_ray(folder, out, clipspect.load)
     verify(out, set(LocalFolder(folder).names()))
     assert errors_in(out) == []
-    return {"isolated": bad, "rescored once mended": again.computed, "rows": again.photographs}
+    return {"isolated": bad, "rescored once mended": again.computed, "rows": again.images}
 
 
 def run_on_ray(photos: Path, out: Path, build: Callable[[], clipspect.Detector]):
@@ -216,7 +216,7 @@ def run_on_ray(photos: Path, out: Path, build: Callable[[], clipspect.Detector])
         return run_engine(engine, out=out, overlays="none", report=False)
 
 
-def node(photos: Path, out: Path) -> Outcome:
+def node(photos: Path, out: Path) -> RunTotals:
     """The driver's node has no worker; of two others one goes once rows come in."""
     import ray
     from ray.cluster_utils import Cluster
@@ -241,7 +241,7 @@ def node(photos: Path, out: Path) -> Outcome:
         cluster.shutdown()
     verify(out, names)
     assert errors_in(out) == []
-    return {"killed after rows": killed_at[0], "errors": summary.failed, "rows": summary.photographs}
+    return {"killed after rows": killed_at[0], "errors": summary.failed, "rows": summary.images}
 
 
 @contextlib.contextmanager
@@ -256,11 +256,10 @@ def storage_credentials() -> Iterator[None]:
         yield
 
 
-def storage(photos: Path, out: Path) -> Outcome:
+def storage(photos: Path, out: Path) -> RunTotals:
     """A third of the objects answer 503 four times, a third stall once beyond the client's patience."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from pyarrow import fs
-
     from scale.faulty_s3 import faulty_s3
 
     with storage_credentials(), faulty_s3("photos") as (faults, tail):
@@ -275,9 +274,9 @@ def storage(photos: Path, out: Path) -> Outcome:
             verify(out, set(source.names()))
             assert errors_in(out) == []
             again = run_engine(engine, out=out, overlays="none", report=False)
-    assert (again.kept, again.computed) == (summary.photographs, 0)
+    assert (again.kept, again.computed) == (summary.images, 0)
     answers = Counter(min(times, faults.errors + 1) for times in faults.seen.values())
-    return {"errors": summary.failed, "rows": summary.photographs, "objects by readings": dict(answers)}
+    return {"errors": summary.failed, "rows": summary.images, "objects by readings": dict(answers)}
 
 
 FAULTS = {"kill": kill, "disk": disk, "removed": removed, "clock": clock, "poison": poison, "node": node}
@@ -289,15 +288,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for photographs, results, faults.json"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for images, results, faults.json")
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--photographs", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
     arguments = parser.parse_args()
-    photos = arguments.out / f"photos {arguments.photographs}"
-    write_photographs(photos, arguments.photographs)
+    photos = arguments.out / f"photos {arguments.images}"
+    write_images(photos, arguments.images)
     record: dict[str, object] = {"provenance": provenance("python benchmarks/faults.py")}
     for name in arguments.only:
         place = arguments.out / name

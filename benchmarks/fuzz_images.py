@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipspect.benchmark.provenance import provenance
+from clipspect.data.decode import decode_image
 from clipspect.errors import ImageError
-from clipspect.evaluation.provenance import provenance
-from clipspect.images.decode import decode_image
 
 MAX_PIXELS = 20_000_000
 MEMORY_CAP = 500.0

@@ -1,12 +1,12 @@
 """One long run: does memory stay flat, do file handles stay few, is the last tenth as fast as the first?
 
-python benchmarks/long_run.py --photographs 100000 --side 256 --image-size 128 --precision bf16 --batch-size 16 \
+python benchmarks/long_run.py --images 100000 --side 256 --image-size 128 --precision bf16 --batch-size 16 \
     --out runs/long
 
-Draws the demo's bracket a few times, writes each photograph as one of them, shifted and with grain of its own, scores
-them in one process into one results folder, and says per tenth of the run: photographs per second of wall clock and of
+Draws the demo's bracket a few times, writes each image as one of them, shifted and with grain of its own, scores
+them in one process into one results folder, and says per tenth of the run: images per second of wall clock and of
 processor time (the second suffers less from neighbours on a shared machine), resident memory, open files.
-``--write-only`` makes the photographs and leaves the run for a moment when the machine is quiet.
+``--write-only`` makes the images and leaves the run for a moment when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image
 
 import clipspect
-from clipspect.evaluation.provenance import provenance
+from clipspect.benchmark.provenance import provenance
 from clipspect.results.run import Progress, RunSummary, run_folder
 from clipspect.results.store import iterate_rows
-from clipspect.training.demo_photos import photograph
+from clipspect.training.demo_images import image
 
 DISTINCT = 32
 TENTHS = 10
@@ -41,7 +41,7 @@ class Sample:
 
     stage: str
     """detect: scoring, the first sample after a warm-up; finish: judging the rows; end: report written."""
-    photographs: int
+    images: int
     wall: float
     """Seconds."""
     cpu: float
@@ -59,22 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photographs", type=int, default=10_000)
-    parser.add_argument("--side", type=int, default=512, help="of the photographs, in pixels")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     parser.add_argument("--method", default="anoclip")
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--write-only", action="store_true", help="write the photographs and end")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for photographs, results, long_run.json"
-    )
+    parser.add_argument("--write-only", action="store_true", help="write the images and end")
+    parser.add_argument("--out", type=Path, required=True, help="folder for images, results, long_run.json")
     arguments = parser.parse_args()
     photos, results = arguments.out / "photos", arguments.out / "results"
     shutil.rmtree(results, ignore_errors=True)
     started = time.monotonic()
-    write_photographs(photos, arguments.photographs, arguments.side)
-    print(f"{arguments.photographs} photographs written in {time.monotonic() - started:.0f} s", flush=True)
+    write_images(photos, arguments.images, arguments.side)
+    print(f"{arguments.images} images written in {time.monotonic() - started:.0f} s", flush=True)
     if arguments.write_only:
         return
     detector = clipspect.load(
@@ -84,9 +82,9 @@ def main() -> None:
         precision=arguments.precision,
         batch_size=arguments.batch_size,
     )
-    summary, samples = run(detector, photos, results, arguments.photographs)
+    summary, samples = run(detector, photos, results, arguments.images)
     rows = [(row["path"], row["error"]) for row in iterate_rows(results, ["path", "error"])]
-    assert len(rows) == len({path for path, _ in rows}) == arguments.photographs
+    assert len(rows) == len({path for path, _ in rows}) == arguments.images
     print_table(samples)
     record = {
         "provenance": provenance("python benchmarks/long_run.py"),
@@ -105,7 +103,7 @@ def main() -> None:
     (arguments.out / "long_run.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def write_photographs(folder: Path, count: int, side: int = 512) -> None:
+def write_images(folder: Path, count: int, side: int = 512) -> None:
     """JPEGs of side × side in subfolders of a thousand; those that are there already stay."""
     kinds = ("good", "scratch", "crack", "hole")
     drawn: list[np.ndarray] = []
@@ -114,7 +112,7 @@ def write_photographs(folder: Path, count: int, side: int = 512) -> None:
         if path.exists():
             continue
         while len(drawn) < DISTINCT:
-            picture = photograph(kinds[len(drawn) % len(kinds)], len(drawn))[0]
+            picture = image(kinds[len(drawn) % len(kinds)], len(drawn))[0]
             pixels = (picture.permute(1, 2, 0) * 255).numpy().astype(np.uint8)
             small = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
             drawn.append(np.asarray(small).astype(np.float32))
@@ -165,16 +163,16 @@ def machine_time() -> float:
 
 def print_table(samples: list[Sample]) -> None:
     """A line per tenth, what the last tenth is to the first, and what came after the scores."""
-    print("| photographs | per second | per CPU second | neighbours' cores | memory, MB | open files |")
+    print("| images | per second | per CPU second | neighbours' cores | memory, MB | open files |")
     print("|---|---|---|---|---|---|")
     scored = [one for one in samples if one.stage == "detect"]
     speeds = []
     for before, after in pairwise(scored):
-        done = after.photographs - before.photographs
+        done = after.images - before.images
         wall, cpu = done / (after.wall - before.wall), done / (after.cpu - before.cpu)
         speeds.append((wall, cpu))
         others = (after.machine - before.machine - (after.cpu - before.cpu)) / (after.wall - before.wall)
-        print(f"| {after.photographs} | {wall:.1f} | {cpu:.1f} | {max(others, 0):.2f} | ", end="")
+        print(f"| {after.images} | {wall:.1f} | {cpu:.1f} | {max(others, 0):.2f} | ", end="")
         print(f"{after.memory:.0f} | {after.files} |")
     for before, after in pairwise([scored[-1], *samples[len(scored) :]]):
         names = {"finish": "rows judged, flagged ones drawn", "end": "report written"}

@@ -4,9 +4,9 @@ python benchmarks/service_load.py --out runs/service-load.json
 python benchmarks/service_load.py --image-size 32 --side 64 --batch 16 1
 
 Starts `clipspect serve` as it is (or asks one that runs, with --url), lets several clients ask as fast as they get
-answers, each request with a photograph nobody else sends, and says per number of clients: requests per second, how
+answers, each request with an image nobody else sends, and says per number of clients: requests per second, how
 long they took, how many were scored together. Several --batch are run one after the other: 1 is the control. An answer
-is told by its photograph's hash; the service's own counters say whether anything was scored twice. Clients, service and
+is told by its image's hash; the service's own counters say whether anything was scored twice. Clients, service and
 Ray share the machine, as the figures do; what clients send is made before the clock runs.
 """
 
@@ -35,8 +35,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from clipspect.demo import DEMO_OBJECT, DEMO_PHOTOS
-from clipspect.evaluation.provenance import provenance
+from clipspect.benchmark.provenance import provenance
+from clipspect.demo import DEMO_IMAGES, DEMO_OBJECT
 
 PATIENCE_S = 120
 START_S = 300
@@ -50,7 +50,7 @@ class Load:
     """Most requests scored together, as the service was told."""
     clients: int
     answered: int
-    """Requests answered with 200 and the hash of the photograph that was sent."""
+    """Requests answered with 200 and the hash of the image that was sent."""
     refused: int
     """Requests answered with an error of the service's shape."""
     lost: int
@@ -58,7 +58,7 @@ class Load:
     foreign: int
     """Requests answered with somebody else's result, or more than one."""
     scored: int
-    """Photographs the service says it scored meanwhile."""
+    """Images the service says it scored meanwhile."""
     per_second: float
     median_ms: float
     p99_ms: float
@@ -72,13 +72,13 @@ class Message:
 
     body: bytes
     headers: dict[str, str]
-    photograph: str
-    """SHA-256 of its photograph."""
+    image: str
+    """SHA-256 of its image."""
 
 
 def messages(count: int, side: int, method: str) -> list[Message]:
-    """So many requests, each with a photograph of side × side pixels of its own: the demo's, with different grain."""
-    base = Image.open(sorted(DEMO_PHOTOS.glob("*.jpg"))[0]).convert("RGB").resize((side, side))
+    """So many requests, each with an image of side × side pixels of its own: the demo's, with different grain."""
+    base = Image.open(sorted(DEMO_IMAGES.glob("*.jpg"))[0]).convert("RGB").resize((side, side))
     pixels = np.asarray(base, dtype=np.int16)
     random = np.random.default_rng(0)
     made = []
@@ -90,7 +90,7 @@ def messages(count: int, side: int, method: str) -> list[Message]:
             "POST",
             "http://service/v1/detect",
             data={"object": DEMO_OBJECT, "method": method},
-            files={"photographs": ("a.jpg", buffer.getvalue(), "image/jpeg")},
+            files={"images": ("a.jpg", buffer.getvalue(), "image/jpeg")},
         )
         headers = {"Content-Type": request.headers["content-type"]}
         made.append(Message(request.read(), headers, sha256(buffer.getvalue()).hexdigest()))
@@ -123,7 +123,7 @@ def ask(url: str, waiting: list[Message], clients: int, batch: int) -> Load:
             if response.status != 200:
                 counts["refused"] += 1
                 continue
-            own = [result["content_hash"] for result in answer["results"]] == [message.photograph]
+            own = [result["content_hash"] for result in answer["results"]] == [message.image]
             counts["answered" if own else "foreign"] += 1
             batched.append(answer["batched"])
         session.close()
@@ -146,9 +146,9 @@ def ask(url: str, waiting: list[Message], clients: int, batch: int) -> Load:
 
 
 def scored(url: str) -> int:
-    """Photographs the service has counted so far."""
+    """Images the service has counted so far."""
     counts = re.findall(
-        r"^clipspect_photographs_total\{.*\} (\S+)$",
+        r"^clipspect_images_total\{.*\} (\S+)$",
         httpx.get(f"{url}/metrics", timeout=30).text,
         re.MULTILINE,
     )
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--method", default="anoclip")
-    parser.add_argument("--side", type=int, default=256, help="pixels of the photographs sent")
+    parser.add_argument("--side", type=int, default=256, help="pixels of the images sent")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=200, help="for each number of clients")
     parser.add_argument("--batch", type=int, nargs="+", default=[16])
@@ -248,7 +248,7 @@ def report(loads: list[Load]) -> None:
         )
     for load in loads:
         if load.scored != load.answered:
-            print(f"{load.clients} clients: {load.scored} photographs scored for {load.answered} answers")
+            print(f"{load.clients} clients: {load.scored} images scored for {load.answered} answers")
     for first in loads:
         for other in loads:
             if first.batch == other.batch and first.clients == 1 < other.clients:

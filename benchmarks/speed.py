@@ -24,15 +24,15 @@ from statistics import median
 from typing import Any
 
 import torch
+from rivals.process import Rival
 from torch.nn import functional as F
 
-from clipspect.demo import DEMO_PHOTOS
-from clipspect.evaluation.provenance import provenance
+from clipspect.benchmark.provenance import provenance
+from clipspect.demo import DEMO_IMAGES
 from clipspect.methods import METHODS
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.visual import nearest_distances
 from pages import replace_between
-from rivals.process import Rival
 from speed_subjects import (
     OBJECT,
     OPEN_CLIP,
@@ -43,7 +43,7 @@ from speed_subjects import (
     ceiling,
     encoders,
     exported,
-    folder_of_photographs,
+    folder_of_images,
     load,
     measure,
     pipeline,
@@ -65,10 +65,10 @@ class Row:
     precision: str
     batch: int
     milliseconds: float
-    """Per photograph, median."""
+    """Per image, median."""
     images_per_second: float
     ratio_vs_winclip: float | None
-    """How many times the photographs per second of anomalib's WinCLIP in fp32, pipeline by pipeline."""
+    """How many times the images per second of anomalib's WinCLIP in fp32, pipeline by pipeline."""
     ratio_vs_anoclip: float | None
     """Time over that of the anoclip pipeline in the same precision and batch."""
     ratio_vs_plain: float | None
@@ -105,8 +105,8 @@ def time_model(
             }
         )
     with (
-        folder_of_photographs(options.photographs) as many,
-        folder_of_photographs(2) as few,
+        folder_of_images(options.images) as many,
+        folder_of_images(2) as few,
         tempfile.TemporaryDirectory() as scratch,
     ):
         for precision in options.precisions:
@@ -124,7 +124,7 @@ def time_model(
             for method in options.methods:
                 slow = method in SLOW
                 detector = load(method, model, precision, 1 if slow else max(options.batches), options.device)
-                subjects.append(pipeline(detector, few if slow else many, 2 if slow else options.photographs))
+                subjects.append(pipeline(detector, few if slow else many, 2 if slow else options.images))
         if rival is not None:
             photo = str(next(few.iterdir()))
 
@@ -195,8 +195,8 @@ def time_anchors(model: str, precision: str, threads: int, device: str) -> dict[
 
 
 def time_startup(rounds: int) -> list[dict[str, Any]]:
-    """Wall seconds from the shell to the result of one photograph, and of what it cannot do without."""
-    photo = sorted(DEMO_PHOTOS.glob("*crack*"))[0]
+    """Wall seconds from the shell to the result of one image, and of what it cannot do without."""
+    photo = sorted(DEMO_IMAGES.glob("*crack*"))[0]
     detect = "import sys; from clipspect.cli import main; sys.argv[0] = 'clipspect'; main()"
     rows = []
     with tempfile.TemporaryDirectory() as out:
@@ -301,9 +301,9 @@ def page(result: dict[str, Any]) -> str:
         if rows:
             parts.append(f"### {title}\n\n{table(rows)}")
     for title, key in (
-        ("Agreement with torch in fp32: maps and scores of AnoCLIP, worst photograph", "agreement"),
+        ("Agreement with torch in fp32: maps and scores of AnoCLIP, worst image", "agreement"),
         ("Text anchors of one object, seconds", "anchors"),
-        ("From the shell to a photograph's score, seconds", "startup"),
+        ("From the shell to an image's score, seconds", "startup"),
         ("Mutual scoring of N images, seconds a block", "mutual"),
         ("Where the V-V encoder's time goes", "profile"),
     ):
@@ -335,7 +335,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64] if cuda else [1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[cores])
-    parser.add_argument("--photographs", type=int, default=16, help="1000×1000 JPEGs in a pipeline")
+    parser.add_argument("--images", type=int, default=16, help="1000×1000 JPEGs in a pipeline")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--mutual", nargs="*", type=int, default=[16, 32, 64, 128, 256])

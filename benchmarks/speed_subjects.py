@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clipspect
+from clipspect.backbones.cpu.int8 import Int8Linear
+from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.int8 import Int8Product
-from clipspect.backbones.open_clip import Backbone
-from clipspect.backbones.products import linear
-from clipspect.demo import DEMO_PHOTOS
+from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.demo import DEMO_IMAGES
 from clipspect.detector import Detector
 from clipspect.methods import make_method
 from clipspect.results.run import run_folder
@@ -47,18 +47,18 @@ class Subject:
     precision: str
     batch: int
     images: int
-    """Photographs per run."""
+    """Images per run."""
     run: Callable[[], float | None]
     """Runs once; returns its seconds where it measures them itself."""
     flops: float | None = None
-    """Floating-point operations of the products, per photograph."""
+    """Floating-point operations of the products, per image."""
     busy: list[float] = field(default_factory=list)
     """Of each run of a pipeline, the share of the time from the first batch's start to the last one's end in which a
     batch was being encoded and scored."""
 
 
 def measure(subjects: list[Subject], rounds: int, say: Callable[[str], None]) -> dict[int, float]:
-    """Median seconds per photograph of each subject, in rounds that take turns; one round before does not count."""
+    """Median seconds per image of each subject, in rounds that take turns; one round before does not count."""
     seconds: dict[int, list[float]] = {number: [] for number in range(len(subjects))}
     for turn in range(rounds + 1):
         for number, subject in enumerate(subjects):
@@ -147,7 +147,7 @@ def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
     made = {"device": backbone.device, "dtype": DTYPES.get(precision, torch.float32)}
     pairs = [(torch.randn(rows, a, **made), torch.randn(b, a, **made)) for a, b in shapes]
     rounded = (
-        [Int8Product(right, torch.zeros(len(right))) for _, right in pairs] if precision == "int8" else []
+        [Int8Linear(right, torch.zeros(len(right))) for _, right in pairs] if precision == "int8" else []
     )
 
     @torch.inference_mode()
@@ -161,13 +161,13 @@ def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
     return Subject("ceiling", "matrix products", precision, batch, batch, multiply, operations / batch)
 
 
-def pipeline(detector: Detector, photographs: Path, count: int) -> Subject:
-    """A folder of photographs, read, scored and written as rows; the object's anchors lie in the cache."""
+def pipeline(detector: Detector, images: Path, count: int) -> Subject:
+    """A folder of images, read, scored and written as rows; the object's anchors lie in the cache."""
     method = detector.methods[0]
     detector.anchors(OBJECT)
     options: dict[str, Any] = {}
     if method.needs_references:
-        options["references"] = detector.encode_references(sorted(photographs.iterdir())[:1])
+        options["references"] = detector.encode_references(sorted(images.iterdir())[:1])
 
     busy: list[float] = []
     spans: list[tuple[float, float]] = []
@@ -185,9 +185,9 @@ def pipeline(detector: Detector, photographs: Path, count: int) -> Subject:
         spans.clear()
         with tempfile.TemporaryDirectory() as out:
             run_folder(
-                detector, photographs, object=OBJECT, out=Path(out), overlays="none", report=False, **options
+                detector, images, object=OBJECT, out=Path(out), overlays="none", report=False, **options
             )
-        if method.scope == "image":  # a set is encoded before its photographs are scored
+        if method.scope == "image":  # a set is encoded before its images are scored
             busy.append(sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0]))
 
     simple = method.name == "anoclip"
@@ -206,7 +206,7 @@ def exported(
     import onnxruntime
     import openvino
 
-    from clipspect.runtimes.export import agreement_of, export_detector, openvino_options, run_onnx
+    from clipspect.export.exporter import agreement_of, export_detector, openvino_options, run_onnx
 
     side, threads = detector.backbone.image_size, torch.get_num_threads()
     known = {row["runtime"] for row in agreements if row["model"] == detector.backbone.name}
@@ -234,8 +234,8 @@ def exported(
         if precision == "int8":
             path = folder / f"{detector.backbone.name}-int8.xml"
             if not path.is_file():
-                photographs = sorted(DEMO_PHOTOS.glob("*.jpg"))
-                export_detector(detector, OBJECT, path, precision="int8", calibrate=photographs, bar=0.9)
+                images = sorted(DEMO_IMAGES.glob("*.jpg"))
+                export_detector(detector, OBJECT, path, precision="int8", calibrate=images, bar=0.9)
         settings = {**openvino_options(precision), "INFERENCE_NUM_THREADS": threads}
         compiled = core.compile_model(path, "CPU", settings)
 
@@ -258,8 +258,8 @@ def tokens_of(backbone: Backbone) -> int:
 
 def widths_of(backbone: Backbone) -> tuple[int, int]:
     """Width of the stream and of the perceptrons."""
-    perceptron = backbone.network.visual.transformer.resblocks[0].mlp
-    return perceptron.c_fc.in_features, perceptron.c_fc.out_features
+    mlp = backbone.network.visual.transformer.resblocks[0].mlp
+    return mlp.c_fc.in_features, mlp.c_fc.out_features
 
 
 def flops(backbone: Backbone, *, value: bool) -> float:
@@ -273,10 +273,10 @@ def flops(backbone: Backbone, *, value: bool) -> float:
 
 
 @contextmanager
-def folder_of_photographs(count: int) -> Iterator[Path]:
+def folder_of_images(count: int) -> Iterator[Path]:
     """Different 1000×1000 JPEGs made of those in the wheel."""
     with tempfile.TemporaryDirectory(prefix="clipspect-speed-") as folder:
-        sources = sorted(DEMO_PHOTOS.glob("*.jpg"))
+        sources = sorted(DEMO_IMAGES.glob("*.jpg"))
         for number in range(count):
             with Image.open(sources[number % len(sources)]) as opened:
                 photo = opened.convert("RGB").resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.BICUBIC)

@@ -23,10 +23,10 @@ import torch
 import clipspect.training.train as loop
 from ablation_sets import PictureSet, deep_pcb, magnetic_tile, rendered
 from ablations import Encoded, Row, Variant, encode, measure
-from clipspect.backbones.open_clip import load_backbone
-from clipspect.evaluation.provenance import provenance
-from clipspect.images.photograph import Reader
-from clipspect.images.transforms import Fit
+from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.benchmark.provenance import provenance
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import ResizeSpec
 from clipspect.training.config import LossWeights, Phase, SceneSet, Stage, TrainingConfig, load_config
 from pages import replace_between
 
@@ -148,7 +148,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     shipped = load_config(Path(loop.__file__).with_name("tiny.toml"))
-    reader = Reader(Fit(SIZE))
+    reader = ImageLoader(ResizeSpec(SIZE))
     sets = list(rendered(SIZE))
     if (arguments.data / "magnetic_tile").is_dir():
         sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader))

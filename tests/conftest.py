@@ -1,4 +1,4 @@
-"""What every test may use: a private cache, a small model folder, rendered photographs of a plate with a blot."""
+"""What every test may use: a private cache, a small model folder, rendered images of a plate with a blot."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plate(seed: int, *, blot: bool = False, height: int = 60, width: int = 80) -
 
 @pytest.fixture
 def plates(tmp_path: Path) -> Path:
-    """A folder of ten photographs of plates in two subfolders, three of them with a blot."""
+    """A folder of ten images of plates in two subfolders, three of them with a blot."""
     folder = tmp_path / "plates"
     for number in range(10):
         path = folder / ("a" if number % 2 else "b") / f"plate {number}.png"

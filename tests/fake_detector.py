@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipspect.data.decode import read_image
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
-from clipspect.images.decode import read_image
 
 
 class DarkSpotDetector:
     """Map = darkness, score = its highest value. Keeps count of what it scored."""
 
     def __init__(self, model: str = "fake", delay: float = 0.0, log: Path | None = None) -> None:
-        """``delay`` seconds per photograph; scored names are appended to ``log``."""
+        """``delay`` seconds per image; scored names are appended to ``log``."""
         self.model = model
         self.delay = delay
         self.log = log
@@ -34,7 +34,7 @@ class DarkSpotDetector:
 
     def stream(
         self,
-        photographs: Iterable[Path],
+        images: Iterable[Path],
         *,
         object: str,
         root: Path | None,
@@ -43,8 +43,8 @@ class DarkSpotDetector:
         templates=None,
         company=(),
     ) -> Iterator[Detection]:
-        """One detection per photograph that is wanted."""
-        for path in photographs:
+        """One detection per image that is wanted."""
+        for path in images:
             if only is not None and not only(path):
                 continue
             yield self.detect(path, object, path.relative_to(root).as_posix() if root else path.name)

@@ -36,7 +36,7 @@ def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
         "detect", str(plates), "--object", "plate", "--out", str(out), "--csv", "--maps", "png16"
     )
     assert code == 0
-    assert "10 photographs" in text
+    assert "10 images" in text
     rows = rows_of(out)
     assert sorted(r["path"] for r in rows) == sorted(
         p.relative_to(plates).as_posix() for p in plates.rglob("*.png")
@@ -73,7 +73,7 @@ def test_running_again_keeps_what_is_done_and_other_settings_are_refused(run, pl
     assert run(*words, "--set", "temperature=0.5", "--overwrite")[0] == 0
 
 
-def test_one_photograph_gives_its_score_here_and_an_overlay_beside_it(run, plates):
+def test_one_image_gives_its_score_here_and_an_overlay_beside_it(run, plates):
     code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     assert code == 0
     assert "score" in text
@@ -85,7 +85,7 @@ def test_one_photograph_gives_its_score_here_and_an_overlay_beside_it(run, plate
     assert answer["image_threshold"] == 0.5
 
 
-def test_one_photograph_that_fails_is_an_object_for_machines_too(run, plates):
+def test_one_image_that_fails_is_an_object_for_machines_too(run, plates):
     (plates / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, text, error = run("detect", str(plates / "broken.jpg"), "--object", "plate", "--json")
     answer = json.loads(text)
@@ -95,7 +95,7 @@ def test_one_photograph_that_fails_is_an_object_for_machines_too(run, plates):
     assert "broken.jpg" in error
 
 
-def test_one_photograph_without_a_folder_draws_what_is_asked_for(run, plates):
+def test_one_image_without_a_folder_draws_what_is_asked_for(run, plates):
     words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     code, text, _ = run(*words, "--overlays", "none")
     assert (code, "overlay" in text) == (0, False)
@@ -111,7 +111,7 @@ def test_regions_below_the_image_threshold_are_told_as_such(run, plates):
     assert "these places reach that of pixels, 0.000" in text
 
 
-def test_overlays_of_single_photographs_are_not_taken_for_photographs(run, plates, tmp_path):
+def test_overlays_of_single_images_are_not_taken_for_images(run, plates, tmp_path):
     run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     out = tmp_path / "results"
     run("detect", str(plates), "--object", "plate", "--out", str(out), "--no-report", "--overlays", "none")
@@ -147,16 +147,16 @@ def test_exit_codes_for_anomalies_and_for_failures(run, plates, tmp_path):
     assert sum(r["error"] is not None for r in rows_of(tmp_path / "c")) == 1
 
 
-def test_known_good_photographs_set_the_threshold(run, plates, tmp_path):
+def test_known_good_images_set_the_threshold(run, plates, tmp_path):
     code, _text, _ = run(
         *("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r")),
         *("--good", str(plates / "a"), "--false-alarm-rate", "0.2", "--no-report", "--overlays", "none"),
     )
     assert code == 0
-    assert rows_of(tmp_path / "r")[0]["threshold_source"] == "good photographs"
+    assert rows_of(tmp_path / "r")[0]["threshold_source"] == "good images"
 
 
-def test_good_photographs_join_the_set_of_a_set_method_and_belong_to_its_settings(run, plates, tmp_path):
+def test_good_images_join_the_set_of_a_set_method_and_belong_to_its_settings(run, plates, tmp_path):
     good = tmp_path / "good"
     shutil.copytree(plates / "a", good)
     words = (
@@ -193,7 +193,7 @@ def test_wrong_usage_is_code_2_and_one_line_that_helps(run, tmp_path, monkeypatc
 
 
 def test_an_unknown_model_and_an_empty_folder(run, tmp_path):
-    assert "no photographs" in run("detect", str(tmp_path), "--object", "x")[2]
+    assert "no images" in run("detect", str(tmp_path), "--object", "x")[2]
     code, _, error = run("detect", str(tmp_path), "--object", "x", "--model", "ViT-Z", model=False)
     assert (code, "unknown model" in error) == (2, True)
 
@@ -317,7 +317,7 @@ def test_references_go_by_file_by_folder_and_by_asset(run, plates, tmp_path):
     assert (code, "damaged" in error) == (2, True)
 
 
-def test_a_pair_is_needed_where_there_is_one_photograph(run, plates):
+def test_a_pair_is_needed_where_there_is_one_image(run, plates):
     code, _, error = run(
         "detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--method", "dual-image"
     )

@@ -1,4 +1,4 @@
-"""A Detection gives its map at the photograph's size, its regions, its flag and its picture."""
+"""A Detection gives its map at the image's size, its regions, its flag and its picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREY = np.full((300, 400, 3), 128, np.uint8)
 
 
 def detection(score_map: np.ndarray | None = None, **changes: object) -> Detection:
-    """A 400 × 300 photograph with one hot square at columns 120…199, rows 60…119."""
+    """A 400 × 300 image with one hot square at columns 120…199, rows 60…119."""
     if score_map is None:
         score_map = np.full((240, 240), 0.1, np.float32)
         score_map[48:96, 72:120] = 0.9
@@ -33,7 +33,7 @@ def detection(score_map: np.ndarray | None = None, **changes: object) -> Detecti
 FAILED = replace(detection(), score=float("nan"), score_map=None, error="the file is empty")
 
 
-def test_the_anomaly_map_has_the_size_of_the_photograph():
+def test_the_anomaly_map_has_the_size_of_the_image():
     found = detection()
     assert found.anomaly_map.shape == (300, 400)
     assert found.anomaly_map.dtype == np.float32
@@ -46,7 +46,7 @@ def test_the_anomaly_map_is_interpolated_between_pixel_centres():
     np.testing.assert_allclose(found.anomaly_map, [[0, 0.25, 0.75, 1]], atol=1e-6)
 
 
-def test_a_map_of_the_photographs_own_size_is_not_changed():
+def test_a_map_of_the_images_own_size_is_not_changed():
     score_map = np.random.default_rng(0).random((30, 40), np.float32)
     np.testing.assert_array_equal(detection(score_map, width=40, height=30).anomaly_map, score_map)
 
@@ -103,12 +103,12 @@ def test_specks_are_no_regions_but_every_cell_of_a_small_map_counts():
     assert len(detection(small).regions) == 1
 
 
-def test_regions_never_leave_the_photograph():
+def test_regions_never_leave_the_image():
     hot = detection(np.ones((240, 240), np.float32), width=3, height=1)
     assert hot.regions == [Region(0, 0, 3, 1, 3, 1.0, 0, 0)]
 
 
-def test_a_photograph_is_flagged_from_the_threshold_on():
+def test_a_image_is_flagged_from_the_threshold_on():
     assert detection(score=0.6).flag is True
     assert detection(score=0.599).flag is False
     assert detection(score=0.599).pred_label is False
@@ -121,7 +121,7 @@ def test_the_mask_is_the_map_at_the_pixel_threshold():
     assert found.pred_mask.sum() == pytest.approx(80 * 60, rel=0.03)
 
 
-def test_without_thresholds_a_guess_is_made_from_the_photograph_and_says_so():
+def test_without_thresholds_a_guess_is_made_from_the_image_and_says_so():
     noisy = np.random.default_rng(0).normal(0.1, 0.01, (240, 240)).astype(np.float32)
     noisy[48:96, 72:120] = 0.9
     found = detection(noisy, thresholds=None)
@@ -132,7 +132,7 @@ def test_without_thresholds_a_guess_is_made_from_the_photograph_and_says_so():
     assert found.flag is True  # 0.8 is above the neutral score
 
 
-def test_a_failed_photograph_has_no_flag_no_regions_and_tells_why_it_has_no_map():
+def test_a_failed_image_has_no_flag_no_regions_and_tells_why_it_has_no_map():
     assert FAILED.flag is None
     assert FAILED.regions == []
     for ask in (lambda: FAILED.anomaly_map, lambda: FAILED.pred_mask, FAILED.overlay):
@@ -140,7 +140,7 @@ def test_a_failed_photograph_has_no_flag_no_regions_and_tells_why_it_has_no_map(
             ask()
 
 
-def test_the_overlay_is_warm_on_the_defect_and_the_photograph_elsewhere():
+def test_the_overlay_is_warm_on_the_defect_and_the_image_elsewhere():
     picture = detection().overlay()
     assert picture.size == (400, 300)
     assert picture.mode == "RGB"
@@ -159,7 +159,7 @@ def test_opacity_and_a_shared_colour_scale_change_the_heat():
     assert cool.tolist() == [128, 128, 128]
 
 
-def test_a_large_photograph_keeps_its_size_in_the_overlay():
+def test_a_large_image_keeps_its_size_in_the_overlay():
     large = detection(width=2600, height=1500, pixels=lambda: np.full((1500, 2600, 3), 90, np.uint8))
     assert large.overlay().size == (2600, 1500)
 
@@ -173,7 +173,7 @@ def test_saving_writes_the_overlay_and_says_what_went_wrong(tmp_path: Path):
         detection().save(tmp_path / "missing" / "o.png")
 
 
-def test_an_overlay_needs_the_photograph():
+def test_an_overlay_needs_the_image():
     with pytest.raises(UsageError, match="not at hand"):
         detection(pixels=None).overlay()
 
@@ -193,7 +193,7 @@ def test_colours_of_a_map_without_any_difference_are_clear():
     assert (np.asarray(even.overlay()) == 128).all()
 
 
-def test_results_and_photographs_load_neither_torch_nor_anything_heavy_before_it_is_used():
+def test_results_and_images_load_neither_torch_nor_anything_heavy_before_it_is_used():
     modules = (
         "detection, images.decode, images.find, images.tiling, images.prefetch, results.run, results.store"
     )

@@ -1,4 +1,4 @@
-"""The facade: every kind of input, order, errors, tiles, and one encoding per photograph."""
+"""The facade: every kind of input, order, errors, tiles, and one encoding per image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def detector(tmp_path_factory, small_model) -> Detector:
     return clipspect.load("anoclip", model=str(small_model), batch_size=4)
 
 
-def test_a_path_an_image_an_array_and_a_tensor_are_the_same_photograph(detector, tmp_path):
+def test_a_path_an_image_an_array_and_a_tensor_are_the_same_image(detector, tmp_path):
     pixels = plate(1)
     Image.fromarray(pixels).save(tmp_path / "plate.png")
     path = detector.detect(tmp_path / "plate.png", object="plate")
@@ -71,7 +71,7 @@ def test_results_do_not_depend_on_the_batch(small_model, plates):
         assert np.abs(one.score_map - other.score_map).max() < 1e-5
 
 
-def test_bad_photographs_among_good_ones_carry_their_error_in_place(detector, plates):
+def test_bad_images_among_good_ones_carry_their_error_in_place(detector, plates):
     (plates / "a" / "empty.png").write_bytes(b"")
     (plates / "b" / "cut.png").write_bytes((plates / "b" / "plate 0.png").read_bytes()[:300])
     (plates / "b" / "words.jpg").write_text("not an image")
@@ -95,25 +95,25 @@ def test_bad_photographs_among_good_ones_carry_their_error_in_place(detector, pl
         np.full((8, 8), 3.5),
     ],
 )
-def test_an_array_that_is_no_photograph_is_refused(detector, bad):
+def test_an_array_that_is_no_image_is_refused(detector, bad):
     with pytest.raises(ImageError):
         detector.detect(bad, object="plate")
 
 
-def test_one_pixel_is_a_photograph(detector):
+def test_one_pixel_is_an_image(detector):
     found = detector.detect(np.full((1, 1, 3), 90, np.uint8), object="plate")
     assert found.anomaly_map.shape == (1, 1)
     assert np.isfinite(found.score)
 
 
-def test_padding_keeps_proportions_and_the_map_lies_over_the_photograph_alone(small_model):
+def test_padding_keeps_proportions_and_the_map_lies_over_the_image_alone(small_model):
     padded = clipspect.load(model=str(small_model), aspect="pad")
     found = padded.detect(plate(3, height=20, width=80), object="plate")
     assert found.score_map.shape == (8, 32)
     assert found.anomaly_map.shape == (20, 80)
 
 
-def test_tiles_cover_a_large_photograph_and_find_more_detail(small_model):
+def test_tiles_cover_a_large_image_and_find_more_detail(small_model):
     tiled = clipspect.load(model=str(small_model), tile=32, batch_size=3)
     pixels = plate(5, blot=True, height=90, width=130)
     found = tiled.detect(pixels, object="plate")
@@ -127,7 +127,7 @@ def test_tiles_cover_a_large_photograph_and_find_more_detail(small_model):
     assert found.score_map[0, 0] == pytest.approx(corner.score_map[0, 0], abs=1e-5)
 
 
-def test_the_vision_tower_runs_once_per_photograph_and_the_text_tower_once_per_object(
+def test_the_vision_tower_runs_once_per_image_and_the_text_tower_once_per_object(
     detector, plates, monkeypatch
 ):
     images, texts = [], []
@@ -166,10 +166,10 @@ def test_own_words_change_the_anchors(small_model):
     assert not torch.equal(own.anchors("plate").pair, plain.anchors("plate").pair)
 
 
-def test_good_photographs_set_the_thresholds(detector, plates):
+def test_good_images_set_the_thresholds(detector, plates):
     good = sorted((plates / "a").glob("*.png"))
     thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.2)
-    assert thresholds.source == "good photographs"
+    assert thresholds.source == "good images"
     flagged = [d.flag for d in detector.stream(good, object="plate", thresholds=thresholds)]
     assert sum(flagged) <= 1
     broken = plates / "broken.png"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipspect.cli import main
-from clipspect.demo import DEMO_PHOTOS
+from clipspect.demo import DEMO_IMAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,13 +32,13 @@ def blocks(page: Path):
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder as the pages assume it: photos/, good/, part.png, own.toml."""
-    shutil.copytree(DEMO_PHOTOS, tmp_path / "photos")
+    shutil.copytree(DEMO_IMAGES, tmp_path / "photos")
     (tmp_path / "good").mkdir()
-    for photo in sorted(DEMO_PHOTOS.glob("*good*"))[:4]:
+    for photo in sorted(DEMO_IMAGES.glob("*good*"))[:4]:
         shutil.copy(photo, tmp_path / "good")
     from PIL import Image
 
-    Image.open(sorted(DEMO_PHOTOS.glob("*crack*"))[0]).save(tmp_path / "part.png")
+    Image.open(sorted(DEMO_IMAGES.glob("*crack*"))[0]).save(tmp_path / "part.png")
     (tmp_path / "own.toml").write_text('[domains]\nweld = ["weld photo"]\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""Detection: what a user holds for one photograph. NumPy only; pictures are made when asked for."""
+"""Detection: what a user holds for one image. NumPy only; pictures are made when asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of a photograph whose map values reach the pixel threshold, in photo pixels."""
+    """A connected part of an image whose map values reach the pixel threshold, in image pixels."""
 
     left: int
     top: int
@@ -35,20 +35,20 @@ class Region:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which values on a photograph and its pixels count as anomalous."""
+    """From which values on an image and its pixels count as anomalous."""
 
     image: float
-    """Scores ≥ this flag the photograph."""
+    """Scores ≥ this flag the image."""
     pixel: float
     """Map values ≥ this belong to regions."""
-    source: Literal["given", "good photographs", "guess"]
+    source: Literal["given", "good images", "guess"]
     note: str
     """How they came about, in one or two sentences for people."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One photograph's result. Where it could not be read or scored, ``error`` says why and there is no map.
+    """One image's result. Where it could not be read or scored, ``error`` says why and there is no map.
 
     ``pred_score``, ``pred_label``, ``pred_mask`` and ``anomaly_map`` are anomalib's names.
     """
@@ -64,42 +64,42 @@ class Detection:
     model: str
     weights: str
     score: float
-    """Anomaly score of the photograph in [0, 1]; NaN where ``error`` is set."""
+    """Anomaly score of the image in [0, 1]; NaN where ``error`` is set."""
     score_map: NDArray[np.float32] | None = field(repr=False, compare=False)
-    """(h, w) in [0, 1] over the whole photograph, at the method's own resolution."""
+    """(h, w) in [0, 1] over the whole image, at the method's own resolution."""
     seconds: float
     error: str | None = None
     warnings: tuple[str, ...] = ()
     thresholds: Thresholds | None = None
-    """The thresholds of the run; None where every photograph stands alone and a guess takes their place."""
+    """The thresholds of the run; None where every image stands alone and a guess takes their place."""
     thumbnail: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
-    """The photograph at most 256 pixels a side, for previews, where it was at hand."""
+    """The image at most 256 pixels a side, for previews, where it was at hand."""
     pixels: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
-    """Gives the photograph (H, W, 3), reading it again where that is needed."""
+    """Gives the image (H, W, 3), reading it again where that is needed."""
 
     @property
     def anomaly_map(self) -> NDArray[np.float32]:
-        """(H, W) in [0, 1] at the photograph's own size. Raises ImageError where there is no map."""
-        from clipspect.results.maps import resize_map
+        """(H, W) in [0, 1] at the image's own size. Raises ImageError where there is no map."""
+        from clipspect.postprocess.maps import resize_map
 
         return resize_map(self._map, self.height, self.width)
 
     @cached_property
     def compact_map(self) -> NDArray[np.float16]:
-        """(h, w) area means, long side ≤ 128, or 512 for tiled photographs: what is stored.
+        """(h, w) area means, long side ≤ 128, or 512 for tiled images: what is stored.
 
         Raises ImageError where there is no map.
         """
-        from clipspect.results.maps import shrink_map
+        from clipspect.postprocess.maps import shrink_map
 
         return shrink_map(self._map)
 
     @cached_property
     def thresholds_used(self) -> Thresholds:
-        """The thresholds of the run, or a guess from this photograph. Raises ImageError without a map."""
+        """The thresholds of the run, or a guess from this image. Raises ImageError without a map."""
         if self.thresholds is not None:
             return self.thresholds
-        from clipspect.results.thresholds import guess_thresholds
+        from clipspect.postprocess.thresholds import guess_thresholds
 
         return guess_thresholds([self.score], [float(self.compact_map.max())], self.compact_map)
 
@@ -111,13 +111,13 @@ class Detection:
         """
         if self.score_map is None:
             return []
-        from clipspect.results.regions import find_regions
+        from clipspect.postprocess.regions import find_regions
 
         return find_regions(self.compact_map, self.thresholds_used.pixel, self.height, self.width)
 
     @property
     def flag(self) -> bool | None:
-        """Whether the score reaches the image threshold; None where the photograph could not be scored."""
+        """Whether the score reaches the image threshold; None where the image could not be scored."""
         return None if self.score_map is None else self.score >= self.thresholds_used.image
 
     @property
@@ -138,18 +138,18 @@ class Detection:
     def overlay(
         self, opacity: float = 0.5, scale: tuple[float, float] | None = None, max_side: int | None = None
     ) -> Image.Image:
-        """The photograph with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
+        """The image with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
 
         ``scale`` gives the map values at the cool and the warm end of the colours, so that pictures can share
-        one; without it they span this photograph's own values around the pixel threshold.
+        one; without it they span this image's own values around the pixel threshold.
 
-        Raises ImageError without a map, UsageError where the photograph is not at hand.
+        Raises ImageError without a map, UsageError where the image is not at hand.
         """
-        from clipspect.results.heatmap import colour_scale, draw_overlay
+        from clipspect.postprocess.heatmap import colour_scale, draw_overlay
 
         score_map = self._map
         if self.pixels is None:
-            raise UsageError(f"{self.path}: the photograph is not at hand; detect it again to draw on it")
+            raise UsageError(f"{self.path}: the image is not at hand; detect it again to draw on it")
         scale = scale or colour_scale(score_map, self.thresholds_used.pixel)
         return draw_overlay(
             self.pixels(), score_map, self.regions, scale=scale, opacity=opacity, max_side=max_side

@@ -1,4 +1,4 @@
-"""Detector: photographs and an object's name in, Detections out. The only facade; every surface goes through it."""
+"""Detector: images and an object's name in, Detections out. The only facade; every surface goes through it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 
 from clipspect import __version__
-from clipspect.backbones.encoder import Encoded, Encoder, Pool, choose_pool
+from clipspect.backbones.cpu.batch_parallel import parallel_map
+from clipspect.backbones.encoder import Encoded, Encoder, Pool, sample_pool
 from clipspect.backbones.features import Features
-from clipspect.backbones.lanes import in_lanes
-from clipspect.backbones.open_clip import Backbone
-from clipspect.backbones.references import Manifest, load_references, save_references
+from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.data.find import find_images
+from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
+from clipspect.data.prefetch import prefetch
+from clipspect.data.prepare import ImageLoader, Source
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ClipspectError, ImageError, UsageError
-from clipspect.images.find import find_photographs
-from clipspect.images.intake import Entry, Templates, batches, keep_entries, read_entries, source_name
-from clipspect.images.photograph import Reader, Source
-from clipspect.images.prefetch import prefetch
-from clipspect.methods.base import Method, Scene, Scores
+from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.methods.visual import ONLY_ITSELF
-from clipspect.prompts import Wording, clean_object_name
+from clipspect.postprocess.agreement import MapAgreement
+from clipspect.prompts import PromptConfig, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
-from clipspect.runtimes.agreement import Agreement
+from clipspect.reference_file import Manifest, load_references, save_references
 
 REFERENCES_SUFFIX = ".refs"
 ANCHORS_IN_MEMORY = 32
@@ -38,8 +38,8 @@ ANCHORS_IN_MEMORY = 32
 
 
 @dataclass(frozen=True)
-class Run:
-    """What stays the same while the photographs of one run pass (:meth:`Detector.begin`)."""
+class RunContext:
+    """What stays the same while the images of one run pass (:meth:`Detector.begin`)."""
 
     noun: str
     anchors: Mapping[str, TextAnchors]
@@ -52,25 +52,25 @@ class Run:
 
 
 class Detector:
-    """One backbone with one method, or several that share each photograph's one encoding."""
+    """One backbone with one method, or several that share each image's one encoding."""
 
     def __init__(
         self,
         backbone: Backbone,
         methods: Sequence[Method],
-        reader: Reader,
-        wording: Wording,
+        reader: ImageLoader,
+        wording: PromptConfig,
         *,
         batch_size: int = 8,
         set_size: int = 128,
-        agreement: Agreement | None = None,
+        agreement: MapAgreement | None = None,
     ) -> None:
         """Put a detector together; :func:`clipspect.load` is the usual way.
 
         Args:
-            backbone: encodes photographs and sentences.
+            backbone: encodes images and sentences.
             methods: one, or several to compare.
-            reader: decodes, cuts and fits photographs; its size must be the backbone's.
+            reader: decodes, cuts and fits images; its size must be the backbone's.
             wording: prompts, domain and the user's own states.
             batch_size: pieces encoded at once.
             set_size: most pieces of a set that serve as each other's references (methods of scope "set").
@@ -87,7 +87,7 @@ class Detector:
         self._anchors: dict[tuple[str, str], TextAnchors] = {}
 
     def settings(self) -> dict[str, Any]:
-        """Everything a result depends on beside photographs, object and references, as JSON-able values."""
+        """Everything a result depends on beside images, object and references, as JSON-able values."""
         return {
             "clipspect": __version__,
             "methods": {m.name: m.settings() for m in self.methods},
@@ -107,7 +107,7 @@ class Detector:
 
     @property
     def uses_sets(self) -> bool:
-        """Whether a photograph's score depends on the set it is in."""
+        """Whether an image's score depends on the set it is in."""
         return any(m.scope == "set" for m in self.methods)
 
     def _prompt_digest(self) -> str:
@@ -133,25 +133,25 @@ class Detector:
         references: Features | None = None,
         thresholds: Thresholds | None = None,
     ) -> Any:
-        """Detect anomalies on one photograph or many.
+        """Detect anomalies on one image or many.
 
         Args:
             source: a path, a file's bytes, PIL image, array (H, W[, 3]) of uint8, uint16 or float, or tensor
                 (3, H, W): one Detection. A folder, list or tuple: a list of them. Any other iterable: a lazy iterator.
-            object: what is on the photographs, in plain words: "metal nut".
+            object: what is on the images, in plain words: "metal nut".
             references: encoded references (see :meth:`encode_references`) for methods that use them.
             thresholds: see :meth:`calibrate`; without them flags and regions are a guess, and say so.
 
         Returns:
-            One :class:`Detection` for one photograph and one method; a list, or an iterator, otherwise.
+            One :class:`Detection` for one image and one method; a list, or an iterator, otherwise.
 
         Raises:
-            ImageError: the one photograph cannot be read. Among many, its Detection carries the error.
-            UsageError: an impossible name or setting, a method that needs a pair given one photograph.
+            ImageError: the one image cannot be read. Among many, its Detection carries the error.
+            UsageError: an impossible name or setting, a method that needs a pair given one image.
         """
         options: dict[str, Any] = {"object": object, "references": references, "thresholds": thresholds}
         if isinstance(source, str | Path) and Path(source).is_dir():
-            return list(self.stream(find_photographs(Path(source)), root=Path(source), **options))
+            return list(self.stream(find_images(Path(source)), root=Path(source), **options))
         if isinstance(source, str | Path) or not _is_many(source):
             found = list(self.stream([source], **options))
             if found[0].error is not None:
@@ -162,7 +162,7 @@ class Detector:
 
     def stream(
         self,
-        photographs: Iterable[Source],
+        images: Iterable[Source],
         *,
         object: str,
         root: Path | None = None,
@@ -172,40 +172,42 @@ class Detector:
         company: Iterable[Source] = (),
         thresholds: Thresholds | None = None,
     ) -> Iterator[Detection]:
-        """Detections in the order of the photographs, decoded ahead in threads, in bounded memory.
+        """Detections in the order of the images, decoded ahead in threads, in bounded memory.
 
         Args:
-            photographs: paths, images, arrays; an iterable is consumed lazily unless a method needs the set.
+            images: paths, images, arrays; an iterable is consumed lazily unless a method needs the set.
             object: what is on them.
             root: paths are named relative to it.
-            references: encoded references for every photograph.
-            templates: gives each photograph's own reference file.
+            references: encoded references for every image.
+            templates: gives each image's own reference file.
             only: which files to score; the others merely belong to the set.
-            company: further photographs of the set, never scored (see :meth:`calibrate`).
+            company: further images of the set, never scored (see :meth:`calibrate`).
             thresholds: attached to every Detection.
 
         Yields:
-            One Detection per photograph and method. A photograph that cannot be read or scored yields
+            One Detection per image and method. An image that cannot be read or scored yields
             Detections that carry the error; the stream goes on.
 
         Raises:
             UsageError: a method that needs references or a pair has none.
         """
-        sources = photographs
-        pool: Iterable[Entry] = ()
-        known: dict[int, Entry] = {}  # of the pool, which is bounded: what it has read need not be read again
+        sources = images
+        pool: Iterable[LoadedImage] = ()
+        known: dict[
+            int, LoadedImage
+        ] = {}  # of the pool, which is bounded: what it has read need not be read again
         if self.uses_sets:
-            sources = list(photographs)
+            sources = list(images)
             members = [*sources, *company]
-            chosen = self.choose_pool([source_name(s, i) for i, s in enumerate(members)])
-            pool = read_entries(
+            chosen = self.sample_pool([source_name(s, i) for i, s in enumerate(members)])
+            pool = load_images(
                 members, self.reader, ahead=self._ahead, templates=templates, keep=lambda i, _: i in chosen
             )
-            pool = keep_entries(pool, known, len(sources))
+            pool = cache_loaded(pool, known, len(sources))
         run = self.begin(
             object, references=references, templates=templates is not None, pool=pool, thresholds=thresholds
         )
-        entries = read_entries(
+        entries = load_images(
             sources,
             self.reader,
             ahead=self._ahead,
@@ -216,9 +218,9 @@ class Detector:
         )
         yield from self.score(entries, run)
 
-    def choose_pool(self, names: Sequence[str]) -> set[int]:
-        """Positions of the photographs of a set that :meth:`begin` is to be given: told by their names alone."""
-        return choose_pool(names, self.set_size)
+    def sample_pool(self, names: Sequence[str]) -> set[int]:
+        """Positions of the images of a set that :meth:`begin` is to be given: told by their names alone."""
+        return sample_pool(names, self.set_size)
 
     def begin(
         self,
@@ -226,16 +228,16 @@ class Detector:
         *,
         references: Features | None = None,
         templates: bool = False,
-        pool: Iterable[Entry] = (),
+        pool: Iterable[LoadedImage] = (),
         thresholds: Thresholds | None = None,
-    ) -> Run:
+    ) -> RunContext:
         """Make ready to :meth:`score`: anchors, and what methods of scope "set" learn from the set's pool.
 
         Args:
-            object: what is on the photographs.
-            references: encoded references for every photograph.
+            object: what is on the images.
+            references: encoded references for every image.
             templates: whether the entries bring their own references.
-            pool: the entries of the set that :meth:`choose_pool` names; not looked at where no method needs them.
+            pool: the entries of the set that :meth:`sample_pool` names; not looked at where no method needs them.
             thresholds: attached to every Detection.
 
         Raises:
@@ -243,10 +245,10 @@ class Detector:
         """
         noun = clean_object_name(object)
         self._check_references(references is not None or templates)
-        run = Run(noun, {m.name: self.anchors(noun, m) for m in self.methods}, references, thresholds)
+        run = RunContext(noun, {m.name: self.anchors(noun, m) for m in self.methods}, references, thresholds)
         return self._prepare(run, pool) if self.uses_sets else run
 
-    def score(self, entries: Iterable[Entry], run: Run) -> Iterator[Detection]:
+    def score(self, entries: Iterable[LoadedImage], run: RunContext) -> Iterator[Detection]:
         """One Detection per entry and method, in order; entries are taken in batches, lazily.
 
         The next batch is encoded in a thread while the consumer looks at, draws or writes the present one.
@@ -257,40 +259,40 @@ class Detector:
                 raise scored
             yield from self._detections(batch, *scored, run)
 
-    def encode_references(self, photographs: Iterable[Source]) -> Features:
-        """Encode reference photographs once; every piece of every photograph becomes a reference.
+    def encode_references(self, images: Iterable[Source]) -> Features:
+        """Encode reference images once; every piece of every image becomes a reference.
 
         Raises:
             ImageError: one of them cannot be read. A reference is chosen on purpose: none is left out silently.
             UsageError: there are none.
         """
-        return self._encode_named(photographs)[0]
+        return self._encode_named(images)[0]
 
-    def _encode_named(self, photographs: Iterable[Source]) -> tuple[Features, dict[str, str]]:
-        """References, and the content hash of each photograph by name."""
+    def _encode_named(self, images: Iterable[Source]) -> tuple[Features, dict[str, str]]:
+        """References, and the content hash of each image by name."""
         parts: list[Features] = []
         sources: dict[str, str] = {}
-        for entry in read_entries(photographs, self.reader, ahead=self._ahead):
+        for entry in load_images(images, self.reader, ahead=self._ahead):
             if entry.error is not None:
                 raise entry.error
-            if entry.photograph is not None:
-                parts.append(self._encoder.encode(entry.photograph.pieces).features)
-                sources[entry.name] = entry.photograph.content_hash
+            if entry.image is not None:
+                parts.append(self._encoder.encode(entry.image.pieces).features)
+                sources[entry.name] = entry.image.content_hash
         if not parts:
-            raise UsageError("no reference photographs were given")
+            raise UsageError("no reference images were given")
         return Features.concat(parts), sources
 
     def write_references(self, good: Path | Iterable[Source], object: str, path: Path) -> int:
-        """Encode known-good photographs into a file for :meth:`read_references`; how many references it holds.
+        """Encode known-good images into a file for :meth:`read_references`; how many references it holds.
 
-        ``good`` is a photograph, a folder, or an iterable of photographs.
+        ``good`` is an image, a folder, or an iterable of images.
 
         Raises:
             ImageError: one of them cannot be read.
             ReferenceError: the file cannot be written.
         """
-        photographs = find_photographs(good) if isinstance(good, Path) else good
-        features, sources = self._encode_named(photographs)
+        images = find_images(good) if isinstance(good, Path) else good
+        features, sources = self._encode_named(images)
         manifest = Manifest(
             clean_object_name(object),
             self.backbone.name,
@@ -304,14 +306,14 @@ class Detector:
         return len(features)
 
     def read_references(self, source: Path, object: str) -> Features:
-        """References from a file of :meth:`write_references`, or from photographs, encoded now.
+        """References from a file of :meth:`write_references`, or from images, encoded now.
 
         Raises:
             ReferenceError: the file is damaged, or was made with another backbone, object or other settings.
-            ImageError: a photograph cannot be read.
+            ImageError: an image cannot be read.
         """
         if source.suffix != REFERENCES_SUFFIX:
-            return self.encode_references(find_photographs(source))
+            return self.encode_references(find_images(source))
         return load_references(source, self.backbone.device).check(
             source,
             object=clean_object_name(object),
@@ -332,34 +334,34 @@ class Detector:
         templates: Templates | None = None,
         company: Iterable[Source] = (),
     ) -> Thresholds:
-        """Thresholds from known-good photographs, without any label of a defect.
+        """Thresholds from known-good images, without any label of a defect.
 
-        A method that compares photographs with each other scores a photograph by the set it is in. Its thresholds
-        mean the same in a run only if both look at one set: pass the run's photographs as ``company`` here, and the
+        A method that compares images with each other scores an image by the set it is in. Its thresholds
+        mean the same in a run only if both look at one set: pass the run's images as ``company`` here, and the
         good ones as ``company`` of the run.
 
         Args:
-            good: a folder or an iterable of photographs without defects.
+            good: a folder or an iterable of images without defects.
             object: what is on them.
-            false_alarm_rate: share of good photographs that may be flagged, in (0, 1).
-            references: what the run's photographs are compared with.
-            templates: gives each photograph's own reference file, as in the run.
-            company: the photographs of the run.
+            false_alarm_rate: share of good images that may be flagged, in (0, 1).
+            references: what the run's images are compared with.
+            templates: gives each image's own reference file, as in the run.
+            company: the images of the run.
 
         Raises:
-            UsageError: several methods, or no good photograph that can be read.
+            UsageError: several methods, or no good image that can be read.
         """
-        from clipspect.results.thresholds import thresholds_from_good
+        from clipspect.postprocess.thresholds import thresholds_from_good
 
         if len(self.methods) > 1:
             raise UsageError("thresholds belong to one method; calibrate each by itself")
-        photographs = find_photographs(Path(good)) if isinstance(good, str | Path) else good
+        images = find_images(Path(good)) if isinstance(good, str | Path) else good
         stream = self.stream(
-            photographs, object=object, references=references, templates=templates, company=company
+            images, object=object, references=references, templates=templates, company=company
         )
         scored = [d for d in stream if d.error is None]
         if not scored:
-            raise UsageError("none of the known-good photographs could be read")
+            raise UsageError("none of the known-good images could be read")
         peaks = [float(d.compact_map.max()) for d in scored]
         return thresholds_from_good([d.score for d in scored], peaks, false_alarm_rate)
 
@@ -371,7 +373,7 @@ class Detector:
             names = ", ".join(m.name for m in self.methods)
             raise UsageError(f"{names} uses no references; choose a method that does, such as dual-image")
 
-    def _prepare(self, run: Run, entries: Iterable[Entry]) -> Run:
+    def _prepare(self, run: RunContext, entries: Iterable[LoadedImage]) -> RunContext:
         """Encode the pool of the set and let each method of scope "set" look at it once."""
         pool = self._encoder.encode_pool(entries, self.set_size)
         if pool is None:
@@ -389,37 +391,37 @@ class Detector:
     def _scene(
         self,
         method: Method,
-        run: Run,
+        run: RunContext,
         encoded: Encoded,
         seeds: Sequence[int],
         paired: Features | None,
         own: Sequence[int],
-    ) -> Scene:
+    ) -> MethodContext:
         images = encoded.images
         size = (int(images.shape[-2]), int(images.shape[-1]))
         state = (run.states or {}).get(method.name)
         anchors = run.anchors[method.name]
-        return Scene(anchors, size, seeds, self.backbone, images, run.references, paired, own, state)
+        return MethodContext(anchors, size, seeds, self.backbone, images, run.references, paired, own, state)
 
-    def _score_batch(self, batch: Sequence[Entry], run: Run) -> tuple[dict[str, Scores], float]:
-        """Scores of the batch's pieces by method, and seconds per photograph."""
-        good = [e for e in batch if e.photograph is not None]
+    def _score_batch(self, batch: Sequence[LoadedImage], run: RunContext) -> tuple[dict[str, Scores], float]:
+        """Scores of the batch's pieces by method, and seconds per image."""
+        good = [e for e in batch if e.image is not None]
         if not good:
             return {}, 0.0
         started = perf_counter()
 
-        def score(entries: Sequence[Entry]) -> dict[str, Scores]:
+        def score(entries: Sequence[LoadedImage]) -> dict[str, Scores]:
             return self._score_entries(entries, run)
 
-        parts = in_lanes(score, good, self.backbone.device)
+        parts = parallel_map(score, good, self.backbone.device)
         scores = {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
         return scores, (perf_counter() - started) / len(good)
 
-    def _score_entries(self, good: Sequence[Entry], run: Run) -> dict[str, Scores]:
+    def _score_entries(self, good: Sequence[LoadedImage], run: RunContext) -> dict[str, Scores]:
         encoded, own = self._encoder.encode_batch(good, run.pool)
         templates = [e.template.pieces for e in good if e.template is not None]
         paired = self._encoder.encode(np.concatenate(templates)).features if templates else None
-        seeds = list(chain.from_iterable(e.photograph.seeds for e in good if e.photograph))
+        seeds = list(chain.from_iterable(e.image.seeds for e in good if e.image))
         scores: dict[str, Scores] = {}
         for method in self.methods:
             scene = self._scene(method, run, encoded, seeds, paired, own)
@@ -427,46 +429,46 @@ class Detector:
         return scores
 
     def _detections(
-        self, batch: Sequence[Entry], scores: Mapping[str, Scores], seconds: float, run: Run
+        self, batch: Sequence[LoadedImage], scores: Mapping[str, Scores], seconds: float, run: RunContext
     ) -> Iterator[Detection]:
         start = 0
         for entry in batch:
-            stop = start + (len(entry.photograph.pieces) if entry.photograph else 0)
+            stop = start + (len(entry.image.pieces) if entry.image else 0)
             for method in self.methods:
                 own_scores = scores[method.name][start:stop] if stop > start else None
                 yield self._detection(entry, method, own_scores, run, seconds)
             start = stop
 
     def _detection(
-        self, entry: Entry, method: Method, scores: Scores | None, run: Run, seconds: float
+        self, entry: LoadedImage, method: Method, scores: Scores | None, run: RunContext, seconds: float
     ) -> Detection:
-        photograph = entry.photograph
+        image = entry.image
         warnings: tuple[str, ...] = ("random weights: a control, not a result",) * self.backbone.is_random
-        if method.accepts_references and photograph and entry.template:
-            warnings += (ONLY_ITSELF,) if photograph.content_hash == entry.template.content_hash else ()
+        if method.accepts_references and image and entry.template:
+            warnings += (ONLY_ITSELF,) if image.content_hash == entry.template.content_hash else ()
         common: dict[str, Any] = {
             "path": entry.name,
-            "content_hash": photograph.content_hash if photograph else entry.content_hash,
-            "width": photograph.width if photograph else 0,
-            "height": photograph.height if photograph else 0,
+            "content_hash": image.content_hash if image else entry.content_hash,
+            "width": image.width if image else 0,
+            "height": image.height if image else 0,
             "object": run.noun,
             "method": method.name,
             "model": self.backbone.name,
             "weights": self.backbone.weights,
             "thresholds": run.thresholds,
         }
-        if photograph is None or scores is None:
+        if image is None or scores is None:
             reason = entry.error.reason if isinstance(entry.error, ImageError) else str(entry.error)
         else:
             maps, image_scores = scores.map.float().cpu().numpy(), scores.image.float().cpu().numpy()
             if np.isfinite(maps).all() and np.isfinite(image_scores).all():
                 return Detection(
-                    score=self.reader.join_scores(image_scores),
-                    score_map=self.reader.lay_back(photograph, maps),
+                    score=self.reader.aggregate_scores(image_scores),
+                    score_map=self.reader.stitch_tiles(image, maps),
                     seconds=seconds,
                     warnings=(*warnings, *dict.fromkeys(chain.from_iterable(scores.notes))),
-                    thumbnail=photograph.thumbnail,
-                    pixels=photograph.pixels,
+                    thumbnail=image.thumbnail,
+                    pixels=image.pixels,
                     **common,
                 )
             reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clipspect.backbones.open_clip import load_backbone
+from clipspect.backbones.openclip.backbone import load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
+from clipspect.data.convert import MAX_PIXELS
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import Aspect, Interpolation, ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.images.convert import MAX_PIXELS
-from clipspect.images.photograph import Reader
-from clipspect.images.transforms import Aspect, Fit, Interpolation
 from clipspect.methods import DEFAULT_METHOD, make_method
 from clipspect.methods.base import Method
-from clipspect.prompts import Wording, load_prompts
-from clipspect.runtimes.precision import PrecisionChoice, check_precision, settle_precision
+from clipspect.precision import PrecisionChoice, check_precision, resolve_precision
+from clipspect.prompts import PromptConfig, load_prompts
 
 
 def load(
@@ -53,14 +53,14 @@ def load(
             use and refused below a rank correlation of 0.999; "auto" for the fastest that is not.
         aspect: "squash" to a square as the papers do, or "pad".
         interpolation: "bicubic" or "bilinear".
-        tile: side in photo pixels to cut large photographs into overlapping tiles; "square" for VisA's setting.
+        tile: side in image pixels to cut large images into overlapping tiles; "square" for VisA's setting.
         domain: "auto", or a domain of the prompt table: "object", "texture", "medical", …
         prompts: a TOML file merged over the shipped prompt table.
         normal: further normal states, such as "{} fresh from the mould".
         abnormal: further abnormal states, such as "{} with a scratch".
         batch_size: images encoded at once.
         set_size: most images of a set that serve as each other's references.
-        max_pixels: larger photographs are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
         seed: of random weights.
 
     Raises:
@@ -73,13 +73,13 @@ def load(
         if not any(key in one.settings() for one in made):
             names = ", ".join(one.name for one in made)
             raise UsageError(f"none of {names} has a setting {key!r}; see: clipspect methods NAME")
-    wording = Wording(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
+    wording = PromptConfig(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
     for one in made:
         wording.sentences(one.prompts, "object")  # a bad domain or phrase is told before weights are loaded
     check_precision(precision)
     backbone = load_backbone(model, weights, image_size=image_size, device=device, seed=seed)
-    backbone, agreement = settle_precision(backbone, precision)
-    reader = Reader(Fit(backbone.image_size, aspect, interpolation), tile, max_pixels)
+    backbone, agreement = resolve_precision(backbone, precision)
+    reader = ImageLoader(ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels)
     return Detector(
         backbone, made, reader, wording, batch_size=batch_size, set_size=set_size, agreement=agreement
     )

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.open_clip import load_backbone
-from clipspect.backbones.torchscript import read_tensors
+from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.openclip.torchscript import read_tensors
 from clipspect.errors import UsageError, WeightsError
 from small_models import ARCHITECTURES, normalised_images
 

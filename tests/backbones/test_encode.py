@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.open_clip import Backbone, load_backbone
+from clipspect.backbones.openclip.backbone import Backbone, load_backbone
 from clipspect.errors import UsageError
 from small_models import ARCHITECTURES, normalised_images
 
@@ -74,7 +74,7 @@ def test_a_later_start_leaves_the_ordinary_path_and_copies_it_at_the_start():
 
 
 def test_the_value_path_lets_gradients_through_for_training():
-    from clipspect.backbones.value_attention import encode_vit
+    from clipspect.backbones.openclip.value_attention import encode_vit
 
     model = open_clip.CLIP(**ARCHITECTURES["vit"])
     tokens, _ = encode_vit(model.visual, normalised_images(1, 64), [2])

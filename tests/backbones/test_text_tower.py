@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backbones.test_encode import backbone_of
-from clipspect.backbones.text_tower import shared_beginnings
+from clipspect.backbones.openclip.text_tower import shared_beginnings
 
 
 def test_tokens_behind_the_same_beginning_are_one():

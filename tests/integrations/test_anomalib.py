@@ -15,14 +15,14 @@ from anomalib.data import Folder, MVTecAD
 from anomalib.engine import Engine
 from torchvision import tv_tensors
 
+from clipspect.benchmark.candidates import make_candidates
+from clipspect.benchmark.datasets import load_categories
+from clipspect.benchmark.jobs import Settings
+from clipspect.benchmark.layouts import render_pictures, write_layout
+from clipspect.benchmark.runner import run_benchmark
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import ResizeSpec
 from clipspect.errors import UsageError
-from clipspect.evaluation.benchmark import run_benchmark
-from clipspect.evaluation.datasets import load_categories
-from clipspect.evaluation.entrants import make_entrants
-from clipspect.evaluation.layouts import render_pictures, write_layout
-from clipspect.evaluation.units import Settings
-from clipspect.images.photograph import Reader
-from clipspect.images.transforms import Fit
 from clipspect.integrations.anomalib import (
     AnoClip,
     AnoClipPlus,
@@ -31,7 +31,7 @@ from clipspect.integrations.anomalib import (
     DualImagePlus,
     Mutual,
 )
-from clipspect.integrations.anomalib_resize import PhotographResize
+from clipspect.integrations.anomalib_resize import ClipspectResize
 
 MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
 NAMES = {
@@ -65,7 +65,7 @@ def model(kind: type[ClipspectModule], small_model: Path, **options) -> Clipspec
 
 
 def own_folder(root: Path, batch_size: int = 4) -> Folder:
-    """All ten photographs tested: by itself anomalib's Folder keeps a random half back for validation."""
+    """All ten images tested: by itself anomalib's Folder keeps a random half back for validation."""
     return Folder(
         name="plate", root=root / "own" / "plate", normal_dir="reference", normal_test_dir="good",
         abnormal_dir="dent", mask_dir="masks", val_split_mode="same_as_test", eval_batch_size=batch_size,
@@ -74,9 +74,9 @@ def own_folder(root: Path, batch_size: int = 4) -> Folder:
 
 
 def test_every_model_gives_the_figures_of_the_benchmark(root, engine, tmp_path):
-    entrants = make_entrants([kind.method_name for kind in MODELS], {}, {}, None)
+    candidates = make_candidates([kind.method_name for kind in MODELS], {}, {}, None)
     own = run_benchmark(
-        "mvtecad", load_categories("mvtecad", root / "mvtec"), entrants, tmp_path / "own",
+        "mvtecad", load_categories("mvtecad", root / "mvtec"), candidates, tmp_path / "own",
         settings=Settings(image_size=64),
     )  # fmt: skip
     for kind, result in zip(MODELS, own, strict=True):
@@ -87,7 +87,7 @@ def test_every_model_gives_the_figures_of_the_benchmark(root, engine, tmp_path):
 
 
 def test_a_bare_folder_is_predicted_without_a_datamodule(root, engine, small_model):
-    """anomalib's issues 2444 and 2701: zero-shot on one's own photographs, nothing else given."""
+    """anomalib's issues 2444 and 2701: zero-shot on one's own images, nothing else given."""
     predictions = engine.predict(
         model=model(AnoClip, small_model, class_name="plate"), data_path=root / "own" / "plate" / "dent"
     )
@@ -132,16 +132,16 @@ def test_the_resize_is_the_one_of_detect(root):
     path = root / "own" / "plate" / "dent" / "000.jpg"
     from anomalib.data.utils import read_image
 
-    pieces = Reader(Fit(48)).read(path).pieces
-    resized = PhotographResize((48, 48))(read_image(path, as_tensor=True))
+    pieces = ImageLoader(ResizeSpec(48)).read(path).pieces
+    resized = ClipspectResize((48, 48))(read_image(path, as_tensor=True))
     np.testing.assert_array_equal((resized.permute(1, 2, 0) * 255).round().byte().numpy(), pieces[0])
     batch = torch.stack([read_image(path, as_tensor=True)] * 2)
-    torch.testing.assert_close(PhotographResize((48, 48))(tv_tensors.Image(batch))[1], resized)
+    torch.testing.assert_close(ClipspectResize((48, 48))(tv_tensors.Image(batch))[1], resized)
 
 
 def test_one_picture_alone_is_refused_by_methods_that_compare(small_model):
     alone = model(DualImage, small_model, class_name="plate").model
-    with pytest.raises(UsageError, match="compares photographs of a set"):
+    with pytest.raises(UsageError, match="compares images of a set"):
         alone(torch.rand(1, 3, 64, 64))
 
 

@@ -1,4 +1,4 @@
-"""A small CLIP with random weights, some rendered photographs, and the scene a detector makes of them."""
+"""A small CLIP with random weights, some rendered images, and the scene a detector makes of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 
-from clipspect.backbones.open_clip import Backbone
-from clipspect.methods.base import Scene, Scores
+from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.methods.base import MethodContext, Scores
 from clipspect.prompts.anchors import make_anchors
 
 SIZE = 64
@@ -31,7 +31,7 @@ def make_backbone(seed: int = 0) -> Backbone:
     )
 
 
-def make_photos(count: int, seed: int = 0) -> torch.Tensor:
+def make_images(count: int, seed: int = 0) -> torch.Tensor:
     """(count, 3, S, S) striped plates that differ in phase and noise; every second one has a bright spot."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -45,7 +45,7 @@ def make_photos(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def seeds_of(photos: torch.Tensor) -> list[int]:
-    """As the detector does: a number made of each photograph's content."""
+    """As the detector does: a number made of each image's content."""
     return [int(hashlib.sha256(p.numpy().tobytes()).hexdigest()[:12], 16) for p in photos]
 
 
@@ -63,7 +63,7 @@ def anchors():
 
 @pytest.fixture(scope="session")
 def photos() -> torch.Tensor:
-    return make_photos(6)
+    return make_images(6)
 
 
 def run_set(
@@ -71,7 +71,7 @@ def run_set(
 ):
     """One encoding, one preparation, scores in batches: what the detector does with a set.
 
-    ``pool`` is how many of the photographs the others may be compared with; all of them by default.
+    ``pool`` is how many of the images the others may be compared with; all of them by default.
     """
     order = list(range(len(photos))) if order is None else order
     photos = photos[order]
@@ -81,8 +81,8 @@ def run_set(
         features = backbone.encode(photos, method.request())
         pairs = None if paired is None else backbone.encode(paired[order], method.request())
 
-        def scene(part: list[int], state: object) -> Scene:
-            return Scene(
+        def scene(part: list[int], state: object) -> MethodContext:
+            return MethodContext(
                 anchors,
                 (SIZE, SIZE),
                 [seeds[i] for i in part],
@@ -104,11 +104,11 @@ def run_set(
 
 @pytest.fixture(scope="session")
 def detect(backbone, anchors):
-    """``detect(method, photos)`` with the small backbone; reference photographs are encoded first."""
+    """``detect(method, photos)`` with the small backbone; reference images are encoded first."""
 
-    def run(method, photos, *, reference_photos=None, references=None, **options):
-        if reference_photos is not None:
-            references = backbone.encode(reference_photos, method.request())
+    def run(method, photos, *, reference_images=None, references=None, **options):
+        if reference_images is not None:
+            references = backbone.encode(reference_images, method.request())
         return run_set(backbone, anchors, method, photos, references=references, **options)
 
     return run

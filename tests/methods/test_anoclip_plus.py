@@ -1,4 +1,4 @@
-"""AnoCLIP+ on photographs: independent of batch and order, changes no weight, survives divergence."""
+"""AnoCLIP+ on images: independent of batch and order, changes no weight, survives divergence."""
 
 import pytest
 import torch

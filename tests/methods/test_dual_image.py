@@ -6,13 +6,13 @@ import torch
 from clipspect.errors import ReferenceError, UsageError
 from clipspect.methods import make_method
 
-from .conftest import make_backbone, make_photos
+from .conftest import make_backbone, make_images
 
 METHODS = [("dual-image", {}), ("dual-image", {"pairing": "nearest", "references": 3}), ("mutual", {})]
 
 
 def spot_stands_out(scores, photos):
-    """How much higher a map is on the bright spot than elsewhere, mean over the photographs that have one."""
+    """How much higher a map is on the bright spot than elsewhere, mean over the images that have one."""
     lifts = []
     for photo, score_map in zip(photos[1::2], scores.map[1::2], strict=True):
         spot = photo.amin(0) > 1.6
@@ -32,7 +32,7 @@ def test_scores_depend_neither_on_batch_nor_on_order(detect, photos, name, setti
 
 @pytest.mark.parametrize(("name", "settings"), METHODS)
 @pytest.mark.parametrize("fusion", ["mean", "min-max", "rank", "z-score", "temperature"])
-def test_identical_photographs_have_no_visual_difference_and_no_nan(detect, photos, name, settings, fusion):
+def test_identical_images_have_no_visual_difference_and_no_nan(detect, photos, name, settings, fusion):
     same = photos[:1].repeat(5, 1, 1, 1)
     joint = detect(make_method(name, {**settings, "fusion": fusion}), same)
     visual = detect(make_method(name, {**settings, "output": "visual"}), same)
@@ -45,54 +45,54 @@ def test_identical_photographs_have_no_visual_difference_and_no_nan(detect, phot
 
 
 @pytest.mark.parametrize(("name", "settings"), METHODS)
-def test_what_other_photographs_lack_stands_out_even_with_random_weights(detect, photos, name, settings):
+def test_what_other_images_lack_stands_out_even_with_random_weights(detect, photos, name, settings):
     visual = detect(make_method(name, {**settings, "output": "visual"}), photos)
     assert spot_stands_out(visual, photos) > 0.8
 
 
 @pytest.mark.parametrize("name", ["dual-image", "mutual"])
-def test_one_photograph_alone_needs_a_pair(detect, photos, name):
+def test_one_image_alone_needs_a_pair(detect, photos, name):
     with pytest.raises(UsageError, match="given one"):
         detect(make_method(name), photos[:1])
 
 
-def test_one_photograph_with_a_reference_is_enough(detect, photos):
-    scores = detect(make_method("dual-image", {"output": "visual"}), photos[1:2], reference_photos=photos[:1])
+def test_one_image_with_a_reference_is_enough(detect, photos):
+    scores = detect(make_method("dual-image", {"output": "visual"}), photos[1:2], reference_images=photos[:1])
     pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2])
     torch.testing.assert_close(scores.map[0], pair.map[1], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["dual-image", "mutual"])
-def test_the_photograph_as_its_own_only_reference_is_refused(detect, photos, name):
-    with pytest.raises(UsageError, match="the only reference is the photograph itself"):
-        detect(make_method(name), photos[:1], reference_photos=photos[:1])
+def test_the_image_as_its_own_only_reference_is_refused(detect, photos, name):
+    with pytest.raises(UsageError, match="the only reference is the image itself"):
+        detect(make_method(name), photos[:1], reference_images=photos[:1])
 
 
 @pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual", "winclip+"])
-def test_a_photograph_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
-    scores = detect(make_method(name), photos[:3], reference_photos=photos[1:2], batch=1)
+def test_a_image_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
+    scores = detect(make_method(name), photos[:3], reference_images=photos[1:2], batch=1)
     assert [len(notes) for notes in scores.notes] == [0, 1, 0]
-    assert "only reference is the photograph itself" in scores.notes[1][0]
+    assert "only reference is the image itself" in scores.notes[1][0]
 
 
-def test_a_photograph_among_the_references_is_not_compared_with_itself(detect, photos):
+def test_a_image_among_the_references_is_not_compared_with_itself(detect, photos):
     method = make_method("dual-image", {"output": "visual"})
-    among = detect(method, photos[:1], reference_photos=photos[:3])
-    without = detect(method, photos[:1], reference_photos=photos[1:3])
+    among = detect(method, photos[:1], reference_images=photos[:3])
+    without = detect(method, photos[:1], reference_images=photos[1:3])
     torch.testing.assert_close(among.map, without.map, rtol=0, atol=2e-6)
 
 
-def test_each_photograph_can_bring_its_own_reference(detect, photos):
+def test_each_image_can_bring_its_own_reference(detect, photos):
     method = make_method("dual-image", {"output": "visual"})
     paired = detect(method, photos[:3], paired=photos[3:], batch=2)
-    alone = detect(method, photos[1:2], reference_photos=photos[4:5])
+    alone = detect(method, photos[1:2], reference_images=photos[4:5])
     torch.testing.assert_close(paired.map[1], alone.map[0], rtol=0, atol=2e-6)
 
 
 def test_references_of_another_size_are_refused(detect, backbone, photos):
     method = make_method("dual-image")
     small = backbone.encode(photos[:, :, :48, :48], method.request())
-    with pytest.raises(ReferenceError, match=r"\(6, 6\) patches, the photographs \(8, 8\)"):
+    with pytest.raises(ReferenceError, match=r"\(6, 6\) patches, the images \(8, 8\)"):
         detect(method, photos, references=small)
 
 
@@ -121,7 +121,7 @@ def test_the_plain_mean_is_half_text_and_half_visual(detect, photos):
     torch.testing.assert_close(joint.image, (text.image + visual.image) / 2, rtol=0, atol=1e-6)
 
 
-def test_every_photograph_is_encoded_once(anchors, photos):
+def test_every_image_is_encoded_once(anchors, photos):
     backbone, seen = make_backbone(), []
 
     class Counting:
@@ -137,11 +137,11 @@ def test_every_photograph_is_encoded_once(anchors, photos):
     assert sorted(seen) == sorted(photos.sum((1, 2, 3)).tolist())
 
 
-def test_photographs_outside_the_pool_get_the_same_scale_and_references(backbone, anchors):
+def test_images_outside_the_pool_get_the_same_scale_and_references(backbone, anchors):
     """A pool is a sample: others are scored against it, and nothing of it changes."""
     from .conftest import run_set
 
-    photos = make_photos(8, seed=2)
+    photos = make_images(8, seed=2)
     method = make_method("dual-image", {"references": 2})
     whole = run_set(backbone, anchors, method, photos, pool=5, batch=8)
     parts = run_set(backbone, anchors, method, photos, pool=5, batch=3)

@@ -28,13 +28,13 @@ def test_image_scores_are_dual_images_and_no_weight_changes(detect, backbone, ph
     assert all(torch.equal(before[name], t) for name, t in backbone._model.state_dict().items())
 
 
-def test_training_lowers_the_loss_on_every_photograph(backbone, anchors, photos):
-    from .conftest import SIZE, Scene
+def test_training_lowers_the_loss_on_every_image(backbone, anchors, photos):
+    from .conftest import SIZE, MethodContext
 
     method = make_method("dual-image+", {"epochs": 12, "learning_rate": 1e-3})
     with torch.inference_mode():
         features = backbone.encode(photos, method.request())
-        scene = Scene(anchors, (SIZE, SIZE), list(range(6)), backbone, photos, own=list(range(6)))
+        scene = MethodContext(anchors, (SIZE, SIZE), list(range(6)), backbone, photos, own=list(range(6)))
         tokens = method.text_tokens(features)
         corrupted, shares = method.corrupt(features, scene)
         joint = torch.full(tokens.shape[:2], 0.3)
@@ -50,7 +50,7 @@ def test_a_loss_that_diverges_gives_the_joint_map_and_says_so(detect, photos):
     assert all("diverged" in note[0] for note in diverged.notes)
 
 
-def test_identical_photographs_give_finite_maps(detect, photos):
+def test_identical_images_give_finite_maps(detect, photos):
     scores = detect(make_method("dual-image+"), photos[:1].repeat(4, 1, 1, 1))
     assert scores.map.isfinite().all()
     assert scores.notes == [()] * 4

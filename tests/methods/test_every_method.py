@@ -10,7 +10,7 @@ REFERENCE_FREE = [name for name in METHODS if not method_class(name).needs_refer
 
 
 def options(name, photos):
-    return {"reference_photos": photos[-2:]} if method_class(name).needs_references else {}
+    return {"reference_images": photos[-2:]} if method_class(name).needs_references else {}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -39,7 +39,7 @@ def test_a_result_depends_neither_on_batch_nor_on_order(detect, photos, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_identical_photographs_get_identical_scores(detect, photos, name):
+def test_identical_images_get_identical_scores(detect, photos, name):
     same = photos[:1].repeat(3, 1, 1, 1)
     scores = detect(make_method(name), same, **options(name, photos))
     assert scores.map.isfinite().all()
@@ -70,9 +70,9 @@ def test_winclip_plus_finds_no_visual_difference_to_its_own_template(detect, pho
     torch.testing.assert_close(paired.map, zero_shot.map / 2, rtol=0, atol=1e-5)
 
 
-def test_winclip_plus_leaves_a_photograph_out_of_its_references(detect, photos):
+def test_winclip_plus_leaves_a_image_out_of_its_references(detect, photos):
     method = make_method("winclip+")
-    among = detect(method, photos[:2], reference_photos=photos[:2])
+    among = detect(method, photos[:2], reference_images=photos[:2])
     other = detect(method, photos[:2], paired=photos[[1, 0]])
     torch.testing.assert_close(among.map, other.map, rtol=0, atol=1e-6)
     assert (among.map - detect(make_method("winclip"), photos[:2]).map / 2).max() > 1e-3

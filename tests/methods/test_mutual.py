@@ -11,7 +11,7 @@ from clipspect.methods import make_method
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.visual import nearest_distances
 
-from .conftest import make_photos, run_set
+from .conftest import make_images, run_set
 
 
 def random_tokens(*shape, seed=0):
@@ -53,16 +53,16 @@ def test_an_image_outside_the_index_is_compared_with_all_of_it():
 
 def test_explicit_references_take_the_place_of_the_set(detect, photos):
     method = make_method("mutual", {"output": "visual", "lowest": 1.0})
-    scores = detect(method, photos[:2], reference_photos=photos[2:4])
-    pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2], reference_photos=photos[2:4])
+    scores = detect(method, photos[:2], reference_images=photos[2:4])
+    pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2], reference_images=photos[2:4])
     torch.testing.assert_close(scores.map, pair.map, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("settings", [{}, {"exact_limit": 1}, {"left_out": 0.3}])
-def test_a_photograph_among_its_references_is_not_compared_with_itself(detect, photos, settings):
+def test_a_image_among_its_references_is_not_compared_with_itself(detect, photos, settings):
     method = make_method("mutual", {"output": "visual", **settings})
-    among = detect(method, photos[:1], reference_photos=photos[:3])
-    without = detect(method, photos[:1], reference_photos=photos[1:3])
+    among = detect(method, photos[:1], reference_images=photos[:3])
+    without = detect(method, photos[:1], reference_images=photos[1:3])
     torch.testing.assert_close(among.map, without.map, rtol=0, atol=1e-4)
     assert among.map.max() > 1e-3
 
@@ -76,7 +76,7 @@ def test_leaving_out_suspicious_patches_can_only_raise_distances(detect, photos)
 
 
 def test_a_set_beyond_the_pool_is_scored_in_bounded_memory(backbone, anchors):
-    photos = make_photos(9, seed=4)
+    photos = make_images(9, seed=4)
     method = make_method("mutual")
     batches = [run_set(backbone, anchors, method, photos, pool=4, batch=b).map for b in (9, 2)]
     torch.testing.assert_close(*batches, rtol=0, atol=2e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import clipspect
-from clipspect.images import photograph
+from clipspect.data import image
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def counted(small_model):
 
 @pytest.mark.parametrize("method", ["dual-image", "mutual"])
 @pytest.mark.parametrize("set_size", [128, 4])
-def test_a_folder_costs_one_encoding_a_photograph(counted, plates, method, set_size):
+def test_a_folder_costs_one_encoding_an_image(counted, plates, method, set_size):
     detector, seen = counted(method, set_size=set_size)
     found = detector.detect(plates, "plate")
     assert len(found) == 10
@@ -45,7 +45,7 @@ def test_a_set_is_encoded_as_many_at_once_as_the_batch_has(counted, plates):
 
     detector.backbone.encode = sized
     assert len(detector.detect(plates, "plate")) == 10
-    assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth photograph when its turn comes
+    assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth image when its turn comes
 
 
 def test_several_methods_share_the_one_encoding(counted, plates):
@@ -70,7 +70,7 @@ def test_the_order_of_the_files_changes_nothing(counted, plates):
         np.testing.assert_allclose(detection.score_map, back[path].score_map, atol=1e-5)
 
 
-def test_one_photograph_without_another_is_told_so(counted, plates):
+def test_one_image_without_another_is_told_so(counted, plates):
     detector, _ = counted("dual-image")
     with pytest.raises(clipspect.UsageError, match="given one"):
         detector.detect(sorted(plates.rglob("*.png"))[0], "plate")
@@ -83,21 +83,21 @@ def test_a_setting_that_no_method_of_a_comparison_has_is_refused(small_model):
     assert [m.settings().get("lowest") for m in shared.methods] == [None, 0.5]
 
 
-def test_a_copy_of_a_photograph_as_its_own_template_is_told_in_its_row(counted, plates, tmp_path):
+def test_a_copy_of_a_image_as_its_own_template_is_told_in_its_row(counted, plates, tmp_path):
     paths = sorted(plates.rglob("*.png"))[:3]
     templates = dict(zip(paths, [paths[1], tmp_path / "copy.png", paths[0]], strict=True))
     (tmp_path / "copy.png").write_bytes(paths[1].read_bytes())
     detector, _ = counted(["dual-image", "anoclip"])
     found = list(detector.stream(paths, object="plate", templates=templates.__getitem__))
-    told = [any("only reference is the photograph itself" in w for w in d.warnings) for d in found]
+    told = [any("only reference is the image itself" in w for w in d.warnings) for d in found]
     assert told == [False, False, True, False, False, False]
 
 
-def test_the_photographs_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
+def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read = []
-    decode = photograph.read_image
+    decode = image.read_image
     monkeypatch.setattr(
-        photograph, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
+        image, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
     )
     detector, _ = counted("dual-image")
     found = detector.detect(plates, object="plate")

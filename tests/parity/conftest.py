@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clipspect.backbones.open_clip import Backbone
+from clipspect.backbones.openclip.backbone import Backbone
 from clipspect.prompts import PromptTable, load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 

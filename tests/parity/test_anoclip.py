@@ -8,9 +8,9 @@ import torch
 
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.views import official_views
-from clipspect.images.tiling import blend_tiles, plan_tiles
+from clipspect.data.tiling import blend_tiles, plan_tiles
 from clipspect.methods.anoclip import AnoCLIP
-from clipspect.methods.base import Scene
+from clipspect.methods.base import MethodContext
 from clipspect.methods.scoring import abnormal_probability, smooth
 
 
@@ -25,7 +25,7 @@ def images(parity):
 
 
 def scene_of(parity, noun, images):
-    return Scene(parity.anchors(noun), tuple(images.shape[-2:]), [0] * len(images))
+    return MethodContext(parity.anchors(noun), tuple(images.shape[-2:]), [0] * len(images))
 
 
 def test_map_step_by_step(parity, recorded, images, close):

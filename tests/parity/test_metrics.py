@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipspect.benchmark.metrics import aupro, image_metrics, pixel_metrics
 from clipspect.errors import UsageError
-from clipspect.evaluation.metrics import aupro, image_metrics, pixel_metrics
 
 FOLDER = Path(os.environ.get("CLIPSPECT_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 pytestmark = pytest.mark.skipif(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipspect.adaptation.descent import descend
-from clipspect.adaptation.layers import Adapter, Layers
-from clipspect.adaptation.objectives import noise_contrast_loss, state_logits
 from clipspect.methods import make_method
-from clipspect.methods.base import Scene
+from clipspect.methods.base import MethodContext
 from clipspect.methods.scoring import smooth
+from clipspect.methods.tta.adapters import Adapter, Layers
+from clipspect.methods.tta.batched_adamw import optimize
+from clipspect.methods.tta.losses import noise_contrast_loss, state_logits
 
 ADAPTERS = [("text_adapter", "text-bank"), ("adapter", "linear")]
 
@@ -41,7 +41,7 @@ def images(parity):
 
 @pytest.fixture(scope="module")
 def scene(parity, noun, images):
-    return Scene(parity.anchors(noun), tuple(images.shape[2:]), seeds=(0, 1))
+    return MethodContext(parity.anchors(noun), tuple(images.shape[2:]), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_two_tiles_adapt_as_one_image(parity, close):
         return noise_contrast_loss(logits(tokens, layers), logits(tokens + noise[epoch], layers))
 
     tokens, pair = tokens.clone(), pair.clone()
-    descent = descend(loss, start, len(visa["adapter.image0.loss"]))
+    descent = optimize(loss, start, len(visa["adapter.image0.loss"]))
     close(descent.losses[:, 0], visa["adapter.image0.loss"], 2e-6)
     check_weights(descent.layers.weight[0], visa["adapter.image0.final_weight"])
     check_weights(descent.layers.bias[0], visa["adapter.image0.final_bias"])

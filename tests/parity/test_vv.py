@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.value_attention import encode_vit
+from clipspect.backbones.openclip.value_attention import encode_vit
 
 
 def test_one_forward_gives_the_class_token_and_the_value_tokens_of_every_block(parity, close):

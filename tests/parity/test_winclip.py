@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from clipspect.backbones.value_attention import window_index
+from clipspect.backbones.openclip.value_attention import window_index
 from clipspect.methods import make_method
-from clipspect.methods.base import Scene
+from clipspect.methods.base import MethodContext
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def features(parity, recorded):
 
 @pytest.fixture(scope="module")
 def scene(parity, recorded, noun):
-    return Scene(parity.anchors(noun, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
+    return MethodContext(parity.anchors(noun, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
 
 
 def sizes_in(recorded):
@@ -63,7 +63,7 @@ def test_zero_shot_grid_map_and_score_match(features, scene, recorded, close):
 def test_few_shot_grid_map_and_score_match(parity, features, scene, recorded, close, shots, case):
     method = make_method("winclip+")
     references = parity.backbone.encode(parity.tensor(recorded, "reference_images")[:shots], method.request())
-    scene = Scene(scene.anchors, scene.size, scene.seeds, references=references)
+    scene = MethodContext(scene.anchors, scene.size, scene.seeds, references=references)
     scores = method.score(features, scene)
     close(method.text_grid(features, scene), recorded[f"{case}.zero_shot_grid"], 2e-6)
     close(method.visual_grid(features, scene), recorded[f"{case}.few_shot_grid"], 2e-6)

@@ -12,18 +12,18 @@ import pytest
 
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
-from clipspect.results.merge import Choice, merge_results, recover_manifest
+from clipspect.postprocess.thresholds import given_thresholds
+from clipspect.results.merge import RowFilter, merge_results, recover_manifest
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows, read_manifest
-from clipspect.results.thresholds import given_thresholds
 from fake_detector import DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:
     rows = list(iterate_rows(out))
     by_path = {row["path"]: row for row in rows}
-    assert len(by_path) == len(rows), "a photograph has two rows"
+    assert len(by_path) == len(rows), "an image has two rows"
     return by_path
 
 
@@ -36,7 +36,7 @@ def run(photos: Path, out: Path, threshold: float | None = 0.6, model: str = "fa
 
 @pytest.fixture
 def lines(tmp_path: Path) -> tuple[Path, Path]:
-    """Results of two lines: photographs 0…7, two of them dark; 8…15, one of them dark, and one that fails."""
+    """Results of two lines: images 0…7, two of them dark; 8…15, one of them dark, and one that fails."""
     write_parts(tmp_path / "one", good=6, dark=2)
     write_parts(tmp_path / "all", good=15, dark=1)
     (tmp_path / "two").mkdir()
@@ -46,17 +46,17 @@ def lines(tmp_path: Path) -> tuple[Path, Path]:
     return run(tmp_path / "one", tmp_path / "out one"), run(tmp_path / "two", tmp_path / "out two")
 
 
-def test_two_folders_become_one_with_every_photograph_once_and_a_report(lines, tmp_path):
+def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_path):
     outcome = merge_results(lines, tmp_path / "merged")
     before = rows_of(lines[0]) | rows_of(lines[1])
     after = rows_of(tmp_path / "merged")
-    assert (outcome.photographs, outcome.flagged, outcome.failed) == (17, 3, 1)
+    assert (outcome.images, outcome.flagged, outcome.failed) == (17, 3, 1)
     assert after == before
     assert outcome.thresholds["dark"] == given_thresholds(0.6)
     assert "part-0015.png" in outcome.report.read_text()
 
 
-def test_a_photograph_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
+def test_a_image_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
     shutil.copy(tmp_path / "one" / "part-0003.png", tmp_path / "two" / "part-0003.png")
     (tmp_path / "one" / "empty.png").write_bytes((tmp_path / "one" / "part-0000.png").read_bytes())
     first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")
@@ -68,11 +68,11 @@ def test_a_photograph_of_both_is_taken_once_and_a_scored_one_before_a_failed_one
         assert rows["part-0003.png"] == rows_of(second)["part-0003.png"]  # the latest
 
 
-def test_one_name_for_two_photographs_is_refused_until_the_folders_names_tell_them_apart(lines, tmp_path):
+def test_one_name_for_two_images_is_refused_until_the_folders_names_tell_them_apart(lines, tmp_path):
     shutil.copy(tmp_path / "one" / "part-0000.png", tmp_path / "two" / "part-0009.png")
     write_parts(tmp_path / "one", good=10, dark=0)
     first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")
-    with pytest.raises(ResultsError, match=r"part-0009.png: is one photograph in .* --prefix"):
+    with pytest.raises(ResultsError, match=r"part-0009.png: is one image in .* --prefix"):
         merge_results([first, second], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     merge_results([first, second], tmp_path / "merged", prefix=True)
@@ -95,18 +95,18 @@ def test_thresholds_that_differ_are_guessed_anew_from_all_rows(lines, tmp_path):
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
-        (Choice(flagged=True), {"part-0015.png"}),
-        (Choice(failed=True), {"empty.png"}),
-        (Choice(least=0.6), {"part-0015.png"}),
-        (Choice(names="*-001?.png", flagged=False), {f"part-001{n}.png" for n in range(5)}),
-        (Choice(most=0.1), set()),
+        (RowFilter(flagged=True), {"part-0015.png"}),
+        (RowFilter(failed=True), {"empty.png"}),
+        (RowFilter(least=0.6), {"part-0015.png"}),
+        (RowFilter(names="*-001?.png", flagged=False), {f"part-001{n}.png" for n in range(5)}),
+        (RowFilter(most=0.1), set()),
     ],
 )
-def test_filters_take_whole_photographs(lines, tmp_path, choice, names):
+def test_filters_take_whole_images(lines, tmp_path, choice, names):
     outcome = merge_results([lines[1]], tmp_path / "some", choice=choice)
     rows = rows_of(tmp_path / "some")
     assert rows.keys() == names
-    assert outcome.photographs == len(names)
+    assert outcome.images == len(names)
     assert all(row == rows_of(lines[1])[name] for name, row in rows.items())
 
 
@@ -147,9 +147,9 @@ def call(monkeypatch, capsys, *words: object) -> tuple[int, str]:
 def test_the_command_merges_filters_exports_and_reports(lines, tmp_path, monkeypatch, capsys):
     merged = tmp_path / "merged"
     code, said = call(monkeypatch, capsys, "merge", *lines, "--out", merged, "--threshold", 0.55)
-    assert (code, "17 photographs: 3 flagged, 1 failed" in said) == (0, True)
+    assert (code, "17 images: 3 flagged, 1 failed" in said) == (0, True)
     code, said = call(monkeypatch, capsys, "filter", merged, "--out", tmp_path / "bad", "--flagged")
-    assert (code, "3 photographs: 3 flagged" in said) == (0, True)
+    assert (code, "3 images: 3 flagged" in said) == (0, True)
     assert call(monkeypatch, capsys, "export", merged, "--out", tmp_path / "rows.csv")[0] == 0
     with (tmp_path / "rows.csv").open(encoding="utf-8-sig", newline="") as file:
         assert len(list(csv.DictReader(file))) == 17
@@ -161,7 +161,7 @@ def test_the_command_merges_filters_exports_and_reports(lines, tmp_path, monkeyp
     assert (code, "there are: dark" in said) == (2, True)
 
 
-def test_coco_holds_every_region_as_a_box_of_its_photograph(lines, tmp_path, monkeypatch, capsys):
+def test_coco_holds_every_region_as_a_box_of_its_image(lines, tmp_path, monkeypatch, capsys):
     target = tmp_path / "coco.json"
     assert call(monkeypatch, capsys, "export", lines[1], "--format", "coco", "--out", target)[0] == 0
     coco = json.loads(target.read_text())

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from clipspect.errors import ResultsError
+from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.results import report as report_module
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from clipspect.results.thresholds import given_thresholds
 from fake_detector import DarkSpotDetector, write_parts
 
 
@@ -101,8 +101,8 @@ def test_given_thresholds_are_not_called_a_guess(photos: Path, tmp_path: Path):
 
 
 def test_a_large_run_shows_its_highest_scores_and_counts_all(photos: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(report_module, "MOST_CARDS", 5)
-    monkeypatch.setattr(report_module, "MOST_ERRORS", 2)
+    monkeypatch.setattr(report_module, "MAX_CARDS", 5)
+    monkeypatch.setattr(report_module, "MAX_ERRORS", 2)
     for number in range(3):
         (photos / f"bad-{number}.png").write_bytes(b"")
     data, rows = parse(run(tmp_path).read_text())
@@ -118,7 +118,7 @@ def test_a_folder_without_results_says_so(tmp_path: Path):
         write_report(tmp_path)
 
 
-def test_a_photograph_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
+def test_a_image_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
     # the spots' darkness is about 0.8: below this image threshold, above this pixel threshold
     data, rows = parse(run(tmp_path, thresholds=given_thresholds(0.95, 0.5)).read_text())
     assert (data["total"], data["flagged"], data["marked"], data["failed"]) == (17, 0, 4, 1)

@@ -1,4 +1,4 @@
-"""A run over a folder ends with one row per photograph, whatever happens on the way."""
+"""A run over a folder ends with one row per image, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from PIL import Image
 import clipspect.results.run as run_module
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.results.run import LocalEngine, Progress, output_path, run_folder
 from clipspect.results.store import iterate_rows
-from clipspect.results.thresholds import given_thresholds
 from fake_detector import DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:
     rows = ds.dataset(out / "detections").to_table().to_pylist()
     by_path = {row["path"]: row for row in rows}
-    assert len(by_path) == len(rows), "a photograph has two rows"
+    assert len(by_path) == len(rows), "an image has two rows"
     return by_path
 
 
@@ -46,7 +46,7 @@ def test_a_folder_becomes_rows_overlays_and_a_report(photos: Path, tmp_path: Pat
     out = tmp_path / "out"
     summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
     rows = rows_of(out)
-    assert (summary.photographs, summary.computed, summary.kept, summary.failed) == (16, 16, 0, 0)
+    assert (summary.images, summary.computed, summary.kept, summary.failed) == (16, 16, 0, 0)
     assert summary.flagged == 4
     assert [name for name, row in sorted(rows.items()) if row["flag"]] == [
         f"part-{n:04d}.png" for n in range(12, 16)
@@ -120,34 +120,34 @@ def test_other_settings_are_refused_and_overwrite_replaces(photos: Path, tmp_pat
     assert {row["model"] for row in rows_of(tmp_path / "out").values()} == {"other"}
 
 
-def test_results_inside_the_folder_of_photographs_are_not_photographs(photos: Path):
+def test_results_inside_the_folder_of_images_are_not_images(photos: Path):
     run_folder(DarkSpotDetector(), photos, object="part", out=photos / "results")
     summary = run_folder(DarkSpotDetector(), photos, object="part", out=photos / "results")
-    assert (summary.photographs, summary.computed) == (16, 0)
+    assert (summary.images, summary.computed) == (16, 0)
 
 
-def test_one_photograph_and_an_empty_folder(photos: Path, tmp_path: Path):
+def test_one_image_and_an_empty_folder(photos: Path, tmp_path: Path):
     summary = run_folder(DarkSpotDetector(), photos / "part-0015.png", object="part", out=tmp_path / "out")
-    assert (summary.photographs, summary.flagged) == (1, 1)
+    assert (summary.images, summary.flagged) == (1, 1)
     assert summary.thresholds["dark"].source == "guess"
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="no photographs"):
+    with pytest.raises(UsageError, match="no images"):
         run_folder(DarkSpotDetector(), tmp_path / "none", object="part", out=tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
 
 
-def test_a_run_in_which_every_photograph_fails_still_ends(tmp_path: Path):
+def test_a_run_in_which_every_image_fails_still_ends(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
     summary = run_folder(
         DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", csv=True
     )
-    assert (summary.photographs, summary.failed, summary.flagged) == (1, 1, 0)
+    assert (summary.images, summary.failed, summary.flagged) == (1, 1, 0)
     assert summary.report.exists()
 
 
 @pytest.mark.parametrize("maps", ["png16", "npy"])
-def test_maps_have_the_size_of_the_photograph_and_full_precision(photos: Path, tmp_path: Path, maps):
+def test_maps_have_the_size_of_the_image_and_full_precision(photos: Path, tmp_path: Path, maps):
     run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", maps=maps)
     folder = tmp_path / "out" / "maps"
     if maps == "npy":
@@ -181,7 +181,7 @@ def test_the_csv_holds_every_row_without_pictures(photos: Path, tmp_path: Path):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_progress_counts_every_photograph_in_both_stages(photos: Path, tmp_path: Path):
+def test_progress_counts_every_image_in_both_stages(photos: Path, tmp_path: Path):
     (photos / "zzz.png").write_bytes(b"")
     seen: list[Progress] = []
     run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", progress=seen.append)
@@ -228,7 +228,7 @@ def start(photos: Path, out: Path, log: Path, delay: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, script, photos, out, log], env=environment)
 
 
-def test_killed_in_the_middle_of_200_photographs_every_one_is_there_once_and_none_is_scored_twice(
+def test_killed_in_the_middle_of_200_images_every_one_is_there_once_and_none_is_scored_twice(
     tmp_path: Path,
 ):
     photos, out, log = tmp_path / "photos", tmp_path / "out", tmp_path / "scored.txt"
@@ -236,7 +236,7 @@ def test_killed_in_the_middle_of_200_photographs_every_one_is_there_once_and_non
     run = start(photos, out, log, "0.02")
     while run.poll() is None and not list(out.glob("detections/*.parquet")):
         time.sleep(0.05)
-    time.sleep(0.3)  # some more photographs, scored but not yet written
+    time.sleep(0.3)  # some more images, scored but not yet written
     assert run.poll() is None, "the run ended before it could be killed"
     run.send_signal(signal.SIGKILL)
     run.wait()
@@ -265,7 +265,7 @@ def test_killed_while_finishing_the_next_run_only_finishes(tmp_path: Path, photo
     assert summary.flagged == 4
 
 
-def test_no_more_detections_are_alive_for_many_photographs_than_for_few(tmp_path: Path):
+def test_no_more_detections_are_alive_for_many_images_than_for_few(tmp_path: Path):
     write_parts(tmp_path / "photos", good=300, dark=0, size=(16, 16))
     most = 0
 
@@ -296,18 +296,18 @@ def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, monkeypatch)
     assert sizes == [8] * 16  # eight parts, written and judged
 
 
-def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_photographs(
+def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_images(
     photos, tmp_path, monkeypatch
 ):
     def full(*_: object, **__: object) -> None:
         raise ResultsError("overlay.png: the disk is full")
 
-    monkeypatch.setattr("clipspect.results.finish._draw", full)
+    monkeypatch.setattr("clipspect.results.finalize._draw", full)
     with pytest.raises(ResultsError, match="the disk is full"):
         run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
 
 
-def test_a_photograph_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
+def test_a_image_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
     def take_away(progress: Progress) -> None:
         if progress.stage == "detect" and progress.done == 16:
             (photos / "part-0003.png").unlink()
@@ -319,7 +319,7 @@ def test_a_photograph_that_went_away_only_lacks_its_overlay(photos: Path, tmp_pa
 
 
 def test_overlays_are_read_with_the_detector_s_own_limit_of_pixels(photos: Path, tmp_path: Path, monkeypatch):
-    """A photograph that a raised --max-pixels let in is drawn too: the limit is the detector's, not the default."""
+    """An image that a raised --max-pixels let in is drawn too: the limit is the detector's, not the default."""
     detector = DarkSpotDetector()
     engine = LocalEngine(detector, photos, "part", tmp_path / "out")
     settings = detector.settings()
@@ -342,9 +342,7 @@ def test_rows_removed_under_a_run_are_missed_and_the_next_run_makes_them_again(p
         if progress.done == 10:
             (out / "detections" / "part-000000.parquet").unlink()
 
-    with pytest.raises(
-        ResultsError, match=r"rows of 4 photographs were removed .* run the same command again"
-    ):
+    with pytest.raises(ResultsError, match=r"rows of 4 images were removed .* run the same command again"):
         run_folder(DarkSpotDetector(), photos, object="part", out=out, progress=remove)
     summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
     assert (summary.kept, summary.computed, len(rows_of(out))) == (12, 4, 16)

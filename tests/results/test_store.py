@@ -99,7 +99,7 @@ def test_the_next_run_finds_finished_rows_and_drops_failed_ones_and_leftovers(tm
     assert sorted(table(tmp_path / "out")["path"].to_pylist()) == [f"{n:04d}.png" for n in range(4)]
 
 
-def test_photographs_that_changed_are_forgotten(tmp_path: Path):
+def test_images_that_changed_are_forgotten(tmp_path: Path):
     with ResultStore(tmp_path / "out", SETTINGS) as store:
         add(store, detection(1))
         add(store, detection(2))
@@ -278,7 +278,7 @@ def test_parts_are_compressed_parquet(tmp_path: Path):
     assert pq.ParquetFile(store.parts()[0]).metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_a_photograph_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
+def test_a_image_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
     settings = {**SETTINGS, "methods": {"anoclip": {}, "dual-image": {}}}
     with ResultStore(tmp_path / "out", settings) as store:
         add(store, detection(1))

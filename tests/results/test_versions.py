@@ -15,7 +15,7 @@ from clipspect.results.rows import detections_schema
 from clipspect.results.store import ResultStore, iterate_rows, read_manifest
 
 VERSION_1 = Path(__file__).with_name("version_1")
-"""Written by clipspect as it was before rows had a host: three photographs and an empty file."""
+"""Written by clipspect as it was before rows had a host: three images and an empty file."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A small random teacher: what it says is learned, on its own photographs too, and the result is a model folder."""
+"""A small random teacher: what it says is learned, on its own images too, and the result is a model folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import clipspect
-from clipspect.backbones.open_clip import load_backbone
+from clipspect.backbones.openclip.backbone import load_backbone
 from clipspect.errors import UsageError
 from clipspect.training import distillation
 from clipspect.training.config import Phase, SceneSet, Stage, load_config
-from clipspect.training.distillation import Student, Teacher, cut_photos, read_photos
+from clipspect.training.distillation import Student, Teacher, crop_training_images, read_training_images
 from clipspect.training.train import step_generator
 from clipspect.training.windows import draw_windows
 from conftest import plate
@@ -56,7 +56,7 @@ def test_the_teacher_looks_on_the_students_grid(teacher):
 
 
 def test_what_the_teacher_says_is_learned(config, teacher, folder):
-    student = Student(config, teacher, read_photos(folder))
+    student = Student(config, teacher, read_training_images(folder))
     student.start_from(distillation._SHIPPED)
     from clipspect.training.scene_store import LiveShards
 
@@ -84,14 +84,14 @@ def test_the_command_writes_a_model_folder_that_detects(config, folder, small_mo
     assert 0 <= detector.detect(plate(1), object="plate").score <= 1
 
 
-def test_windows_come_from_the_photographs():
+def test_windows_come_from_the_images():
     photos = torch.from_numpy(np.stack([np.full((3, 40, 40), v, np.uint8) for v in (51, 102)]))
-    windows = cut_photos(photos, 20, 16, torch.Generator().manual_seed(0))
+    windows = crop_training_images(photos, 20, 16, torch.Generator().manual_seed(0))
     assert windows.shape == (20, 3, 16, 16)
     assert {round(float(w.mean()), 3) for w in windows} == {0.2, 0.4}
 
 
-def test_a_folder_without_a_readable_photograph_is_an_error(tmp_path):
+def test_a_folder_without_a_readable_image_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UsageError, match="none of its photographs"):
-        read_photos(tmp_path)
+    with pytest.raises(UsageError, match="none of its images"):
+        read_training_images(tmp_path)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import clipspect
-from clipspect.evaluation.metrics import pixel_metrics
+from clipspect.benchmark.metrics import pixel_metrics
 
 FOLDER = Path(str(resources.files("clipspect.backbones") / "tiny"))
 WEIGHTS = FOLDER / "open_clip_model.safetensors"
@@ -63,8 +63,8 @@ def test_the_newest_version_is_the_default():
 @pytest.fixture(scope="module")
 def demo():
     detector = clipspect.load("anoclip", model="tiny")
-    photographs = sorted((DEMO / "photos").glob("*.jpg"))
-    return list(detector.stream(photographs, object="metal bracket"))
+    images = sorted((DEMO / "photos").glob("*.jpg"))
+    return list(detector.stream(images, object="metal bracket"))
 
 
 def read_mask(stem: str, shape: tuple[int, int]):
@@ -75,22 +75,22 @@ def read_mask(stem: str, shape: tuple[int, int]):
     return np.asarray(Image.open(path)) > 0 if path.exists() else np.zeros(shape, dtype=bool)
 
 
-def test_it_finds_the_defects_of_the_demo_photographs(demo):
+def test_it_finds_the_defects_of_the_demo_images(demo):
     maps = [detection.anomaly_map for detection in demo]
     masks = [read_mask(Path(d.path).stem, m.shape) for d, m in zip(demo, maps, strict=True)]
     assert sum(mask.any() for mask in masks) == 7
     assert pixel_metrics(masks, maps).auroc > 0.75
 
 
-def test_demo_photographs_are_drawn_again_as_shipped(tmp_path, monkeypatch):
+def test_demo_images_are_drawn_again_as_shipped(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    from clipspect.training import demo_photos
+    from clipspect.training import demo_images
 
-    monkeypatch.setattr("sys.argv", ["demo_photos", "--out", str(tmp_path)])
-    monkeypatch.setattr(demo_photos, "PHOTOGRAPHS", demo_photos.PHOTOGRAPHS[6:8])
-    demo_photos.main()
+    monkeypatch.setattr("sys.argv", ["demo_images", "--out", str(tmp_path)])
+    monkeypatch.setattr(demo_images, "BRACKETS", demo_images.BRACKETS[6:8])
+    demo_images.main()
     drawn = np.asarray(Image.open(tmp_path / "photos" / "01_scratch.jpg"), dtype=float)
     shipped = np.asarray(Image.open(DEMO / "photos" / "07_scratch.jpg"), dtype=float)
     assert np.abs(drawn - shipped).mean() < 1.0
@@ -99,7 +99,7 @@ def test_demo_photographs_are_drawn_again_as_shipped(tmp_path, monkeypatch):
     )
 
 
-def test_labels_and_photographs_agree():
+def test_labels_and_images_agree():
     names = [path.stem for path in sorted((DEMO / "photos").glob("*.jpg"))]
     masks = {path.stem for path in (DEMO / "masks").glob("*.png")}
     assert masks == {name for name in names if not name.endswith("_good")}

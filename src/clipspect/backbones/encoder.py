@@ -1,4 +1,4 @@
-"""Encoder: pieces of photographs in, Features out, each piece encoded once; pools of a set's images."""
+"""Encoder: pieces of images in, Features out, each piece encoded once; pools of a set's images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.open_clip import Backbone
-from clipspect.images.intake import Entry, batches
-from clipspect.images.transforms import normalise
+from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.data.loader import LoadedImage, batches
+from clipspect.data.transforms import normalize
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pool:
     encoded: Encoded
     seeds: Sequence[int]
     slices: Mapping[int, slice]
-    """position of a photograph in the run → its pieces in the pool."""
+    """position of an image in the run → its pieces in the pool."""
     templates: Features | None
     """Features of each piece's own reference, where references go by file."""
 
@@ -57,14 +57,14 @@ class Encoder:
 
     def encode(self, pieces: NDArray[np.uint8]) -> Encoded:
         """(N, S, S, 3) pieces → Features, ``batch_size`` at once."""
-        images = torch.from_numpy(normalise(pieces, self.backbone.mean, self.backbone.std))
+        images = torch.from_numpy(normalize(pieces, self.backbone.mean, self.backbone.std))
         parts = [self.backbone.encode(part, self.request) for part in images.split(self.batch_size)]
         return Encoded(Features.concat(parts), images.to(self.backbone.device))
 
-    def encode_pool(self, entries: Iterable[Entry], limit: int) -> Pool | None:
-        """Encode photographs until their pieces exceed ``limit``; None where none can be read.
+    def encode_pool(self, entries: Iterable[LoadedImage], limit: int) -> Pool | None:
+        """Encode images until their pieces exceed ``limit``; None where none can be read.
 
-        A photograph that cannot be read is left out here; its own row will say so.
+        An image that cannot be read is left out here; its own row will say so.
         """
         parts: list[Encoded] = []
         templates: list[Features] = []
@@ -73,48 +73,48 @@ class Encoder:
         for batch in batches(entries, self.batch_size):
             fitting = []
             for entry in batch:
-                if entry.photograph is None:
+                if entry.image is None:
                     continue
-                count = len(entry.photograph.pieces)
+                count = len(entry.image.pieces)
                 if seeds and len(seeds) + count > limit:
                     break
                 slices[entry.position] = slice(len(seeds), len(seeds) + count)
-                seeds += entry.photograph.seeds
+                seeds += entry.image.seeds
                 fitting.append(entry)
-            if photographs := [e.photograph.pieces for e in fitting if e.photograph]:
-                parts.append(self.encode(np.concatenate(photographs)))
+            if images := [e.image.pieces for e in fitting if e.image]:
+                parts.append(self.encode(np.concatenate(images)))
             if own := [e.template.pieces for e in fitting if e.template]:
                 templates.append(self.encode(np.concatenate(own)).features)
-            if len(fitting) < sum(e.photograph is not None for e in batch):
+            if len(fitting) < sum(e.image is not None for e in batch):
                 break  # the limit
         if not parts:
             return None
         return Pool(Encoded.concat(parts), seeds, slices, Features.concat(templates) if templates else None)
 
-    def encode_batch(self, entries: Sequence[Entry], pool: Pool | None) -> tuple[Encoded, list[int]]:
+    def encode_batch(self, entries: Sequence[LoadedImage], pool: Pool | None) -> tuple[Encoded, list[int]]:
         """A batch's pieces in order, those of the pool taken from it, and each piece's place in the pool or -1."""
         known = pool.slices if pool is not None else {}
-        fresh = [e.photograph.pieces for e in entries if e.photograph and e.position not in known]
+        fresh = [e.image.pieces for e in entries if e.image and e.position not in known]
         encoded = self.encode(np.concatenate(fresh)) if fresh else None
         parts: list[Encoded] = []
         own: list[int] = []
         used = 0
         for entry in entries:
-            if entry.photograph is None:
+            if entry.image is None:
                 continue
             if pool is not None and entry.position in known:
                 at = known[entry.position]
                 parts.append(pool.encoded[at])
                 own += range(at.start, at.stop)
             elif encoded is not None:
-                count = len(entry.photograph.pieces)
+                count = len(entry.image.pieces)
                 parts.append(encoded[used : used + count])
                 own += [-1] * count
                 used += count
         return Encoded.concat(parts), own
 
 
-def choose_pool(names: Sequence[str], limit: int) -> set[int]:
+def sample_pool(names: Sequence[str], limit: int) -> set[int]:
     """Positions of a set's pool: all of a small set, else a choice by name that repeats itself."""
     order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
     return set(order[:limit])

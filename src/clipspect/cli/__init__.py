@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from clipspect import __version__
-from clipspect.cli.benchmarking import benchmark
-from clipspect.cli.catalogue import methods, models
-from clipspect.cli.detecting import demo, detect
-from clipspect.cli.exporting import export
+from clipspect.cli.benchmark import benchmark
+from clipspect.cli.catalog import methods, models
+from clipspect.cli.detect import demo, detect
+from clipspect.cli.export import export
 from clipspect.cli.output import console
-from clipspect.cli.referencing import references_app
+from clipspect.cli.references import references_app
 from clipspect.cli.results import results_app
-from clipspect.cli.serving import serve, ui
+from clipspect.cli.serve import serve, ui
 from clipspect.errors import ClipspectError
 
 EXIT_USAGE = 2

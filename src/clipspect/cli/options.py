@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Maps(str, Enum):
-    """Anomaly maps at the photographs' own size."""
+    """Anomaly maps at the images' own size."""
 
     none = "none"
     png16 = "png16"
@@ -23,14 +23,14 @@ class Maps(str, Enum):
 
 
 class EngineName(str, Enum):
-    """Where photographs are scored."""
+    """Where images are scored."""
 
     local = "local"
     ray = "ray"
 
 
 class Overlays(str, Enum):
-    """Which photographs get an overlay picture."""
+    """Which images get an overlay picture."""
 
     all = "all"
     flagged = "flagged"
@@ -38,7 +38,7 @@ class Overlays(str, Enum):
 
 
 MODEL = "Model"
-INPUT = "Photographs"
+INPUT = "Images"
 PROMPTS = "Words"
 REFERENCES = "References"
 JUDGE = "Thresholds"
@@ -46,7 +46,7 @@ OUTPUT = "Output"
 SCALE = "Scale"
 
 ObjectOption = Annotated[
-    str, typer.Option("--object", "-o", help="What is on the photographs, in plain words: 'metal nut'.")
+    str, typer.Option("--object", "-o", help="What is on the images, in plain words: 'metal nut'.")
 ]
 MethodOption = Annotated[
     str, typer.Option("--method", "-m", help="See [bold]clipspect methods[/bold].", rich_help_panel=MODEL)
@@ -110,7 +110,7 @@ TileOption = Annotated[
     str | None,
     typer.Option(
         "--tile",
-        help="Cut large photographs into overlapping tiles of this side in pixels; 'square' = the shorter side.",
+        help="Cut large images into overlapping tiles of this side in pixels; 'square' = the shorter side.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -118,7 +118,7 @@ MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
         "--max-pixels",
-        help="Refuse larger photographs before decoding them [default: 100000000].",
+        help="Refuse larger images before decoding them [default: 100000000].",
         rich_help_panel=INPUT,
         show_default=False,
     ),
@@ -157,7 +157,7 @@ ReferenceOption = Annotated[
     Path | None,
     typer.Option(
         "--reference",
-        help="Known-good photograph, folder of them, or a .refs file, for every photograph.",
+        help="Known-good image, folder of them, or a .refs file, for every image.",
         rich_help_panel=REFERENCES,
     ),
 ]
@@ -165,7 +165,7 @@ TemplatesOption = Annotated[
     Path | None,
     typer.Option(
         "--templates",
-        help="Folder with each photograph's own reference, told by its file name.",
+        help="Folder with each image's own reference, told by its file name.",
         rich_help_panel=REFERENCES,
     ),
 ]
@@ -174,18 +174,18 @@ SetSizeOption = Annotated[
     typer.Option(
         "--set-size",
         min=2,
-        help="Most photographs that serve as each other's references.",
+        help="Most images that serve as each other's references.",
         rich_help_panel=REFERENCES,
     ),
 ]
 GoodOption = Annotated[
     Path | None,
-    typer.Option("--good", help="Known-good photographs to set the thresholds by.", rich_help_panel=JUDGE),
+    typer.Option("--good", help="Known-good images to set the thresholds by.", rich_help_panel=JUDGE),
 ]
 FalseAlarmOption = Annotated[
     float,
     typer.Option(
-        "--false-alarm-rate", help="Share of good photographs that may be flagged.", rich_help_panel=JUDGE
+        "--false-alarm-rate", help="Share of good images that may be flagged.", rich_help_panel=JUDGE
     ),
 ]
 ThresholdOption = Annotated[
@@ -237,7 +237,7 @@ OverwriteOption = Annotated[
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option("--json", help="One JSON object per photograph on stdout.", rich_help_panel=OUTPUT),
+    typer.Option("--json", help="One JSON object per image on stdout.", rich_help_panel=OUTPUT),
 ]
 FailOption = Annotated[
     bool,
@@ -251,7 +251,7 @@ def parse_thresholds(image: float | None, pixel: float | None) -> Thresholds | N
         if pixel is not None:
             raise UsageError("--pixel-threshold goes with --threshold")
         return None
-    from clipspect.results.thresholds import given_thresholds
+    from clipspect.postprocess.thresholds import given_thresholds
 
     return given_thresholds(image, pixel)
 

@@ -1,4 +1,4 @@
-"""What the command line says: one photograph, a run, rows for machines."""
+"""What the command line says: one image, a run, rows for machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_detection(detection: Detection, overlay: Path | None) -> None:
-    """One photograph for people."""
+    """One image for people."""
     from rich.markup import escape
 
     out = console()
@@ -58,7 +58,7 @@ def print_summary(summary: RunSummary) -> None:
         out.print(f"[bold red]failed[/] {escape(path)}: {escape(reason)}", highlight=False)
     kept = f", {summary.kept} of them from an earlier run" if summary.kept else ""
     out.print(
-        f"{summary.photographs} photographs{kept}: [bold]{summary.flagged} flagged[/], {summary.failed} failed,"
+        f"{summary.images} images{kept}: [bold]{summary.flagged} flagged[/], {summary.failed} failed,"
         f" {summary.seconds:.1f} s",
         highlight=False,
     )

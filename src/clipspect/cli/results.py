@@ -47,7 +47,7 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(help="Results folders.", show_default=False)],
     out: NewFolder,
     prefix: Annotated[
-        bool, typer.Option("--prefix", help="Put each folder's name before its photographs' names.")
+        bool, typer.Option("--prefix", help="Put each folder's name before its images' names.")
     ] = False,
     threshold: ThresholdOption = None,
     pixel_threshold: PixelThresholdOption = None,
@@ -55,14 +55,14 @@ def merge(
 ) -> None:
     """One results folder of several that were made with the same settings.
 
-    A photograph that is in several is taken once, the latest scored one. Where the folders' thresholds differ and none
+    An image that is in several is taken once, the latest scored one. Where the folders' thresholds differ and none
     is given, one is guessed from all rows.
     """
     from clipspect.results.merge import merge_results
 
     thresholds = opt.parse_thresholds(threshold, pixel_threshold)
     outcome = merge_results(folders, out, prefix=prefix, thresholds=thresholds, overwrite=overwrite)
-    _say(out, outcome.photographs, outcome.flagged, outcome.failed)
+    _say(out, outcome.images, outcome.flagged, outcome.failed)
 
 
 @results_app.command()
@@ -70,7 +70,7 @@ def filter(
     folder: FolderArgument,
     out: NewFolder,
     flagged: Annotated[
-        bool | None, typer.Option("--flagged/--not-flagged", help="Only flagged photographs, or only others.")
+        bool | None, typer.Option("--flagged/--not-flagged", help="Only flagged images, or only others.")
     ] = None,
     failed: Annotated[
         bool | None, typer.Option("--failed/--not-failed", help="Only those with an error, or only others.")
@@ -83,18 +83,18 @@ def filter(
     pixel_threshold: PixelThresholdOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """A results folder of some of the photographs of another; --threshold judges them anew, after the choice."""
-    from clipspect.results.merge import Choice, merge_results
+    """A results folder of some of the images of another; --threshold judges them anew, after the choice."""
+    from clipspect.results.merge import RowFilter, merge_results
 
     outcome = merge_results(
         [folder],
         out,
-        choice=Choice(flagged, failed, min_score, max_score, name),
+        choice=RowFilter(flagged, failed, min_score, max_score, name),
         methods=method or (),
         thresholds=opt.parse_thresholds(threshold, pixel_threshold),
         overwrite=overwrite,
     )
-    _say(out, outcome.photographs, outcome.flagged, outcome.failed)
+    _say(out, outcome.images, outcome.flagged, outcome.failed)
 
 
 @results_app.command()
@@ -103,7 +103,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
     format: Annotated[
         Format,
-        typer.Option("--format", help="csv: a row per photograph. coco: images, and regions as boxes."),
+        typer.Option("--format", help="csv: a row per image. coco: images, and regions as boxes."),
     ] = Format.csv,
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="For coco, where the folder holds several.")
@@ -141,6 +141,6 @@ def report(folder: FolderArgument) -> None:
     console().print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _say(out: Path, photographs: int, flagged: int, failed: int) -> None:
-    text = f"{photographs} photographs: {flagged} flagged, {failed} failed, in {out}"
+def _say(out: Path, images: int, flagged: int, failed: int) -> None:
+    text = f"{images} images: {flagged} flagged, {failed} failed, in {out}"
     console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -2,8 +2,8 @@
 
 The mathematics stays where it is: a model here encodes a batch with a backbone, hands the features to a method, and
 gives anomalib scores and maps. Zero-shot: nothing is trained and no label is used. The methods that compare
-photographs with each other (Dual-Image, mutual scoring) look once at the set that is about to be evaluated, before
-its first batch: at the photographs of the running stage's dataloader, at most ``set_size``, never at their labels.
+images with each other (Dual-Image, mutual scoring) look once at the set that is about to be evaluated, before
+its first batch: at the images of the running stage's dataloader, at most ``set_size``, never at their labels.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import Compose, Normalize
 
-from clipspect.backbones.encoder import choose_pool
+from clipspect.backbones.encoder import sample_pool
 from clipspect.backbones.features import Features
-from clipspect.backbones.open_clip import load_backbone
+from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.data.decode import hash_file
 from clipspect.errors import UsageError
-from clipspect.images.decode import hash_file
-from clipspect.integrations.anomalib_resize import PhotographResize
+from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.methods import make_method
-from clipspect.methods.base import Method, Scene
-from clipspect.prompts import Wording, clean_object_name, load_prompts
+from clipspect.methods.base import Method, MethodContext
+from clipspect.prompts import PromptConfig, clean_object_name, load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 
@@ -59,25 +59,27 @@ class ClipspectModel(nn.Module):
 
     def name_object(self, noun: str, domain: str) -> None:
         """Make the text anchors of an object on the present device."""
-        sentences = Wording(load_prompts(), domain).sentences(self.method.prompts, clean_object_name(noun))
+        sentences = PromptConfig(load_prompts(), domain).sentences(
+            self.method.prompts, clean_object_name(noun)
+        )
         self.anchors = encode_anchors(self.backbone, *sentences)
 
     def look_at(self, images: Tensor, paths: Sequence[str]) -> None:
-        """Prepare a method of scope "set" with the photographs (M, 3, S, S) of its pool, normalised."""
+        """Prepare a method of scope "set" with the images (M, 3, S, S) of its pool, normalised."""
         features = [self.backbone.encode(part, self.method.request()) for part in images.split(8)]
         self._pool, self._places = Features.concat(features), {path: i for i, path in enumerate(paths)}
         self.state = self.method.prepare(self._pool, self._scene(images, paths, list(range(len(paths)))))
 
     @torch.inference_mode()
     def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
-        """Scores (B,) and maps (B, S, S) of normalised photographs (B, 3, S, S).
+        """Scores (B,) and maps (B, S, S) of normalised images (B, 3, S, S).
 
         Raises:
-            UsageError: no object was named, or a method that compares photographs was shown no set.
+            UsageError: no object was named, or a method that compares images was shown no set.
         """
         if self.method.scope == "set" and self.state is None:
             raise UsageError(
-                f"{self.method.name} compares photographs of a set with each other; run it through an Engine, or use"
+                f"{self.method.name} compares images of a set with each other; run it through an Engine, or use"
                 " AnoClip for single pictures"
             )
         names = list(paths) if paths is not None else [""] * len(images)
@@ -89,14 +91,14 @@ class ClipspectModel(nn.Module):
         scores = self.method.score(features, self._scene(images, names, own))
         return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
 
-    def _scene(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> Scene:
+    def _scene(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> MethodContext:
         if self.anchors is None:
-            raise UsageError(
-                "the model does not know what is on the photographs; pass class_name='metal nut'"
-            )
+            raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
         seeds = [_seed(path, image) for path, image in zip(paths, images, strict=True)]
         height, width = int(images.shape[-2]), int(images.shape[-1])
-        return Scene(self.anchors, (height, width), seeds, self.backbone, images, own=own, state=self.state)
+        return MethodContext(
+            self.anchors, (height, width), seeds, self.backbone, images, own=own, state=self.state
+        )
 
 
 def _seed(path: str, image: Tensor) -> int:
@@ -105,12 +107,12 @@ def _seed(path: str, image: Tensor) -> int:
     return int(content[:14], 16)
 
 
-class PhotographPreProcessor(PreProcessor):
+class ClipspectPreProcessor(PreProcessor):
     """Resizes and normalises for a backbone. A checkpoint does not hold it: the model's own arguments make it anew."""
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         """For square inputs of ``size`` pixels."""
-        super().__init__(Compose([PhotographResize((size, size)), Normalize(mean, std)]))
+        super().__init__(Compose([ClipspectResize((size, size)), Normalize(mean, std)]))
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Nothing."""
@@ -123,7 +125,7 @@ class PhotographPreProcessor(PreProcessor):
 class MonotonePostProcessor(PostProcessor):
     """A ``PostProcessor`` whose normalisation joins no two scores: metrics are those of the scores themselves.
 
-    The lowest value of the validation photographs becomes 0, the threshold ½, the highest 1, linearly between.
+    The lowest value of the validation images becomes 0, the threshold ½, the highest 1, linearly between.
     Anomalib's own shifts all scores by the threshold and cuts what leaves [0, 1]: with a threshold far from the middle
     many scores become 1, and AUROC and AUPRO change with them.
     """
@@ -165,13 +167,13 @@ class ClipspectModule(AnomalibModule):
         """Load the model.
 
         Args:
-            class_name: what is on the photographs, "metal nut"; by default the datamodule's category.
+            class_name: what is on the images, "metal nut"; by default the datamodule's category.
             backbone: a model name as ``clipspect models`` lists them, a folder, a checkpoint.
             weights: a pretrained tag, a file, or "random" for a control; None = the backbone's own.
             image_size: input side in pixels, a multiple of the patch; None = the backbone's own.
             domain: "auto", "object", "texture", … (docs/prompts.md).
             settings: of the method, as ``clipspect methods NAME`` lists them.
-            set_size: most photographs of a set that serve as each other's references.
+            set_size: most images of a set that serve as each other's references.
             pre_processor: anomalib's, or whether to use the default, which resizes as ``clipspect detect`` does.
             post_processor: anomalib's, or whether to use :class:`MonotonePostProcessor`.
             evaluator: anomalib's, or whether to use the default: all metrics of ``clipspect benchmark``.
@@ -184,7 +186,7 @@ class ClipspectModule(AnomalibModule):
         model = ClipspectModel(make_method(self.method_name, settings), backbone, weights, image_size)
         own = model.backbone
         super().__init__(
-            PhotographPreProcessor(own.image_size, own.mean, own.std)
+            ClipspectPreProcessor(own.image_size, own.mean, own.std)
             if pre_processor is True
             else pre_processor,
             post_processor,
@@ -213,7 +215,7 @@ class ClipspectModule(AnomalibModule):
         raise UsageError("the input size is the model's own; make it with AnoClip(image_size=256)")
 
     def configure_post_processor(self) -> PostProcessor:
-        """Scores and thresholds by the validation photographs, as anomalib does, without cutting any score."""
+        """Scores and thresholds by the validation images, as anomalib does, without cutting any score."""
         return MonotonePostProcessor()
 
     @staticmethod
@@ -231,16 +233,16 @@ class ClipspectModule(AnomalibModule):
         )
 
     def val_dataloader(self) -> list[Any]:
-        """No photographs: an Engine can predict a bare folder, where it would ask for validation data first."""
+        """No images: an Engine can predict a bare folder, where it would ask for validation data first."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Learn what is on the photographs: from ``class_name``, or from the datamodule."""
+        """Learn what is on the images: from ``class_name``, or from the datamodule."""
         if self.class_name is None:
             datamodule = getattr(self.trainer, "datamodule", None)
             self.class_name = getattr(datamodule, "category", None) or getattr(datamodule, "name", None)
         if self.class_name is None:
-            raise UsageError("say what is on the photographs: class_name='metal nut'")
+            raise UsageError("say what is on the images: class_name='metal nut'")
 
     def on_validation_start(self) -> None:
         """Look at the set before its first batch."""
@@ -271,7 +273,7 @@ class ClipspectModule(AnomalibModule):
         return batch.update(**predictions._asdict())
 
     def _begin(self, loaders: Any) -> None:
-        """Anchors on the stage's device, and its set for a method that compares photographs."""
+        """Anchors on the stage's device, and its set for a method that compares images."""
         self.model.backbone.to(self.device)
         self.model.name_object(str(self.class_name), self.domain)
         if self.model.method.scope != "set":
@@ -285,9 +287,9 @@ class ClipspectModule(AnomalibModule):
             self.model.look_at(torch.cat(images).to(self.device), [path for own in paths for path in own])
 
     def _pool(self, dataset: Dataset[Any]) -> tuple[Tensor, list[str]]:
-        """(M, 3, S, S) photographs of a data set as the model sees them, and their paths; chosen by file name."""
+        """(M, 3, S, S) images of a data set as the model sees them, and their paths; chosen by file name."""
         paths = _paths(dataset)
-        chosen = sorted(choose_pool([Path(path).name for path in paths], self.set_size))
+        chosen = sorted(sample_pool([Path(path).name for path in paths], self.set_size))
         loader = DataLoader(Subset(dataset, chosen), collate_fn=ImageBatch.collate)
         images = [batch.image for batch in loader]
         transform = self.pre_processor.transform if self.pre_processor is not None else None
@@ -300,35 +302,35 @@ def _paths(dataset: Any) -> list[str]:
     if hasattr(dataset, "image_filenames"):
         return [str(path) for path in dataset.image_filenames]
     raise UsageError(
-        f"a {type(dataset).__name__} does not tell its photographs' paths; use one of anomalib's datasets or AnoClip"
+        f"a {type(dataset).__name__} does not tell its images' paths; use one of anomalib's datasets or AnoClip"
     )
 
 
 class AnoClip(ClipspectModule):
-    """AnoCLIP: V-V patch tokens against domain-aware states, one photograph at a time (arXiv 2308.15939)."""
+    """AnoCLIP: V-V patch tokens against domain-aware states, one image at a time (arXiv 2308.15939)."""
 
     method_name = "anoclip"
 
 
 class AnoClipPlus(ClipspectModule):
-    """AnoCLIP+: the same, adapted to each photograph by itself (arXiv 2308.15939)."""
+    """AnoCLIP+: the same, adapted to each image by itself (arXiv 2308.15939)."""
 
     method_name = "anoclip+"
 
 
 class DualImage(ClipspectModule):
-    """Dual-Image Enhanced CLIP: other photographs of the set as references (arXiv 2405.04782)."""
+    """Dual-Image Enhanced CLIP: other images of the set as references (arXiv 2405.04782)."""
 
     method_name = "dual-image"
 
 
 class DualImagePlus(ClipspectModule):
-    """The same, adapted with corrupted copies of each photograph (arXiv 2405.04782)."""
+    """The same, adapted with corrupted copies of each image (arXiv 2405.04782)."""
 
     method_name = "dual-image+"
 
 
 class Mutual(ClipspectModule):
-    """Mutual scoring: all other photographs of the set as references (after MuSc, arXiv 2401.16753)."""
+    """Mutual scoring: all other images of the set as references (after MuSc, arXiv 2401.16753)."""
 
     method_name = "mutual"

@@ -1,4 +1,4 @@
-"""The photograph's way to the backbone's square input, as a torchvision transform."""
+"""The image's way to the backbone's square input, as a torchvision transform."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
-from clipspect.evaluation.masks import fit_mask
-from clipspect.images.transforms import Fit
+from clipspect.benchmark.masks import fit_mask
+from clipspect.data.transforms import ResizeSpec
 
 
-class PhotographResize(Resize):
+class ClipspectResize(Resize):
     """A ``Resize`` with the arithmetic of ``clipspect detect``: Pillow's bicubic filter on 8-bit pixels.
 
-    It is a subclass so that anomalib finds it and already resizes in the dataset, where photographs of different sizes
+    It is a subclass so that anomalib finds it and already resizes in the dataset, where images of different sizes
     must be made alike; what has the wanted size passes unchanged. Masks go by nearest pixel centres.
     """
 
@@ -31,7 +31,7 @@ class PhotographResize(Resize):
             fitted = torch.stack([torch.from_numpy(fit_mask(one.numpy() > 0, height, width)) for one in flat])
             resized = fitted.to(inpt.dtype)
         else:
-            fit = Fit(height)
+            fit = ResizeSpec(height)
             pixels = (flat.unflatten(0, (-1, 3)).permute(0, 2, 3, 1) * 255).round().byte().numpy()
             squares = torch.from_numpy(np.stack([fit.apply(np.ascontiguousarray(one)) for one in pixels]))
             resized = (squares.permute(0, 3, 1, 2).float() / 255).flatten(0, 1)

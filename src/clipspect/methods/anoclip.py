@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import UsageError
-from clipspect.methods.base import Method, Scene, Scores, check_choice, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range
 from clipspect.methods.scoring import abnormal_probability, smooth, upsample
 
 
@@ -47,19 +47,19 @@ class AnoCLIP(Method):
             value_blocks=frozenset([self.block]), start_block=self.start_block, views=self.views == "official"
         )
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """METHODS §3: map from V-V tokens, image score from the class token."""
         return Scores(self.image_score(features, scene), self.finish(self.patch_map(features, scene), scene))
 
-    def patch_map(self, features: Features, scene: Scene) -> Tensor:
+    def patch_map(self, features: Features, scene: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""
         return abnormal_probability(features.values(self.block), scene.anchors.pair, self.temperature)
 
-    def finish(self, patch_map: Tensor, scene: Scene) -> Tensor:
+    def finish(self, patch_map: Tensor, scene: MethodContext) -> Tensor:
         """(B, H, W) → (B, S, T): smoothed and brought to the input size."""
         return upsample(smooth(patch_map, self.smoothing), scene.size)
 
-    def image_score(self, features: Features, scene: Scene) -> Tensor:
+    def image_score(self, features: Features, scene: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding, mean over the views."""
         embeddings = (
             features.image[:, None] if features.views is None or self.views == "none" else features.views

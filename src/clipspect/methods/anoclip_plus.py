@@ -1,4 +1,4 @@
-"""AnoCLIP+: AnoCLIP with an adapter trained for a few steps on the photograph itself.
+"""AnoCLIP+: AnoCLIP with an adapter trained for a few steps on the image itself.
 
 Deng, Zhang, Bao, Li (arXiv 2308.15939), §3.4; METHODS §4. The official loop carries the optimiser's moments
 from one image to the next, so its numbers depend on the order of the images; here every image starts afresh.
@@ -12,13 +12,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from clipspect.adaptation.descent import Descent, descend, trainable
-from clipspect.adaptation.layers import Adapter, Layers, draw_layers, draw_noise
-from clipspect.adaptation.objectives import keep_where, noise_contrast_loss, state_logits
 from clipspect.backbones.features import Features
 from clipspect.methods.anoclip import AnoCLIP
-from clipspect.methods.base import Scene, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.tta.adapters import Adapter, Layers, draw_layers, draw_noise
+from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
+from clipspect.methods.tta.losses import keep_where, noise_contrast_loss, state_logits
 
 NOISE = 0.05 * 1.1
 """Standard deviation of the noise on the tokens, as published."""
@@ -27,7 +27,7 @@ DIVERGED = "the adaptation diverged; the map is the one without adaptation"
 
 @dataclass(frozen=True)
 class AnoCLIPPlus(AnoCLIP):
-    """AnoCLIP's map, refined on each photograph alone. The image score is AnoCLIP's."""
+    """AnoCLIP's map, refined on each image alone. The image score is AnoCLIP's."""
 
     name: ClassVar[str] = "anoclip+"
 
@@ -35,7 +35,7 @@ class AnoCLIPPlus(AnoCLIP):
     """The official adapter for VisA, "linear", or the larger one for MVTec AD, "text-bank" (through all sentence
     embeddings), which with the offline model loses more than it gains (docs/ablations.md)."""
     epochs: int = 5
-    """AdamW steps per photograph; 0 = the adapter as it was drawn."""
+    """AdamW steps per image; 0 = the adapter as it was drawn."""
     learning_rate: float = 1e-3
     """Of AdamW; weight decay is 1e-2."""
 
@@ -46,7 +46,7 @@ class AnoCLIPPlus(AnoCLIP):
         check_range("epochs", self.epochs, 0, 1000)
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """AnoCLIP's scores with the adapted map; where the loss diverged, AnoCLIP's map and a note."""
         tokens = features.values(self.block).flatten(1, 2)  # (B, N, D)
         adapter = self.make_adapter(scene)
@@ -59,11 +59,11 @@ class AnoCLIPPlus(AnoCLIP):
         notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
         return Scores(self.image_score(features, scene), self.finish(grid, scene), notes)
 
-    def make_adapter(self, scene: Scene) -> Adapter:
+    def make_adapter(self, scene: MethodContext) -> Adapter:
         """The fixed part of the adapter for the scene's object."""
         return Adapter(scene.anchors.bank if self.adapter == "text-bank" else None)
 
-    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, scene: Scene) -> Descent:
+    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, scene: MethodContext) -> BatchedAdamW:
         """Train the adapter of each image on its own tokens.
 
         Args:
@@ -81,9 +81,9 @@ class AnoCLIPPlus(AnoCLIP):
             logits = state_logits(adapter(both, layers), pair, self.temperature)
             return noise_contrast_loss(*logits.chunk(2, 1))
 
-        return descend(loss, start, self.epochs, learning_rate=self.learning_rate)
+        return optimize(loss, start, self.epochs, learning_rate=self.learning_rate)
 
-    def adapted_map(self, tokens: Tensor, layers: Layers, scene: Scene) -> Tensor:
+    def adapted_map(self, tokens: Tensor, layers: Layers, scene: MethodContext) -> Tensor:
         """(B, N) abnormal probabilities of the adapted tokens."""
         adapted = self.make_adapter(scene)(tokens, layers)
         return abnormal_probability(adapted, scene.anchors.pair, self.temperature)

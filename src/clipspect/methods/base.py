@@ -15,7 +15,7 @@ from clipspect.errors import UsageError
 from clipspect.prompts.anchors import TextAnchors
 
 if TYPE_CHECKING:
-    from clipspect.backbones.open_clip import Backbone
+    from clipspect.backbones.openclip.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Scene:
+class MethodContext:
     """Everything beside the features that a method may look at when it scores N images of one object."""
 
     anchors: TextAnchors
@@ -87,7 +87,7 @@ class Method(ABC):
     def request(self) -> FeatureRequest:
         """What it needs from the one encoding of each image."""
 
-    def prepare(self, pool: Features, scene: Scene) -> Any:
+    def prepare(self, pool: Features, scene: MethodContext) -> Any:
         """Look once at the set before its images are scored; only called where :attr:`scope` is "set".
 
         Args:
@@ -101,7 +101,7 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """Score N images of one object.
 
         Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.methods.base import Method, Scene, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range
 from clipspect.methods.scoring import abnormal_probability, upsample
 
 
@@ -38,7 +38,7 @@ class CLIP(Method):
         """The ordinary tokens of the last block."""
         return FeatureRequest(ordinary_blocks=frozenset([-1]))
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """Abnormal probabilities of the image embedding and of the ordinary patch tokens."""
         pair = scene.anchors.pair
         grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)

@@ -1,4 +1,4 @@
-"""Dual-Image Enhanced CLIP: each photograph is the other's visual reference, either of which may be defective.
+"""Dual-Image Enhanced CLIP: each image is the other's visual reference, either of which may be defective.
 
 Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; METHODS §5.
 """
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from clipspect.backbones.features import Features
-from clipspect.methods.base import Scene, check_choice, check_range
+from clipspect.methods.base import MethodContext, check_choice, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import each_image, nearest_distances, others_than
+from clipspect.methods.visual import map_images, nearest_distances, non_self_indices
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DualImage(JointMethod):
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
 
-    def gather(self, pool: Features, scene: Scene) -> Compared | None:
+    def gather(self, pool: Features, scene: MethodContext) -> Compared | None:
         """The explicit references, or the pool itself with its pairs; None where each image brings its own."""
         if scene.paired_references is not None:
             return None
@@ -56,7 +56,7 @@ class DualImage(JointMethod):
             return Compared(self.visual_tokens(pool), pairing)
         return Compared(self.visual_tokens(scene.references), None)
 
-    def visual_map(self, features: Features, scene: Scene, compared: Compared | None) -> Tensor:
+    def visual_map(self, features: Features, scene: MethodContext, compared: Compared | None) -> Tensor:
         """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
 
@@ -70,12 +70,12 @@ class DualImage(JointMethod):
                 known = [tokens[partners] for tokens in compared.blocks]
             else:
                 known = compared.blocks
-                # A photograph among its own references is left out; as the only one it stays, and finds no difference.
-                kept = others_than(blocks[-1][i], known[-1]) or kept
+                # An image among its own references is left out; as the only one it stays, and finds no difference.
+                kept = non_self_indices(blocks[-1][i], known[-1]) or kept
             distances = [
                 nearest_distances(tokens[i], others)[kept].mean(0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
             return torch.stack(distances).mean(0)
 
-        return each_image(compare, features.image).reshape(-1, *features.grid)
+        return map_images(compare, features.image).reshape(-1, *features.grid)

@@ -1,8 +1,8 @@
-"""Dual-Image+: Dual-Image with a linear layer trained for a few steps on the photograph and corrupted copies of it.
+"""Dual-Image+: Dual-Image with a linear layer trained for a few steps on the image and corrupted copies of it.
 
 Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; METHODS §6. What the paper's public text leaves open is decided here: the
 layer starts as the identity, and the mask of a copy is predicted from how much more abnormal each of its patches
-is than the same patch of the photograph, so that a true defect, which both have, is not taught to be normal.
+is than the same patch of the image, so that a true defect, which both have, is not taught to be normal.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipspect.adaptation.descent import Descent, descend, trainable
-from clipspect.adaptation.layers import Layers
-from clipspect.adaptation.objectives import (
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.methods.anoclip_plus import DIVERGED
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.dual_image import DualImage
+from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.tta.adapters import Layers
+from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
+from clipspect.methods.tta.losses import (
     dice_loss,
     focal_loss,
     keep_where,
     soft_cross_entropy,
     state_logits,
 )
-from clipspect.adaptation.synthesis import Kind, corrupted_copies
-from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.methods.anoclip_plus import DIVERGED
-from clipspect.methods.base import Scene, Scores, check_choice, check_range
-from clipspect.methods.dual_image import DualImage
-from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.tta.pseudo_anomalies import Kind, corrupted_copies
 
 TEMPERATURE = 0.07
 """Of the adapted probabilities; at 1 two anchors close to each other could not reach the joint map's range."""
@@ -37,16 +37,16 @@ _UNCHANGED = 2.0  # a patch that became no more abnormal is predicted to be corr
 
 @dataclass(frozen=True)
 class DualImagePlus(DualImage):
-    """Dual-Image's joint map, joined with the map of tokens adapted to each photograph alone."""
+    """Dual-Image's joint map, joined with the map of tokens adapted to each image alone."""
 
     name: ClassVar[str] = "dual-image+"
 
     anomalies: Kind = "mixed"
     """Corruption of a copy: "cut-paste", "perlin", "noise", or all three, each somewhere else on it."""
     copies: int = 1
-    """Corrupted copies of each photograph; each costs one more encoding, and one can carry every kind."""
+    """Corrupted copies of each image; each costs one more encoding, and one can carry every kind."""
     epochs: int = 5
-    """AdamW steps per photograph; 0 = Dual-Image's text at a sharper temperature."""
+    """AdamW steps per image; 0 = Dual-Image's text at a sharper temperature."""
     learning_rate: float = 1e-4
     """Of AdamW; weight decay is 1e-2."""
 
@@ -58,7 +58,7 @@ class DualImagePlus(DualImage):
         check_range("epochs", self.epochs, 0, 1000)
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
         text, visual = self.both_maps(features, scene)
         image, joint = self.join(text, visual, features, scene)
@@ -79,7 +79,7 @@ class DualImagePlus(DualImage):
         tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
         return tokens.flatten(1, 2)
 
-    def corrupt(self, features: Features, scene: Scene) -> tuple[Tensor, Tensor]:
+    def corrupt(self, features: Features, scene: MethodContext) -> tuple[Tensor, Tensor]:
         """Encode corrupted copies of the images.
 
         Returns:
@@ -94,18 +94,18 @@ class DualImagePlus(DualImage):
             if self.path == "value"
             else FeatureRequest(ordinary_blocks=block)
         )
-        # The first copy of every photograph, then the second: as many at once as the photographs came in.
+        # The first copy of every image, then the second: as many at once as the images came in.
         parts = [self.text_tokens(scene.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
         return torch.stack(parts, dim=1), shares
 
     def adapt(
-        self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, scene: Scene
-    ) -> Descent:
+        self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, scene: MethodContext
+    ) -> BatchedAdamW:
         """Train one linear layer per image.
 
         Args:
-            tokens: (B, N, D) of the photographs.
+            tokens: (B, N, D) of the images.
             joint: (B, N) zero-shot joint map, which the adapted probabilities should match.
             corrupted: (B, C, N, D) of their copies.
             shares: (B, C, N) of each patch that is corrupted, which the prediction should recover.
@@ -125,7 +125,7 @@ class DualImagePlus(DualImage):
             return soft_cross_entropy(logits, joint) + recovery
 
         start = Layers(tokens.new_zeros(count, dim, dim), tokens.new_zeros(count, dim))
-        return descend(loss, start, self.epochs, learning_rate=self.learning_rate)
+        return optimize(loss, start, self.epochs, learning_rate=self.learning_rate)
 
 
 def _adapt(tokens: Tensor, layers: Layers) -> Tensor:

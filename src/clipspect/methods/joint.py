@@ -12,10 +12,10 @@ from torch import Tensor
 from clipspect.backbones.features import FeatureRequest, Features, Span, span_blocks
 from clipspect.errors import ReferenceError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
-from clipspect.methods.base import Scene, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
 from clipspect.methods.scoring import abnormal_probability
-from clipspect.methods.visual import ONLY_ITSELF, others_than, unit_tokens
+from clipspect.methods.visual import ONLY_ITSELF, non_self_indices, normalize_tokens
 
 FEWEST_SCORES = 8
 """Image scores a common scale can be taken from; with fewer images their plain values are averaged."""
@@ -81,14 +81,14 @@ class JointMethod(AnoCLIP):
         )
 
     @abstractmethod
-    def gather(self, pool: Features, scene: Scene) -> Any:
+    def gather(self, pool: Features, scene: MethodContext) -> Any:
         """Whatever :meth:`visual_map` compares with, from the pool or from the scene's explicit references."""
 
     @abstractmethod
-    def visual_map(self, features: Features, scene: Scene, compared: Any) -> Tensor:
+    def visual_map(self, features: Features, scene: MethodContext, compared: Any) -> Tensor:
         """(B, H, W) visual scores on the patch grid, before smoothing."""
 
-    def prepare(self, pool: Features, scene: Scene) -> SetState:
+    def prepare(self, pool: Features, scene: MethodContext) -> SetState:
         """Gather what to compare with, make the pool's visual maps, and align both scores.
 
         Raises:
@@ -98,15 +98,15 @@ class JointMethod(AnoCLIP):
         for references in (scene.references, scene.paired_references):
             if references is not None and references.grid != pool.grid:
                 raise ReferenceError(
-                    f"the references have {references.grid} patches, the photographs {pool.grid}; they must be"
+                    f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
         if all(self.notes(pool, scene)):
-            raise UsageError("the only reference is the photograph itself; name another one as reference")
+            raise UsageError("the only reference is the image itself; name another one as reference")
         compared = self.gather(pool, scene)
         return self.align(pool, scene, compared, self.visual_map(pool, scene, compared))
 
-    def align(self, pool: Features, scene: Scene, compared: Any, visual: Tensor) -> SetState:
+    def align(self, pool: Features, scene: MethodContext, compared: Any, visual: Tensor) -> SetState:
         """Take the scales of both scores from the pool, whose (M, H, W) visual maps are known."""
         text = self.patch_map(pool, scene)
         scores_rule: Rule = self.fusion if len(pool) >= FEWEST_SCORES else "mean"
@@ -117,13 +117,13 @@ class JointMethod(AnoCLIP):
             fit_fusion(scores_rule, self.image_score(pool, scene), visual.amax((1, 2))),
         )
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """METHODS §5: the mean of language and visual map, and of language score and highest visual value."""
         text, visual = self.both_maps(features, scene)
         image, grid = self.join(text, visual, features, scene)
         return Scores(image, self.finish(grid, scene), self.notes(features, scene))
 
-    def notes(self, features: Features, scene: Scene) -> list[tuple[str, ...]]:
+    def notes(self, features: Features, scene: MethodContext) -> list[tuple[str, ...]]:
         """Per image, whether explicit references hold nothing but the image itself."""
         known = scene.references
         if known is None:
@@ -131,11 +131,13 @@ class JointMethod(AnoCLIP):
 
         def alone(image: Tensor) -> bool:
             # Reference by reference: most often the first one is another picture.
-            return not any(others_than(image, self.last_tokens(known[k : k + 1])) for k in range(len(known)))
+            return not any(
+                non_self_indices(image, self.last_tokens(known[k : k + 1])) for k in range(len(known))
+            )
 
         return [(ONLY_ITSELF,) if alone(image) else () for image in self.last_tokens(features)]
 
-    def both_maps(self, features: Features, scene: Scene) -> tuple[Tensor, Tensor]:
+    def both_maps(self, features: Features, scene: MethodContext) -> tuple[Tensor, Tensor]:
         """(B, H, W) language and visual map; visual maps of the pool's images are taken from the state."""
         state: SetState = scene.state
         text = self.patch_map(features, scene)
@@ -143,7 +145,9 @@ class JointMethod(AnoCLIP):
             return text, state.visual[list(scene.own)]
         return text, self.visual_map(features, scene, state.compared)
 
-    def join(self, text: Tensor, visual: Tensor, features: Features, scene: Scene) -> tuple[Tensor, Tensor]:
+    def join(
+        self, text: Tensor, visual: Tensor, features: Features, scene: MethodContext
+    ) -> tuple[Tensor, Tensor]:
         """(B,) image scores and (B, H, W) maps of the output asked for."""
         state: SetState = scene.state
         if self.output == "text":
@@ -156,7 +160,7 @@ class JointMethod(AnoCLIP):
             state.maps(text, visual, self.text_weight),
         )
 
-    def patch_map(self, features: Features, scene: Scene) -> Tensor:
+    def patch_map(self, features: Features, scene: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities of the path's tokens, before smoothing."""
         tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
         return abnormal_probability(tokens, scene.anchors.pair, self.temperature)
@@ -164,11 +168,11 @@ class JointMethod(AnoCLIP):
     def visual_tokens(self, features: Features) -> list[Tensor]:
         """(B, N, D) unit tokens of each visual block."""
         patches = self._patches(features)
-        return [unit_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
+        return [normalize_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
 
     def last_tokens(self, features: Features) -> Tensor:
         """(B, N, D) unit tokens of the deepest visual block."""
-        return unit_tokens(self._patches(features)[span_blocks(self.span, features.depth)[-1]])
+        return normalize_tokens(self._patches(features)[span_blocks(self.span, features.depth)[-1]])
 
     def _patches(self, features: Features) -> Mapping[int, Tensor]:
         return features.value_patches if self.path == "value" else features.ordinary_patches

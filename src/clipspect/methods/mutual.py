@@ -1,4 +1,4 @@
-"""Mutual scoring: every other photograph of the set is a reference, and what recurs in few of them is anomalous.
+"""Mutual scoring: every other image of the set is a reference, and what recurs in few of them is anomalous.
 
 Beyond the papers (METHODS §8): the dual-image idea with all unlabelled images at once, as MuSc (arXiv 2401.16753)
 scores them; leaving out what the language score calls abnormal is the idea of FiSeCLIP (arXiv 2507.11003).
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
-from clipspect.methods.base import Scene, check_range
+from clipspect.methods.base import MethodContext, check_range
 from clipspect.methods.joint import JointMethod
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import each_image, nearest_distances, others_than
+from clipspect.methods.visual import map_images, nearest_distances, non_self_indices
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Compared:
     """(M, N, D) unit tokens; empty where there is an index instead."""
     indices: list[PatchIndex]
     marks: Tensor | None = None
-    """(M, n, D) some unit tokens of explicit references, by which a photograph among them is recognised."""
+    """(M, n, D) some unit tokens of explicit references, by which an image among them is recognised."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Mutual(JointMethod):
         check_range("left_out", self.left_out, 0, 0.95)
         check_range("exact_limit", self.exact_limit, 1, 1e6)
 
-    def gather(self, pool: Features, scene: Scene) -> Compared:
+    def gather(self, pool: Features, scene: MethodContext) -> Compared:
         """Unit tokens of the pool, or of the explicit references, without the patches left out.
 
         Raises:
@@ -62,9 +62,7 @@ class Mutual(JointMethod):
             raise UsageError("mutual compares with the whole set; for one reference per file use dual-image")
         references = pool if scene.references is None else scene.references
         if scene.references is None and len(pool) < 2:
-            raise UsageError(
-                "mutual compares photographs with each other and was given one; give it a folder"
-            )
+            raise UsageError("mutual compares images with each other and was given one; give it a folder")
         blocks = self.visual_tokens(references)
         marks = None if scene.references is None else _some(blocks[-1])
         if self.left_out > 0:
@@ -76,7 +74,7 @@ class Mutual(JointMethod):
             return Compared(blocks, [], marks)
         return Compared([], [PatchIndex(tokens) for tokens in blocks], marks)
 
-    def visual_map(self, features: Features, scene: Scene, compared: Compared) -> Tensor:
+    def visual_map(self, features: Features, scene: MethodContext, compared: Compared) -> Tensor:
         """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
         blocks = self.visual_tokens(features)
 
@@ -92,13 +90,13 @@ class Mutual(JointMethod):
             ]
             return torch.stack(each).mean(0)
 
-        return each_image(compare, features.image).reshape(-1, *features.grid)
+        return map_images(compare, features.image).reshape(-1, *features.grid)
 
-    def _own_places(self, i: int, marks: Tensor, scene: Scene, compared: Compared) -> list[int]:
+    def _own_places(self, i: int, marks: Tensor, scene: MethodContext, compared: Compared) -> list[int]:
         """Where an image itself is among those it is compared with; nowhere if nothing else is there."""
         if compared.marks is None:
             return [scene.own[i]] if scene.own[i] >= 0 else []
-        others = others_than(marks[i], compared.marks)
+        others = non_self_indices(marks[i], compared.marks)
         return sorted(set(range(len(compared.marks))) - set(others)) if others else []
 
     def _lowest_mean(self, tokens: Tensor, own: list[int], known: Tensor) -> Tensor:

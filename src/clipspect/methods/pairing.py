@@ -64,8 +64,8 @@ def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pa
     """
     if len(seeds) < 2:
         raise UsageError(
-            "this method compares photographs with each other and was given one; give it a folder of the same"
-            " product, or known-good photographs with --reference"
+            "this method compares images with each other and was given one; give it a folder of the same"
+            " product, or known-good images with --reference"
         )
     cycle = sorted(range(len(seeds)), key=lambda i: (seeds[i], i))
     contents = hashlib.sha256(repr(sorted(seeds)).encode()).digest()

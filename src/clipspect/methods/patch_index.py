@@ -93,7 +93,7 @@ def _faiss() -> Any:
         import faiss
     except ImportError as error:
         raise UsageError(
-            "comparing this many photographs needs FAISS: pip install 'clipspect[mutual]', or compare fewer at once"
+            "comparing this many images needs FAISS: pip install 'clipspect[mutual]', or compare fewer at once"
             " with a smaller set size, or all of them exactly with a larger exact_limit"
         ) from error
     return faiss

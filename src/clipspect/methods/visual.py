@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipspect.backbones.lanes import in_lanes
-from clipspect.backbones.products import linear
+from clipspect.backbones.cpu.batch_parallel import parallel_map
+from clipspect.backbones.cpu.linear import linear
 
 _COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32, for each lane
-ONLY_ITSELF = "its only reference is the photograph itself, so nothing visual could be compared"
+ONLY_ITSELF = "its only reference is the image itself, so nothing visual could be compared"
 """The note of a row whose visual map is zero for want of another picture."""
 
 
-def unit_tokens(patches: Tensor) -> Tensor:
+def normalize_tokens(patches: Tensor) -> Tensor:
     """(B, H, W, D) patch tokens of any length → (B, N, D) unit tokens, row-major. A zero token stays zero."""
     return F.normalize(patches.flatten(1, -2), dim=-1)
 
@@ -45,13 +45,15 @@ def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
     return ((1 - torch.cat(nearest)) / 2).clamp(0, 1) if count else tokens.new_zeros(0, len(tokens))
 
 
-def each_image(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
+def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
     """``compare`` on the number of each of B images: (B, ...); on a processor several at a time."""
     numbers = range(len(images))
-    return torch.cat(in_lanes(lambda some: torch.stack([compare(i) for i in some]), numbers, images.device))
+    return torch.cat(
+        parallel_map(lambda some: torch.stack([compare(i) for i in some]), numbers, images.device)
+    )
 
 
-def others_than(image: Tensor, references: Tensor) -> list[int]:
+def non_self_indices(image: Tensor, references: Tensor) -> list[int]:
     """Which of the reference images are not the image itself, encoded in another batch perhaps.
 
     Args:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.value_attention import window_index
+from clipspect.backbones.openclip.value_attention import window_index
 from clipspect.errors import ReferenceError, UsageError
-from clipspect.methods.base import Method, Scene, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range
 from clipspect.methods.scoring import abnormal_probability, upsample
-from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, others_than, unit_tokens
+from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, non_self_indices, normalize_tokens
 
 _SIZES = (2, 3)
 _TINY = 1e-12  # a harmonic mean of zeros is zero, not a division by it
@@ -64,16 +64,16 @@ class WinCLIP(Method):
         """Window embeddings: every window goes through the transformer by itself, which is what it costs."""
         return FeatureRequest(windows=frozenset(_SIZES))
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """Image score from the class token; map from all scales, upsampled without aligned corners."""
         grid = self.text_grid(features, scene)
         return Scores(self.text_score(features, scene), upsample(grid, scene.size, align_corners=False))
 
-    def text_score(self, features: Features, scene: Scene) -> Tensor:
+    def text_score(self, features: Features, scene: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding."""
         return abnormal_probability(features.image, scene.anchors.pair, self.temperature)
 
-    def text_grid(self, features: Features, scene: Scene) -> Tensor:
+    def text_grid(self, features: Features, scene: MethodContext) -> Tensor:
         """(B, H, W) harmonic mean over the scales; the whole image is one of them."""
         scales = [self.text_score(features, scene)[:, None, None].expand(-1, *features.grid)]
         for size in _SIZES:
@@ -95,7 +95,7 @@ class WinCLIPPlus(WinCLIP):
         """Patch tokens before the projection as well, which the references are compared by."""
         return super().request() | FeatureRequest(unprojected=True)
 
-    def score(self, features: Features, scene: Scene) -> Scores:
+    def score(self, features: Features, scene: MethodContext) -> Scores:
         """Means of language and visual association, for the map and for its highest value.
 
         Raises:
@@ -108,15 +108,15 @@ class WinCLIPPlus(WinCLIP):
         notes = [() if others else (ONLY_ITSELF,) for others in _others(features, scene)]
         return Scores(image, upsample(grid, scene.size, align_corners=False), notes)
 
-    def visual_grid(self, features: Features, scene: Scene) -> Tensor:
+    def visual_grid(self, features: Features, scene: MethodContext) -> Tensor:
         """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
         paired = scene.references is None
         references = scene.paired_references if paired else scene.references
         if references is None:
-            raise UsageError("winclip+ compares with normal photographs; name some with --reference")
+            raise UsageError("winclip+ compares with normal images; name some with --reference")
         if references.grid != features.grid:
             raise ReferenceError(
-                f"the references have {references.grid} patches, the photographs {features.grid};"
+                f"the references have {references.grid} patches, the images {features.grid};"
                 f" they must be encoded at the same size"
             )
 
@@ -126,7 +126,7 @@ class WinCLIPPlus(WinCLIP):
                 nearest_distances(tokens, known[i : i + 1] if paired else known)
                 for i, tokens in enumerate(queries)
             ]
-            # A photograph among its own references is left out; as the only one it stays, and finds no difference.
+            # An image among its own references is left out; as the only one it stays, and finds no difference.
             return torch.stack(
                 [d[rows or slice(None)].amin(0) for d, rows in zip(nearest, others, strict=True)]
             )
@@ -143,15 +143,15 @@ class WinCLIPPlus(WinCLIP):
         return torch.stack(scales).mean(0)
 
 
-def _others(features: Features, scene: Scene) -> list[list[int]]:
+def _others(features: Features, scene: MethodContext) -> list[list[int]]:
     """Per image which of the references it is compared with are not the image itself."""
     if scene.references is None:
         return [[0]] * len(features)
     known = _raw_tokens(scene.references)
-    return [others_than(image, known) for image in _raw_tokens(features)]
+    return [non_self_indices(image, known) for image in _raw_tokens(features)]
 
 
 def _raw_tokens(features: Features) -> Tensor:
     """(B, N, width) unit patch tokens before the projection."""
     assert features.unprojected is not None
-    return unit_tokens(features.unprojected)
+    return normalize_tokens(features.unprojected)

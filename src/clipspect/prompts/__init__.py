@@ -1,5 +1,5 @@
 """Object name → sentences → text anchors."""
 
-from clipspect.prompts.sentences import PromptSet, PromptTable, Wording, clean_object_name, load_prompts
+from clipspect.prompts.sentences import PromptConfig, PromptSet, PromptTable, clean_object_name, load_prompts
 
 __all__ = ["PromptSet", "PromptTable", "Wording", "clean_object_name", "load_prompts"]

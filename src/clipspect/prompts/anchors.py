@@ -1,4 +1,4 @@
-"""Text anchors: the two directions a photograph is compared with, made once per (backbone, sentences) and cached."""
+"""Text anchors: the two directions an image is compared with, made once per (backbone, sentences) and cached."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class PromptTable:
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptConfig:
     """What the object is compared with in words."""
 
     table: PromptTable
@@ -109,9 +109,7 @@ def clean_object_name(name: str) -> str:
     words = re.sub(r"(?<=[a-z]{3})\d+$", "", words)
     words = words.replace("{", "").replace("}", "").strip()
     if not words:
-        raise UsageError(
-            f"the object's name {name!r} is empty; name what is on the photographs, e.g. 'metal nut'"
-        )
+        raise UsageError(f"the object's name {name!r} is empty; name what is on the images, e.g. 'metal nut'")
     if len(words) > 80:
         raise UsageError(f"the object's name is {len(words)} characters long; use a short noun of up to 80")
     return words

@@ -14,9 +14,9 @@ CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 
 
 def write_coco(file: IO[bytes], out: Path, method: str) -> int:
-    """Write the photographs and regions of one method's rows, row by row; how many photographs are in it.
+    """Write the images and regions of one method's rows, row by row; how many images are in it.
 
-    Photographs that failed are left out: they have no size. Boxes are [left, top, width, height] in photo pixels, as
+    Images that failed are left out: they have no size. Boxes are [left, top, width, height] in image pixels, as
     in https://cocodataset.org/#format-data; ``segmentation`` is empty, because a region's outline is not in the rows.
 
     Raises ResultsError.

@@ -17,7 +17,7 @@ _PICTURES = ("map", "map_height", "map_width", "preview")
 
 
 def json_rows(out: Path) -> Iterator[dict[str, Any]]:
-    """Each photograph's row as JSON-able values, without its pictures, read batch by batch."""
+    """Each image's row as JSON-able values, without its pictures, read batch by batch."""
     import pyarrow.dataset
 
     dataset = pyarrow.dataset.dataset(out / "detections", format="parquet")

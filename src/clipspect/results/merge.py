@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import clipspect
+from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.detection import Thresholds
 from clipspect.errors import ResultsError, UsageError
-from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
+from clipspect.postprocess.heatmap import colour_scale
 from clipspect.results.files import write_whole
-from clipspect.results.finish import Outcome, finish_run, sample_rows
-from clipspect.results.heatmap import colour_scale
+from clipspect.results.finalize import RunTotals, finish_run, sample_rows
 from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
 
 OF_THE_SOURCE = ("source", "company", "maps")
@@ -26,8 +26,8 @@ _FROM_ROWS = "From the rows; how it was chosen is not known."
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which photographs to take: those with a row that is all of this."""
+class RowFilter:
+    """Which images to take: those with a row that is all of this."""
 
     flagged: bool | None = None
     """Only flagged ones, or only others."""
@@ -51,31 +51,31 @@ class Choice:
         return (unlimited or scored) and fnmatchcase(row["path"], self.names)
 
 
-ALL = Choice()
+ALL = RowFilter()
 
 
 def merge_results(
     folders: Sequence[Path],
     out: Path,
     *,
-    choice: Choice = ALL,
+    choice: RowFilter = ALL,
     methods: Sequence[str] = (),
     prefix: bool = False,
     thresholds: Thresholds | None = None,
     overwrite: bool = False,
-) -> Outcome:
-    """The chosen photographs of some results folders as one new results folder, with its report.
+) -> RunTotals:
+    """The chosen images of some results folders as one new results folder, with its report.
 
-    A photograph that is in several folders, told by name and content, is taken once: a scored one before a failed one,
+    An image that is in several folders, told by name and content, is taken once: a scored one before a failed one,
     then the latest. Thresholds stay where the folders agree in them; otherwise, and where none are given, they are
     guessed from all rows.
 
     Args:
         folders: one or more results folders; of one whose manifest is lost, the rows are enough.
         out: a new folder.
-        choice: which photographs.
+        choice: which images.
         methods: which methods; empty = those of the folders.
-        prefix: put each folder's name before its photographs' names.
+        prefix: put each folder's name before its images' names.
         thresholds: judge all rows anew by these.
         overwrite: replace results in ``out``.
 
@@ -94,7 +94,7 @@ def merge_results(
     known = {m: thresholds or _common_thresholds(manifests, m) for m in settings["methods"]}
     with ResultStore(out, settings, overwrite=overwrite) as store:
         for number, folder in enumerate(folders):
-            for name, rows in _photographs(folder, prefix=prefix):
+            for name, rows in _make_probe_images(folder, prefix=prefix):
                 taken = [row for row in rows if row["method"] in settings["methods"]]
                 if winners[name][0] == number and any(choice.takes(row) for row in taken):
                     for row in taken:
@@ -175,7 +175,7 @@ def _common_settings(folders: Sequence[Path], manifests: Sequence[Mapping[str, A
         if other:
             raise ResultsError(
                 f"{folder}: was made with other settings than {folders[0]} ({', '.join(other)}), so their scores "
-                "do not compare; score its photographs again with the same"
+                "do not compare; score its images again with the same"
             )
     sources: dict[str, None] = {}  # a set in order of appearance
     for manifest in manifests:
@@ -196,10 +196,10 @@ def _common_thresholds(manifests: Sequence[Mapping[str, Any]], method: str) -> T
     return Thresholds(**found[0]) if found[0] and all(one == found[0] for one in found) else None
 
 
-def _photographs(
+def _make_probe_images(
     folder: Path, *, prefix: bool, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each photograph's new name and its rows, which are neighbours."""
+    """Each image's new name and its rows, which are neighbours."""
     for path, rows in groupby(iterate_rows(folder, columns), key=lambda row: row["path"]):
         yield (f"{folder.resolve().name}/{path}" if prefix else path), list(rows)
 
@@ -209,14 +209,14 @@ def _winners(folders: Sequence[Path], *, prefix: bool) -> dict[str, tuple[int, s
     columns = ["path", "content_hash", "error", "finished_at"]
     best: dict[str, tuple[tuple[bool, Any], int, str]] = {}
     for number, folder in enumerate(folders):
-        for name, rows in _photographs(folder, prefix=prefix, columns=columns):
+        for name, rows in _make_probe_images(folder, prefix=prefix, columns=columns):
             whole = all(row["error"] is None for row in rows)
             rank, content = (whole, max(row["finished_at"] for row in rows)), rows[0]["content_hash"]
             other = best.get(name)
             if other is not None and whole and other[0][0] and other[2] != content:
                 raise ResultsError(
-                    f"{name}: is one photograph in {folders[other[1]]} and another one in {folder}; pass --prefix to "
-                    "put the folders' names before those of their photographs"
+                    f"{name}: is one image in {folders[other[1]]} and another one in {folder}; pass --prefix to "
+                    "put the folders' names before those of their images"
                 )
             if other is None or rank > other[0]:
                 best[name] = (rank, number, content)

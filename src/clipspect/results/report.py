@@ -18,17 +18,17 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.postprocess.heatmap import COOL, INFERNO, WARM, colour_scale
 from clipspect.results.files import open_whole
-from clipspect.results.heatmap import COOL, INFERNO, WARM, colour_scale
 from clipspect.results.rows import map_of
 from clipspect.results.run import method_suffix
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
 
-MOST_CARDS = 500
-MOST_ERRORS = 200
+MAX_CARDS = 500
+MAX_ERRORS = 200
 BINS = 40
 HEAT_SIDE = 256
-"""Long side of the maps in the report, that of the photographs it shows."""
+"""Long side of the maps in the report, that of the images it shows."""
 ROWS_MARK = "/*rows*/"
 """Where the template's rows are streamed in."""
 
@@ -52,7 +52,7 @@ class _Overview:
 
 
 def write_report(out: Path) -> Path:
-    """Write OUT/report.html: the 500 photographs with the highest scores, the first 200 errors, all counts.
+    """Write OUT/report.html: the 500 images with the highest scores, the first 200 errors, all counts.
 
     Raises ResultsError.
     """
@@ -100,13 +100,13 @@ def _read_overview(out: Path, method: str) -> _Overview:
         overview.warnings.update(dict.fromkeys(row["warnings"] or []))
         if row["error"] is not None:
             overview.failed += 1
-            if len(overview.errors) < MOST_ERRORS:
+            if len(overview.errors) < MAX_ERRORS:
                 overview.errors.append((row["path"], row["error"]))
             continue
         overview.flagged += bool(row["flag"])
         overview.marked += bool(row["regions"]) and not row["flag"]
         overview.scores.append(row["score"])
-        push = heapq.heappush if len(overview.best) < MOST_CARDS else heapq.heappushpop
+        push = heapq.heappush if len(overview.best) < MAX_CARDS else heapq.heappushpop
         push(overview.best, (row["score"], row["path"]))
     return overview
 
@@ -144,12 +144,12 @@ def _header(
         "scale": scales.get(first.get("method", ""), (0.0, 1.0)),
         "colours": INFERNO.tolist(),
         "clear": [COOL, WARM],
-        "cardLimit": MOST_CARDS,
+        "cardLimit": MAX_CARDS,
     }
 
 
 def _folder_name(source: str | Sequence[str]) -> str:
-    """The last names of the photographs' folder, or of the folders that were merged."""
+    """The last names of the images' folder, or of the folders that were merged."""
     return ", ".join(Path(place).name for place in ([source] if isinstance(source, str) else source))
 
 
@@ -165,7 +165,7 @@ def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, An
 
 
 def _cards(out: Path, shown: set[str], scales: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
-    """One card per photograph: the first method's findings, and those of the others beside them."""
+    """One card per image: the first method's findings, and those of the others beside them."""
     columns = ["path", "method", "width", "height", "score", "flag", "regions", "seconds"]
     columns += ["map", "map_height", "map_width", "preview"]
     order = {method: number for number, method in enumerate(scales)}

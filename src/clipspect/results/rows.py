@@ -1,4 +1,4 @@
-"""Rows: one photograph's result as it is stored in Parquet."""
+"""Rows: one image's result as it is stored in Parquet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.detection import Detection, Region, Thresholds
-from clipspect.results.regions import find_regions
+from clipspect.postprocess.regions import find_regions
 
 LIGHT_COLUMNS = (
     "path", "content_hash", "width", "height", "object", "method", "model", "weights", "score", "flag",
@@ -101,7 +101,7 @@ def detection_to_row(detection: Detection, preview: bytes | None) -> dict[str, A
 
 
 def map_of(row: Mapping[str, Any]) -> NDArray[np.float16] | None:
-    """The compact map (h, w) of a row; None where the photograph failed."""
+    """The compact map (h, w) of a row; None where the image failed."""
     if row["map"] is None:
         return None
     return np.frombuffer(row["map"], "<f2").reshape(row["map_height"], row["map_width"]).astype(np.float16)
@@ -112,7 +112,7 @@ def regions_of(row: Mapping[str, Any]) -> list[Region]:
     return [Region(**region) for region in row["regions"] or []]
 
 
-def judge(rows: Sequence[dict[str, Any]], thresholds_by_method: Mapping[str, Thresholds]) -> None:
+def apply_thresholds(rows: Sequence[dict[str, Any]], thresholds_by_method: Mapping[str, Thresholds]) -> None:
     """Set flag, regions and thresholds of rows in place, from their scores and compact maps."""
     for row in rows:
         score_map = map_of(row)

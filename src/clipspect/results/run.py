@@ -1,4 +1,4 @@
-"""One run over a folder: photographs in, rows, overlays and a report out, resumable at any moment."""
+"""One run over a folder: images in, rows, overlays and a report out, resumable at any moment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.data.find import find_images
 from clipspect.detection import Detection, Thresholds
 from clipspect.errors import ImageError, ResultsError
-from clipspect.images.find import find_photographs
+from clipspect.postprocess.maps import write_grey
 from clipspect.results.files import open_whole
-from clipspect.results.maps import write_grey
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import MAPS, ResultStore, iterate_rows
 
@@ -36,7 +36,7 @@ class DetectorLike(Protocol):
 
     def stream(
         self,
-        photographs: Iterable[Path],
+        images: Iterable[Path],
         *,
         object: str,
         root: Path | None,
@@ -45,25 +45,25 @@ class DetectorLike(Protocol):
         templates: Any,
         company: Iterable[Path],
     ) -> Iterator[Detection]:
-        """One detection per method and photograph, in order; ``path`` is relative to ``root``.
+        """One detection per method and image, in order; ``path`` is relative to ``root``.
 
-        ``only`` says which photographs to score; the others, and ``company``, merely belong to the set.
+        ``only`` says which images to score; the others, and ``company``, merely belong to the set.
         """
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``detect`` scores photographs, ``finish`` draws and writes what people see."""
+    """Where a run stands: ``detect`` scores images, ``finish`` draws and writes what people see."""
 
     stage: Literal["detect", "finish"]
     done: int
-    """Photographs behind us in this stage, kept ones included."""
+    """Images behind us in this stage, kept ones included."""
     total: int
     kept: int
-    """Photographs an earlier run had finished."""
+    """Images an earlier run had finished."""
     failed: int
     path: str
-    """The photograph just done."""
+    """The image just done."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class RunSummary:
     """What a run has left behind."""
 
     out: Path
-    photographs: int
+    images: int
     computed: int
-    """Photographs scored by this run."""
+    """Images scored by this run."""
     kept: int
-    """Photographs an earlier run had finished and that have not changed since."""
+    """Images an earlier run had finished and that have not changed since."""
     flagged: int
-    """Photographs that any method flags."""
+    """Images that any method flags."""
     failed: int
     errors: tuple[tuple[str, str], ...]
-    """(path, reason) of the first 20 photographs that failed."""
+    """(path, reason) of the first 20 images that failed."""
     warnings: tuple[str, ...]
     thresholds: Mapping[str, Thresholds]
     """By method."""
@@ -90,27 +90,27 @@ class RunSummary:
 
 
 class Engine(Protocol):
-    """Where the photographs of a run are scored: in this process, or on a cluster."""
+    """Where the images of a run are scored: in this process, or on a cluster."""
 
     def settings(self) -> dict[str, Any]:
         """JSON: what tells this run from others; ``methods`` among it."""
 
-    def photographs(self) -> Sequence[str]:
-        """The photographs' names, as rows have them. Raises UsageError where there are none."""
+    def images(self) -> Sequence[str]:
+        """The images' names, as rows have them. Raises UsageError where there are none."""
 
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Content hashes of photographs by name; those that cannot be read are left out."""
+        """Content hashes of images by name; those that cannot be read are left out."""
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """One row per method and photograph, in any order of the photographs; the rows of one are neighbours."""
+        """One row per method and image, in any order of the images; the rows of one are neighbours."""
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
-        """A photograph (H, W, 3) once more, to draw on. Raises ImageError."""
+        """An image (H, W, 3) once more, to draw on. Raises ImageError."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Photographs of a folder, or one file, scored by a detector in this process."""
+    """Images of a folder, or one file, scored by a detector in this process."""
 
     detector: DetectorLike
     source: Path
@@ -130,7 +130,7 @@ class LocalEngine:
     @cached_property
     def paths(self) -> Mapping[str, Path]:
         """Name → file."""
-        found = find_photographs(self.source)
+        found = find_images(self.source)
         return {row_path(path.relative_to(self.root).as_posix()): path for path in found}
 
     def settings(self) -> dict[str, Any]:
@@ -144,13 +144,13 @@ class LocalEngine:
             "company": _digest(self.company) if self.company else None,
         }
 
-    def photographs(self) -> Sequence[str]:
+    def images(self) -> Sequence[str]:
         """All of them, sorted by path."""
         return list(self.paths)
 
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
         """SHA-256 of the files' bytes."""
-        from clipspect.images.decode import hash_file
+        from clipspect.data.decode import hash_file
 
         found = {}
         for name in names:
@@ -159,7 +159,7 @@ class LocalEngine:
         return found
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Rows in the order of the photographs; the maps that were asked for are written before their rows."""
+        """Rows in the order of the images; the maps that were asked for are written before their rows."""
         wanted = {self.paths[name] for name in names}
         several = len(self.detector.settings()["methods"]) > 1
         stream = self.detector.stream(
@@ -177,7 +177,7 @@ class LocalEngine:
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """Decoded again from the file."""
-        from clipspect.images.decode import read_image
+        from clipspect.data.decode import read_image
 
         if name not in self.paths:
             raise ImageError(name, f"is no longer in {self.source}")
@@ -186,7 +186,7 @@ class LocalEngine:
     @cached_property
     def _max_pixels(self) -> int:
         """The detector's own limit: what was scored can be drawn on."""
-        from clipspect.images.convert import MAX_PIXELS
+        from clipspect.data.convert import MAX_PIXELS
 
         return int(self.detector.settings().get("max_pixels", MAX_PIXELS))
 
@@ -208,10 +208,10 @@ def run_folder(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunSummary:
-    """Score the photographs of ``source`` (a folder or one file) into the results folder ``out``.
+    """Score the images of ``source`` (a folder or one file) into the results folder ``out``.
 
     ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
-    ``company`` are photographs that belong to the set beside those of ``source`` and are not scored; their contents
+    ``company`` are images that belong to the set beside those of ``source`` and are not scored; their contents
     are part of the settings too. :func:`run_engine` says the rest.
     """
     return run_engine(
@@ -237,34 +237,34 @@ def run_engine(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunSummary:
-    """Score an engine's photographs into the results folder ``out``.
+    """Score an engine's images into the results folder ``out``.
 
-    Photographs that an earlier run with the same settings has finished, told by path and content, are kept. A
-    photograph that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
-    they are guessed from the scores of the run. Memory does not grow with the number of photographs, but for their
+    Images that an earlier run with the same settings has finished, told by path and content, are kept. A
+    image that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
+    they are guessed from the scores of the run. Memory does not grow with the number of images, but for their
     names.
 
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
     detector raises; rows written until then are kept.
     """
-    from clipspect.results.finish import finish_run
+    from clipspect.results.finalize import finish_run
 
     started = time.monotonic()
-    photographs = engine.photographs()
+    images = engine.images()
     settings = engine.settings()
     methods = list(settings["methods"])
     report_progress = progress or (lambda _: None)
     with ResultStore(out, settings, overwrite=overwrite) as store:
-        pending = _pending(store, engine, photographs)
-        kept = len(photographs) - len(pending)
+        pending = _pending(store, engine, images)
+        kept = len(images) - len(pending)
         failed = 0
         for number, row in enumerate(engine.score(pending) if pending else ()):
             failed += row["error"] is not None and number % len(methods) == 0
             store.add(row)
             done = kept + (number + 1) // len(methods)
-            report_progress(Progress("detect", done, len(photographs), kept, failed, row["path"]))
+            report_progress(Progress("detect", done, len(images), kept, failed, row["path"]))
         store.flush()
-        _check_complete(store, photographs)
+        _check_complete(store, images)
         outcome = finish_run(
             store,
             engine.pixels,
@@ -273,12 +273,12 @@ def run_engine(
             csv=csv,
             report=report,
             progress=lambda done, path: report_progress(
-                Progress("finish", done, max(done, len(photographs)), kept, failed, path)
+                Progress("finish", done, max(done, len(images)), kept, failed, path)
             ),
         )
     return RunSummary(
         out=out,
-        photographs=outcome.photographs,
+        images=outcome.images,
         computed=len(pending),
         kept=kept,
         flagged=outcome.flagged,
@@ -292,15 +292,15 @@ def run_engine(
     )
 
 
-def _digest(photographs: Sequence[Path]) -> str:
-    """SHA-256 over the contents of some photographs, in whatever order they come."""
-    from clipspect.images.decode import hash_file
+def _digest(images: Sequence[Path]) -> str:
+    """SHA-256 over the contents of some images, in whatever order they come."""
+    from clipspect.data.decode import hash_file
 
-    return hashlib.sha256("".join(sorted(map(hash_file, photographs))).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(map(hash_file, images))).encode()).hexdigest()
 
 
 def output_path(folder: Path, path: str, suffix: str) -> Path:
-    """Where a file made from the photograph ``path`` goes: the same tree below ``folder``, ``suffix`` added.
+    """Where a file made from the image ``path`` goes: the same tree below ``folder``, ``suffix`` added.
 
     ``path`` cannot lead out of ``folder``.
     """
@@ -308,29 +308,29 @@ def output_path(folder: Path, path: str, suffix: str) -> Path:
     return folder.joinpath(*parts[:-1], parts[-1] + suffix)
 
 
-def _pending(store: ResultStore, engine: Engine, photographs: Sequence[str]) -> list[str]:
-    """The photographs still to be scored; rows of those that have changed are dropped from the store."""
-    there = set(photographs)
+def _pending(store: ResultStore, engine: Engine, images: Sequence[str]) -> list[str]:
+    """The images still to be scored; rows of those that have changed are dropped from the store."""
+    there = set(images)
     finished = {name: digest for name, digest in store.finished() if name in there}
     now = engine.hashes(list(finished)) if finished else {}
     changed = {name for name, digest in finished.items() if now.get(name) != digest}
     store.forget(changed)
-    return [name for name in photographs if name not in finished or name in changed]
+    return [name for name in images if name not in finished or name in changed]
 
 
-def _check_complete(store: ResultStore, photographs: Sequence[str]) -> None:
-    """Raise ResultsError where a photograph has no row: somebody has removed parts under the run."""
-    missing = set(photographs).difference(row["path"] for row in iterate_rows(store.out, ["path"]))
+def _check_complete(store: ResultStore, images: Sequence[str]) -> None:
+    """Raise ResultsError where an image has no row: somebody has removed parts under the run."""
+    missing = set(images).difference(row["path"] for row in iterate_rows(store.out, ["path"]))
     if missing:
         raise ResultsError(
-            f"{store.out}: rows of {len(missing)} photographs were removed while it was written "
+            f"{store.out}: rows of {len(missing)} images were removed while it was written "
             f"({min(missing)} …); run the same command again"
         )
 
 
 def preview_of(detection: Detection) -> bytes | None:
     """The small JPEG that goes into the row."""
-    from clipspect.results.heatmap import encode_preview
+    from clipspect.postprocess.heatmap import encode_preview
 
     return None if detection.thumbnail is None else encode_preview(detection.thumbnail)
 
@@ -341,7 +341,7 @@ def method_suffix(method: str, *, several: bool) -> str:
 
 
 def _write_map(out: Path, detection: Detection, maps: MapFormat, *, several: bool) -> None:
-    """The map at the photograph's size: 16-bit grey (65535 is 1) or float32. Comes before its row."""
+    """The map at the image's size: 16-bit grey (65535 is 1) or float32. Comes before its row."""
     if maps == "none" or detection.score_map is None:
         return
     values = detection.anomaly_map

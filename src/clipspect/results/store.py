@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import clipspect
+from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError
-from clipspect.images.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
 from clipspect.results.rows import detections_schema, row_path
 
@@ -88,14 +88,14 @@ class ResultStore:
             self._lock.release()
 
     def finished(self) -> set[tuple[str, str]]:
-        """(path, content hash) of the photographs that were finished when the store was opened.
+        """(path, content hash) of the images that were finished when the store was opened.
 
-        Finished is a photograph with a row of every method of the run, none of them with an error.
+        Finished is an image with a row of every method of the run, none of them with an error.
         """
         return set(self._finished)
 
     def forget(self, paths: Collection[str]) -> None:
-        """Remove the rows of photographs that have changed since. Raises ResultsError."""
+        """Remove the rows of images that have changed since. Raises ResultsError."""
         gone = {row_path(path) for path in paths}
         if gone:
             self._finished = self._prune(gone)
@@ -202,9 +202,9 @@ class ResultStore:
         write_whole(self.out, self.out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 
     def _prune(self, gone: Collection[str] = ()) -> set[tuple[str, str]]:
-        """Drop rows with an error, rows of ``gone`` or half finished photographs and repeated rows.
+        """Drop rows with an error, rows of ``gone`` or half finished images and repeated rows.
 
-        Returns the finished photographs that stay.
+        Returns the finished images that stay.
         """
         columns = ["path", "content_hash", "method", "error"]
         methods: dict[str, set[str]] = {}
@@ -272,7 +272,7 @@ def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str
             rows: list[dict[str, Any]] = file.read(columns=there).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(
-            f"{part}: damaged ({error}); delete this file and run again, only its photographs are repeated"
+            f"{part}: damaged ({error}); delete this file and run again, only its images are repeated"
         ) from error
     absent = dict.fromkeys(set(wanted).difference(there))
     return [{**row, **absent} for row in rows] if absent else rows

@@ -1,8 +1,8 @@
-"""A tiny model for one site: taught by a large CLIP on rendered scenes and on the site's own photographs.
+"""A tiny model for one site: taught by a large CLIP on rendered scenes and on the site's own images.
 
 ``python -m clipspect.training.distillation --teacher ViT-L-14-336 --photos FOLDER --object NAME --out FOLDER`` starts
 from the shipped weights and writes a model folder for ``--model``. No label is needed: the teacher's features and its
-AnoCLIP map (arXiv 2308.15939) of the photographs are what the student learns, beside the rendered scenes' own losses.
+AnoCLIP map (arXiv 2308.15939) of the images are what the student learns, beside the rendered scenes' own losses.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.open_clip import Backbone, load_backbone
-from clipspect.backbones.value_attention import encode_vit
+from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.openclip.value_attention import encode_vit
+from clipspect.data.find import find_images
+from clipspect.data.loader import load_images
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import ResizeSpec
 from clipspect.errors import UsageError
-from clipspect.images.find import find_photographs
-from clipspect.images.intake import read_entries
-from clipspect.images.photograph import Reader
-from clipspect.images.transforms import Fit
 from clipspect.methods.scoring import abnormal_probability
-from clipspect.prompts import Wording, load_prompts
+from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 from clipspect.training.config import TrainingConfig, load_config
 from clipspect.training.losses import abnormal_logit
-from clipspect.training.model import normalise
+from clipspect.training.model import normalize
 from clipspect.training.train import Trainer, train
 from clipspect.training.windows import WindowBatch
 
 _SHIPPED = Path(__file__).parents[1] / "backbones" / "tiny" / "open_clip_model.safetensors"
-_PHOTO_SIDE = 256
-_MOST_PHOTOS = 4096
+_IMAGE_SIDE = 256
+_MAX_IMAGES = 4096
 _READ_AHEAD = 8
 _TEMPERATURE = 0.01
 """CLIP's own: the teacher's map is used as probabilities, so it must not be flat."""
@@ -59,10 +59,10 @@ class Teacher:
     """A large backbone and the anchors of one object."""
 
     def __init__(self, backbone: Backbone, object: str) -> None:
-        """Encode the anchors of the object that the photographs show."""
+        """Encode the anchors of the object that the images show."""
         self.backbone = backbone
         self.anchors: TextAnchors = encode_anchors(
-            backbone, *Wording(load_prompts()).sentences("anoclip", object)
+            backbone, *PromptConfig(load_prompts()).sentences("anoclip", object)
         )
 
     @property
@@ -100,7 +100,7 @@ class Student(Trainer):
         Args:
             config: as for :class:`Trainer`.
             teacher: what is learned from.
-            photos: (P, 3, S, S) uint8, the site's photographs.
+            photos: (P, 3, S, S) uint8, the site's images.
             device: of the training.
         """
         super().__init__(config, device)
@@ -118,11 +118,11 @@ class Student(Trainer):
     def _loss(self, windows: WindowBatch, generator: torch.Generator) -> dict[str, Tensor]:
         terms = super()._loss(windows, generator)
         side, half = windows.clean.shape[-1], len(windows.clean)
-        own = cut_photos(self.photos, half, side, generator).to(self.device)
+        own = crop_training_images(self.photos, half, side, generator).to(self.device)
         pictures = torch.cat([own, windows.defective])
         visual, depth = self.model.visual, len(self.model.visual.transformer.resblocks)
         with torch.autocast(self.device.type, torch.bfloat16):
-            tokens, grid = encode_vit(visual, normalise(pictures, self.config), value_blocks=(depth,))
+            tokens, grid = encode_vit(visual, normalize(pictures, self.config), value_blocks=(depth,))
         patches = F.normalize(tokens.value[depth].float(), dim=-1)
         lesson = self.teacher.look(pictures, grid)
         prototypes = F.normalize(self.prototypes, dim=-1).expand(half, 2, -1)
@@ -149,8 +149,8 @@ def _distance(tokens: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (F.normalize(tokens, dim=-1) * wanted.to(tokens.device)).sum(-1).mean()
 
 
-def cut_photos(photos: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
-    """``count`` windows (count, 3, side, side) in [0, 1] at random places of random photographs, some mirrored."""
+def crop_training_images(photos: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
+    """``count`` windows (count, 3, side, side) in [0, 1] at random places of random images, some mirrored."""
     windows = []
     for _window in range(count):
         photo = photos[int(torch.randint(0, len(photos), (1,), generator=generator))]
@@ -160,21 +160,21 @@ def cut_photos(photos: Tensor, count: int, side: int, generator: torch.Generator
     return torch.stack(windows).float() / 255
 
 
-def read_photos(folder: Path) -> Tensor:
-    """(P, 3, 256, 256) uint8 of a folder's photographs, the first 4,096 by name; those that cannot be read are said.
+def read_training_images(folder: Path) -> Tensor:
+    """(P, 3, 256, 256) uint8 of a folder's images, the first 4,096 by name; those that cannot be read are said.
 
     Raises:
         UsageError: none can be read.
     """
-    reader = Reader(Fit(_PHOTO_SIDE))
+    reader = ImageLoader(ResizeSpec(_IMAGE_SIDE))
     pieces = []
-    for entry in read_entries(find_photographs(folder)[:_MOST_PHOTOS], reader, ahead=_READ_AHEAD):
-        if entry.photograph is None:
+    for entry in load_images(find_images(folder)[:_MAX_IMAGES], reader, ahead=_READ_AHEAD):
+        if entry.image is None:
             print(f"left out: {entry.error}", flush=True)
         else:
-            pieces.append(entry.photograph.pieces)
+            pieces.append(entry.image.pieces)
     if not pieces:
-        raise UsageError(f"{folder}: none of its photographs can be read")
+        raise UsageError(f"{folder}: none of its images can be read")
     return torch.from_numpy(np.concatenate(pieces)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--teacher", required=True, help="a model name, hub id, folder or checkpoint")
     parser.add_argument("--teacher-weights", default=None, help="as --weights of detect")
-    parser.add_argument("--photos", type=Path, required=True, help="the site's photographs, unlabelled")
+    parser.add_argument("--photos", type=Path, required=True, help="the site's images, unlabelled")
     parser.add_argument("--object", required=True, help="what they show")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("tiny.toml"))
@@ -199,7 +199,7 @@ def main() -> None:
     config = replace(config, stages=config.stages[-1:])
     backbone = load_backbone(arguments.teacher, arguments.teacher_weights, device=arguments.device)
     teacher = Teacher(backbone, arguments.object)
-    student = Student(config, teacher, read_photos(arguments.photos), arguments.device)
+    student = Student(config, teacher, read_training_images(arguments.photos), arguments.device)
     student.start_from(arguments.start)
     train(student, arguments.out, arguments.minutes)
 

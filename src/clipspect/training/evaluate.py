@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipspect.backbones.value_attention import encode_vit
-from clipspect.evaluation.metrics import image_metrics, pixel_metrics
+from clipspect.backbones.openclip.value_attention import encode_vit
+from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.prompts import load_prompts
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import TrainingConfig
-from clipspect.training.model import normalise
+from clipspect.training.model import normalize
 from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_scenes
 
 _SEED = 1_234_567
@@ -57,7 +57,7 @@ def text_maps(
     for start in range(0, len(pictures), _BATCH):
         rows = slice(start, start + _BATCH)
         tokens, grid = encode_vit(
-            model.visual, normalise(pictures[rows].to(device), config), value_blocks=(depth,)
+            model.visual, normalize(pictures[rows].to(device), config), value_blocks=(depth,)
         )
         patches = F.normalize(tokens.value[depth].float(), dim=-1)
         maps.append((patches @ axis[rows, :, None])[..., 0].reshape(-1, *grid))

@@ -27,7 +27,7 @@ def build_tiny(config: TrainingConfig) -> open_clip.CLIP:
         )
 
 
-def normalise(pictures: Tensor, config: TrainingConfig) -> Tensor:
+def normalize(pictures: Tensor, config: TrainingConfig) -> Tensor:
     """Pictures (B, 3, S, S) in [0, 1] as the model reads them."""
     mean, std = (
         torch.tensor(config.preprocess[key], device=pictures.device).view(3, 1, 1) for key in ("mean", "std")

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipspect.backbones.value_attention import encode_vit
+from clipspect.backbones.openclip.value_attention import encode_vit
 from clipspect.training.attention import PlainAttention
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import TrainingConfig, load_config
 from clipspect.training.evaluate import validate
 from clipspect.training.losses import StepEmbeddings, patch_targets, total_loss
-from clipspect.training.model import build_tiny, normalise, save_model
+from clipspect.training.model import build_tiny, normalize, save_model
 from clipspect.training.scene_store import LiveShards, Shard, open_shards, render_store
 from clipspect.training.windows import WindowBatch, draw_windows
 
@@ -126,7 +126,7 @@ class Trainer:
         drawn = self.captions.draw(windows.nouns, _GROUPS, _CAPTIONS, generator)
         targets = patch_targets(windows.mask, visual.patch_size[0])
         targets = torch.cat([targets, torch.zeros_like(targets)])
-        pictures = normalise(torch.cat([windows.defective, windows.clean]), self.config)
+        pictures = normalize(torch.cat([windows.defective, windows.clean]), self.config)
         attention = PlainAttention() if self.device.type == "cpu" else nullcontext()
         with torch.autocast(self.device.type, torch.bfloat16), attention:
             compared = range(max(depth - 1, 1), depth + 1)  # the last quarter, and at least two

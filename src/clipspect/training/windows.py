@@ -93,7 +93,7 @@ def _corner(mask: Tensor, height: int, width: int, generator: torch.Generator) -
 
 def _augment(picture: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Flips, quarter turns, channel order, grey, inversion, gamma: the same for both pictures of a window, which
-    differ in exposure alone, as two photographs do.
+    differ in exposure alone, as two images do.
     """
 
     def chance(probability: float) -> Tensor:

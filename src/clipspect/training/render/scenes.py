@@ -40,7 +40,7 @@ class World:
 
 TRAINING = World(TRAINING_TEXTURES, TRAINING_SHAPES)
 HELD_OUT = World(HELD_OUT_TEXTURES, HELD_OUT_SHAPES)
-"""Kinds never rendered in training: for validation and for the demo photographs."""
+"""Kinds never rendered in training: for validation and for the demo images."""
 _SIMPLE_TEXTURES = ("mottled", "granular", "plain")
 _WITHOUT: Mapping[str, World] = {
     "objects": replace(TRAINING, object_share=0.0),

@@ -123,7 +123,7 @@ def _speckled(c: Canvas, n: int) -> Tensor:
 
 
 def _leaves(c: Canvas, n: int) -> Tensor:
-    """Flat shapes of all sizes that cover each other ("dead leaves"): edges at every scale, as in photographs."""
+    """Flat shapes of all sizes that cover each other ("dead leaves"): edges at every scale, as in images."""
     tone = 0.3 * c.noise(n, c.uniform(n, 0.5, 2))
     largest, spread = c.log_uniform(n, 0.12, 0.7), c.uniform(n, 0.3, 1)
     square = c.uniform(n)

@@ -1,0 +1,1 @@
+"""Fast CPU arithmetic: int8, oneDNN linear layers, parallelism over images."""

@@ -1,0 +1,114 @@
+"""Products in int8 on processors: twice the rate of bfloat16 where there is VNNI or AMX.
+
+Weights are rounded once, symmetrically, each output by a scale of its own. What goes in is rounded on the fly by the
+range it has in one image, so that an image's numbers depend on no other image of the batch. Sums are exact (int32).
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipspect.errors import UsageError
+
+_STEPS = 254  # of 256: room for the rounding of the zero
+
+
+def has_int8() -> bool:
+    """Whether torch has oneDNN's int8 products here, fast or not."""
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return on_x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def fast_int8() -> bool:
+    """Whether the processor has instructions for them (VNNI, AMX), as far as torch tells."""
+    told = [getattr(torch.cpu, name, None) for name in ("_is_vnni_supported", "_is_avx512_vnni_supported")]
+    return has_int8() and any(ask() for ask in told if ask is not None)
+
+
+class Int8Linear(nn.Module):
+    """``x Wᵀ + b`` of one image's tokens, with W in int8."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Round an (O, C) float32 weight; its (O,) bias stays."""
+        super().__init__()
+        scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        self.register_buffer("weight", rounded)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+        self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zeros = torch.zeros(len(scale), dtype=torch.int64)
+
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32, *, gelu: bool = False) -> Tensor:
+        """(N, C) of any type → (N, O) of another, through the exact GELU where asked for; NaN where x has no range."""
+        low, high = (float(end) for end in x.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return x.new_full((len(x), len(self.scale)), math.nan, dtype=dtype)
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = max((high - low) / _STEPS, 1e-12)
+        zero = round(-low / step)
+        # With a dimension of its own: what comes in bfloat16 is added up in float32.
+        half_up = torch.tensor([zero + 0.5])
+        levels = torch.add(half_up, x, alpha=1 / step).to(torch.uint8)  # cut off: rounded
+        activation: tuple[Any, ...] = ("gelu", [], "none") if gelu else ("none", [], "")
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            levels, step, zero, self._packed, self.scale, self._zeros, self.bias, 1.0, 0, dtype, *activation
+        )
+        return product
+
+
+class Int8Block(nn.Module):
+    """The products of a transformer block's ordinary path in int8.
+
+    The V-V stream's own, the output projection, is not for int8: what it gives is added to the map as it is.
+    """
+
+    def __init__(self, block: Any) -> None:
+        """Round the weights of a float32 block."""
+        super().__init__()
+        attention, mlp = block.attn, block.mlp
+        self.heads = Int8Linear(attention.in_proj_weight.detach(), attention.in_proj_bias.detach())
+        self.out = Int8Linear(attention.out_proj.weight.detach(), attention.out_proj.bias.detach())
+        self.wide = Int8Linear(mlp.c_fc.weight.detach(), mlp.c_fc.bias.detach())
+        self.narrow = Int8Linear(mlp.c_proj.weight.detach(), mlp.c_proj.bias.detach())
+        self.gelu = mlp.gelu
+        self._exact = isinstance(mlp.gelu, nn.GELU) and mlp.gelu.approximate == "none"
+
+    def project(self, normed: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, N, C) float32 → (B, N, 3·C) queries, keys and values."""
+        return torch.stack([self.heads(image, dtype) for image in normed])
+
+    def join(self, merged: Tensor) -> Tensor:
+        """(B, N, C) attended values → (B, N, C) float32."""
+        return torch.stack([self.out(image) for image in merged])
+
+    def mlp(self, normed: Tensor) -> Tensor:
+        """(B, N, C) float32 → (B, N, C); image by image, so that what lies between stays in the cache."""
+        return torch.stack([self.narrow(self._bend(image)) for image in normed])
+
+    def _bend(self, image: Tensor) -> Tensor:
+        bent: Tensor = self.wide(image, gelu=True) if self._exact else self.gelu(self.wide(image))
+        return bent
+
+
+def add_int8(transformer: Any) -> None:
+    """Give every float32 block of a vision transformer its :class:`Int8Block`, as ``block.int8``.
+
+    Raises:
+        UsageError: torch has no such products on this machine, or the blocks are of another kind.
+    """
+    if not has_int8():
+        raise UsageError("this build of torch has no int8 products for this processor; use fp32 or bf16")
+    for block in transformer.resblocks:
+        if not isinstance(getattr(block.mlp, "c_fc", None), nn.Linear):
+            raise UsageError("int8 is for plain CLIP vision transformers; use fp32 or bf16 for this backbone")
+        block.int8 = Int8Block(block)

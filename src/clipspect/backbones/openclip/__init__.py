@@ -1,0 +1,1 @@
+"""open_clip models and our own plain CLIP as backbones."""

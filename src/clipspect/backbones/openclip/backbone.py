@@ -1,0 +1,286 @@
+"""Backbone: an open_clip model that turns pixels into Features and sentences into embeddings."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipspect.backbones.cpu.batch_parallel import parallel_map
+from clipspect.backbones.cpu.int8 import add_int8
+from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
+from clipspect.backbones.openclip.checkpoints import RANDOM, build_model
+from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
+from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
+from clipspect.backbones.openclip.value_attention import (
+    Tokens,
+    check_vit,
+    encode_resnet,
+    encode_vit,
+    encode_windows,
+)
+from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
+from clipspect.backbones.views import official_views
+from clipspect.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PRECISIONS = get_args(Precision)
+_SENTENCES_PER_PASS = 512
+_OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Backbone:
+    """An open_clip vision transformer or ModifiedResNet with its text tower. Never trained or changed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        weights: str,
+        image_size: int | None = None,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        """Wrap a model; :func:`load_backbone` is the usual way.
+
+        Raises:
+            UsageError: a vision tower the V-V path is not defined for, a size its patches do not divide, or int8 where
+                there is none.
+        """
+        visual: Any = model.visual
+        self.is_vit = _is_vit(visual, name)
+        if self.is_vit:
+            check_vit(visual)
+        self.name, self.weights = name, weights
+        self.device, self.precision = torch.device(device), precision
+        self.depth = len(visual.transformer.resblocks) if self.is_vit else 1
+        self.patch = int(visual.patch_size[0]) if self.is_vit else 32
+        own = visual.image_size
+        self.image_size = int(image_size or (own if isinstance(own, int) else own[0]))
+        if self.image_size % self.patch or self.image_size < self.patch:
+            near = max(round(self.image_size / self.patch), 1) * self.patch
+            raise UsageError(
+                f"image size {self.image_size} is not a multiple of {name}'s patch of {self.patch} pixels; try {near}"
+            )
+        preprocess = getattr(visual, "preprocess_cfg", {})
+        mean = preprocess.get("mean") or getattr(visual, "image_mean", None)
+        std = preprocess.get("std") or getattr(visual, "image_std", None)
+        self.mean: tuple[float, ...] = tuple(mean or _OPENAI_MEAN)
+        self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
+        # Beside the products in int8: what this machine is fastest at without losing more.
+        others: Precision = "bf16" if fast_bf16() else "fp32"
+        self._dtype = _DTYPES[others if precision == "int8" else precision]
+        towers: Any = model.eval().requires_grad_(False).to(self.device)
+        if precision == "int8":
+            if not self.is_vit or self.device.type != "cpu":
+                raise UsageError("int8 is for vision transformers on a processor; use fp32, bf16 or fp16")
+            add_int8(visual.transformer)
+        if self.is_vit:
+            cast_products(visual, self._dtype)
+        else:
+            visual.to(self._dtype)
+        self._own_text = is_standard_text(towers)
+        if self._own_text:  # another library's text tower stays in float32
+            cast_products(towers.transformer, self._dtype)
+        self._model = towers
+        self._tokenizer = tokenizer
+        self._fingerprint: str | None = None
+
+    def to(self, device: str | torch.device) -> None:
+        """Move to another device."""
+        self.device = torch.device(device)
+        self._model.to(self.device)
+
+    def with_precision(self, precision: Precision) -> Backbone:
+        """A copy whose matrix products run in another precision; made of float32 weights, UsageError otherwise."""
+        if self.precision != "fp32":
+            raise UsageError(
+                f"weights already rounded to {self.precision} cannot serve {precision}; load fp32"
+            )
+        return Backbone(
+            copy.deepcopy(self._model),
+            self._tokenizer,
+            name=self.name,
+            weights=self.weights,
+            image_size=self.image_size,
+            device=str(self.device),
+            precision=precision,
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        """The open_clip model, or one like it."""
+        model: nn.Module = self._model
+        return model
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are random: a control, never a result."""
+        return self.weights.startswith(RANDOM)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over precision, names, shapes and every byte of the weights: the same on every machine."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(self.precision.encode())
+            for name, tensor in sorted(self._model.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def encode(self, images: Tensor, request: FeatureRequest) -> Features:
+        """Encode a batch once, with everything that was asked for and nothing else.
+
+        Args:
+            images: (B, 3, S, T) float32, normalised with :attr:`mean` and :attr:`std`; sides multiples of the patch.
+            request: what the methods need.
+
+        Raises:
+            UsageError: a block, window or view this backbone cannot give.
+        """
+        resolved = request.resolved(self.depth)
+
+        @torch.inference_mode()
+        def encode(part: Tensor) -> Features:
+            return self.features(part.to(self.device), resolved)
+
+        return Features.concat(parallel_map(encode, images, self.device))
+
+    def features(self, images: Tensor, request: FeatureRequest) -> Features:
+        """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""
+        tokens, grid = self._forward(images, request)
+        views = None
+        if request.views:
+            others = official_views(images)
+            flat, _ = self._forward(others.flatten(0, 1), FeatureRequest())
+            views = F.normalize(flat.pooled.float(), dim=-1).unflatten(0, others.shape[:2])
+        windows = {}
+        if request.windows:
+            if not self.is_vit:
+                raise UsageError("WinCLIP's windows need a vision transformer; this backbone is a ResNet")
+            windows = {
+                size: encode_windows(self._model.visual, images, size).float()
+                for size in sorted(request.windows)
+            }
+        return Features(
+            F.normalize(tokens.pooled.float(), dim=-1),
+            grid,
+            self.depth,
+            {block: t.float().unflatten(1, grid) for block, t in tokens.value.items()},
+            {block: t.float().unflatten(1, grid) for block, t in tokens.ordinary.items()},
+            views,
+            windows,
+            None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
+        )
+
+    def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
+        visual = self._model.visual
+        if self.is_vit:
+            return encode_vit(
+                visual,
+                images,
+                request.value_blocks,
+                request.ordinary_blocks,
+                start_block=request.start_block,
+                unprojected=request.unprojected,
+            )
+        if request.unprojected:
+            raise UsageError("a ResNet backbone has no patch tokens before its projection")
+        images = images.to(self._dtype)
+        return encode_resnet(
+            visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
+        )
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """(P, context) token ids; a sentence longer than the context raises UsageError instead of losing its end."""
+        import open_clip
+
+        tokenizer = self._tokenizer.own if isinstance(self._tokenizer, LazyTokenizer) else self._tokenizer
+        tokens: Tensor = tokenizer(list(sentences))
+        last = tokens[:, -1]
+        if isinstance(tokenizer, open_clip.SimpleTokenizer) and bool((last == tokenizer.eot_token_id).any()):
+            longest = max(sentences, key=lambda s: len(tokenizer.encode(s)))
+            if len(tokenizer.encode(longest)) + 2 > tokens.shape[1]:
+                raise UsageError(
+                    f"the sentence {longest!r} is longer than the {tokens.shape[1]} tokens {self.name} reads;"
+                    f" use a shorter object name"
+                )
+        return tokens
+
+    @torch.inference_mode()
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """(P, D) float32 text embeddings of P sentences, not normalised; in batches, without gradients."""
+        tokens = self.tokenize(sentences).to(self.device)
+        encode = partial(encode_sentences, self._model) if self._own_text else self._model.encode_text
+        return torch.cat([encode(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
+
+
+def _is_vit(visual: nn.Module, name: str) -> bool:
+    """Whether a vision tower is a transformer and not a ModifiedResNet; UsageError where it is neither."""
+    if isinstance(visual, PlainVision):
+        return True
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
+    if not isinstance(visual, VisionTransformer | ModifiedResNet):
+        raise UsageError(f"{name}: a {type(visual).__name__} has no V-V path; use a ViT or a ModifiedResNet")
+    return isinstance(visual, VisionTransformer)
+
+
+def load_backbone(
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    *,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> Backbone:
+    """Load a backbone by name.
+
+    Args:
+        model: a preset ("tiny", "ViT-B-16-plus-240", …), any open_clip ViT or ResNet architecture, "hf-hub:org/name",
+            a folder with ``open_clip_config.json`` and weights, or an OpenAI checkpoint file.
+        weights: a pretrained tag, a checkpoint file (safetensors, or ``.pt`` read with ``weights_only``), "random"
+            for a seeded control, or None for the preset's own.
+        image_size: input side in pixels, a multiple of the patch; None for the preset's or the model's own.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: arithmetic of the two towers; features come out as float32 either way.
+        seed: of random weights.
+
+    Raises:
+        UsageError: unknown name or impossible setting.
+        WeightsError: weights that are not here or not readable; the message says which file and how to pass it.
+    """
+    if precision not in _PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(_PRECISIONS)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from error
+    built, tokenizer, label = build_model(model, weights, seed)
+    if image_size is None and model in PRESETS:
+        image_size = PRESETS[model].image_size
+    backbone = Backbone(
+        built, tokenizer, name=model, weights=label, image_size=image_size, device=device, precision=precision
+    )
+    if backbone.is_random:
+        warnings.warn(
+            f"{model} runs with random weights: a control whose scores mean nothing by themselves",
+            stacklevel=2,
+        )
+    return backbone

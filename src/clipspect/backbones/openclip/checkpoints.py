@@ -1,0 +1,328 @@
+"""From a model's name to an open_clip module with weights in it, or an error that says what to do.
+
+Weights are read as safetensors, through ``torch.load(weights_only=True)``, or, from the TorchScript archives that
+OpenAI published, by a reader of tensors alone; nothing in a file is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, is_plain_config
+from clipspect.backbones.openclip.torchscript import is_torchscript, read_tensors
+from clipspect.backbones.presets import PRESETS
+from clipspect.errors import UsageError, WeightsError
+
+RANDOM = "random"
+_CONFIG = "open_clip_config.json"
+_DIGEST_SUFFIX = ".sha256"
+_OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+
+
+def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, Any, str]:
+    """An open_clip model, its tokenizer and a label of its weights.
+
+    Args:
+        model: a preset, an open_clip architecture, ``hf-hub:org/name``, a folder with ``open_clip_config.json``,
+            or an OpenAI checkpoint file.
+        weights: a pretrained tag, a checkpoint file, ``"random"``, or None for the model's own.
+        seed: seed of random weights; unused otherwise.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode; a tokenizer; "random (seed 0)", a tag or a file name.
+
+    Raises:
+        UsageError: no such architecture, or weights that go with no model.
+        WeightsError: weights that are not here, damaged, or of another architecture.
+    """
+    if model in PRESETS:
+        preset = PRESETS[model]
+        model, weights = preset.architecture, weights or preset.weights
+    with _quiet():
+        if weights == RANDOM:
+            return _random(model, seed)
+        if model.startswith("hf-hub:"):
+            return _from_hub(model, weights)
+        if Path(model).is_dir():
+            return _from_folder(Path(model), weights)
+        if Path(model).is_file():
+            return _from_openai_file(Path(model), weights)
+        return _from_architecture(model, weights)
+
+
+def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
+    if model.startswith("hf-hub:"):
+        raise UsageError("random weights need an architecture that is known here; name an open_clip one")
+    if Path(model).is_file():
+        raise UsageError(f"{model} is a checkpoint; random weights go with an architecture or a folder")
+    name = f"local-dir:{model}" if Path(model).is_dir() else _known(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+    return built.eval(), open_clip.get_tokenizer(name), f"{RANDOM} (seed {seed})"
+
+
+def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
+    name = _known(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights is None:
+        raise UsageError(
+            f"{name} has no default weights; add --weights with one of its tags ({', '.join(tags) or 'none known'}),"
+            f" a checkpoint file, or 'random' for a control"
+        )
+    if Path(weights).is_file():
+        quick = _is_openai(Path(weights))
+        built = open_clip.create_model(name, force_quick_gelu=quick, pretrained_text=False)
+        _load(built, Path(weights), f"the architecture {name}")
+        return built.eval(), open_clip.get_tokenizer(name), Path(weights).name
+    if weights not in tags:
+        raise WeightsError(
+            f"weights {weights!r} for {name}: neither a file here nor a known tag; tags: {', '.join(tags) or 'none'}"
+        )
+    config = open_clip.get_pretrained_cfg(name, weights)
+    source = _source_in_words(config)
+    try:
+        with _hub():
+            built = open_clip.create_model(
+                name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
+            )
+    except Exception as error:  # open_clip and the hub client raise many kinds, all meaning "not to be had"
+        raise WeightsError(
+            f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed: {source}."
+            f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
+            f" model that ships with clipspect (--model tiny)."
+        ) from error
+    return built.eval(), open_clip.get_tokenizer(name), weights
+
+
+def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
+    if weights is not None:
+        raise UsageError(f"{model} brings its own weights; leave --weights out")
+    repository = model.removeprefix("hf-hub:")
+    try:
+        with _hub():
+            built = open_clip.create_model(model, require_pretrained=True)
+            return built.eval(), open_clip.get_tokenizer(model), repository
+    except Exception as error:  # as above
+        raise WeightsError(
+            f"{model} is not on this machine and could not be downloaded. Needed: {_CONFIG} and"
+            f" open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub. Put both into"
+            " one folder and pass it with --model FOLDER."
+        ) from error
+
+
+def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+    if not (folder / _CONFIG).is_file():
+        raise WeightsError(f"{folder} holds no {_CONFIG}; a model folder needs it beside its weights")
+    if weights is None:
+        found = [folder / f"open_clip_model.{kind}" for kind in ("safetensors", "bin", "pt")]
+        found = [path for path in found if path.is_file()] or sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise WeightsError(f"{folder} holds no weights; open_clip_model.safetensors is looked for")
+        path = found[0]
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such checkpoint file")
+    try:
+        plain = path.suffix == ".safetensors" and _plain_folder(folder, path)
+        if plain:
+            return (*plain, path.name)
+        import open_clip
+
+        name = f"local-dir:{folder}"
+        built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({_first_line(error)})") from error
+    _load(built, path, f"the configuration in {folder}")
+    return built.eval(), tokenizer, path.name
+
+
+def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
+    """The folder's model without open_clip, or None where its configuration asks for more than a plain CLIP."""
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    if not is_plain_config(config["model_cfg"]):
+        return None
+    with torch.device("meta"):
+        built = PlainCLIP(config["model_cfg"])
+    built.visual.preprocess_cfg = config.get("preprocess_cfg", {})
+    _check_safetensors(path)
+    state = {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        built.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit the configuration in {folder}: {_first_line(error)}"
+        ) from error
+    return built.eval(), LazyTokenizer(built.context_length)
+
+
+def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+    import open_clip
+
+    if weights is not None:
+        raise UsageError(
+            f"{path} is a checkpoint itself; pass the architecture with --model and the file with --weights"
+        )
+    if (path.parent / _CONFIG).is_file():
+        return _from_folder(path.parent, str(path))
+    state = _read(path)
+    if not all(mark in state for mark in _OPENAI_MARKS):
+        raise UsageError(
+            f"{path} does not say which architecture it is; add it: --model ViT-B-16 --weights {path.name},"
+            f" or put {_CONFIG} beside it"
+        )
+    try:
+        built = open_clip.model.build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+    except (KeyError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({_first_line(error)})") from error
+    length = int(state["positional_embedding"].shape[0])
+    return built.float().eval(), open_clip.SimpleTokenizer(context_length=length), path.name
+
+
+def _known(name: str) -> str:
+    import open_clip
+
+    name = name.replace("/", "-")
+    if name not in open_clip.list_models():
+        names = (
+            sorted(PRESETS)
+            + [m for m in open_clip.list_models() if m.split("-")[0] == name.split("-")[0]][:12]
+        )
+        raise UsageError(
+            f"unknown model {name!r}; try one of: {', '.join(dict.fromkeys(names))}, any other open_clip architecture,"
+            f" hf-hub:org/name, or a local folder or checkpoint file"
+        )
+    return name
+
+
+def _is_openai(path: Path) -> bool:
+    """Whether a checkpoint carries the marks of OpenAI's releases, which were trained with QuickGELU."""
+    return path.suffix != ".safetensors" and all(mark in _read(path) for mark in _OPENAI_MARKS)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from open_clip.factory import load_state_dict
+
+    _check_digest(path)
+    try:
+        if is_torchscript(path):
+            return dict(read_tensors(path))
+        return dict(load_state_dict(str(path), weights_only=True))
+    except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
+        raise WeightsError(_unreadable(path, error)) from error
+
+
+def _load(model: nn.Module, path: Path, what: str) -> None:
+    from open_clip.factory import load_checkpoint, resize_pos_embed, resize_text_pos_embed
+
+    marked = False
+    if path.suffix == ".safetensors":
+        _check_safetensors(path)
+    else:
+        state = _read(path)
+        marked = all(mark in state for mark in _OPENAI_MARKS)
+    # The file itself is sound from here on: whatever fails now is that it belongs to another architecture.
+    try:
+        if marked or is_torchscript(path):  # OpenAI's marks are no weights of any module
+            state = {name: tensor for name, tensor in state.items() if name not in _OPENAI_MARKS}
+            resize_pos_embed(state, model)
+            resize_text_pos_embed(state, model)
+            model.load_state_dict(state, strict=True)
+        else:
+            load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
+
+
+def _check_digest(path: Path) -> None:
+    """Hold a file to the SHA-256 in ``FILE.sha256`` beside it, as sha256sum writes it, where there is one."""
+    beside = path.with_name(f"{path.name}{_DIGEST_SUFFIX}")
+    if not beside.is_file():
+        return
+    wanted = beside.read_text(encoding="utf-8").split()[:1]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted != [found]:
+        raise WeightsError(
+            f"{path} is not what {beside.name} says: SHA-256 {found}; fetch it again, or remove {beside.name}"
+        )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Header and length alone, so that a large file is not read twice; all of it where a SHA-256 lies beside."""
+    _check_digest(path)
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if is_torchscript(path):
+        return (
+            f"{path} is a TorchScript archive, of which the weights alone are read, and it {_first_line(error)}. Save"
+            f" them as safetensors or with torch.save(model.state_dict(), …) and pass that file"
+        )
+    return f"{path} cannot be read as weights (truncated, or not a checkpoint): {_first_line(error)}"
+
+
+def _source_in_words(config: dict[str, Any]) -> str:
+    if config.get("hf_hub"):
+        repository = str(config["hf_hub"]).rstrip("/")
+        return f"open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub"
+    file = str(config.get("url", "")).rsplit("/", 1)[-1]
+    return f"the file {file!r} that open_clip's page of pretrained models names"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:240] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries' logs of what clipspect says itself, or raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def _hub() -> Iterator[None]:
+    """Let the hub client look in its cache alone where the hub cannot be reached: it would retry for a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

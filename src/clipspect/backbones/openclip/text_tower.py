@@ -1,0 +1,84 @@
+"""CLIP's text transformer on many sentences at once; what sentences begin with in common is computed once.
+
+Under the causal mask a token's stream depends on the tokens before it alone. The sentences about one object are some
+templates times some states, so that most of their tokens stand behind a beginning another sentence has too: of
+AnoCLIP's 11,562 tokens for "metal nut", 3,574 are left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipspect.backbones.openclip.blocks import (
+    attend,
+    attention_residual,
+    is_standard,
+    mlp_residual,
+    project_heads,
+)
+
+
+def is_standard_text(model: Any) -> bool:
+    """Whether a model's text tower is CLIP's own causal transformer, and not one of another library."""
+    causal = getattr(model, "attn_mask", None) is not None
+    if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
+        return False
+    return all(is_standard(block) for block in model.transformer.resblocks)
+
+
+def encode_sentences(model: Any, tokens: Tensor) -> Tensor:
+    """(P, context) token ids → (P, D) embeddings, not normalised: what open_clip's own ``encode_text`` returns."""
+    tokens = tokens[:, : int(_lengths(tokens).max())]
+    places, firsts = shared_beginnings(tokens)
+    columns = firsts % tokens.shape[1]
+    x = model.token_embedding(tokens.flatten()[firsts]) + model.positional_embedding[columns]  # (U, C)
+    for block in model.transformer.resblocks:
+        # (1, heads, U, d) of the distinct tokens, laid out as sentences: (P, heads, L, d)
+        q, k, v = (part[0, :, places].transpose(0, 1) for part in project_heads(block, x[None]))
+        attended = attend(q, k, v, causal=True).transpose(1, 2).flatten(0, 1)[firsts]  # (U, heads, d)
+        x = x + attention_residual(block, attended.transpose(0, 1)[None])[0]
+        x = x + mlp_residual(block, x)
+    # The end-of-text token has the highest number in CLIP's vocabulary, or a number of its own in others.
+    ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
+    pooled: Tensor = model.ln_final(x[places.gather(1, ends.argmax(1, keepdim=True))[:, 0]])
+    projection = model.text_projection
+    if projection is None:
+        return pooled
+    projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return projected
+
+
+def shared_beginnings(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens of some sentences stand behind the same beginning.
+
+    Args:
+        tokens: (P, L) token ids, padded with zeros.
+
+    Returns:
+        (P, L) numbers of the U distinct tokens, 0 on padding; and for each of them where it stands first in the
+        flattened tokens, (U,).
+    """
+    count, length = tokens.shape
+    lengths, base = _lengths(tokens), int(tokens.max()) + 1
+    places = torch.zeros_like(tokens)
+    firsts: list[Tensor] = []
+    beginning = tokens.new_zeros(count)  # of each sentence so far
+    known = 0
+    for column in range(length):
+        rows = (column < lengths).nonzero()[:, 0]
+        keys, number = torch.unique(beginning[rows] * base + tokens[rows, column], return_inverse=True)
+        beginning[rows] = number
+        places[rows, column] = known + number
+        first = rows.new_full((len(keys),), count).scatter_reduce_(0, number, rows, "amin")
+        firsts.append(first * length + column)
+        known += len(keys)
+    return places, torch.cat(firsts)
+
+
+def _lengths(tokens: Tensor) -> Tensor:
+    """(P,) tokens before the padding; zero is also the number of a real token, which may stand in between."""
+    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return (tokens.ne(0) * positions).amax(1)

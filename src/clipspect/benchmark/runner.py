@@ -1,0 +1,286 @@
+"""Benchmark runs: methods × models × categories × seeds, each image encoded once per model, resumable."""
+
+from __future__ import annotations
+
+import os
+import warnings as python_warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+
+import clipspect
+from clipspect.backbones.encoder import Encoder
+from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.openclip.checkpoints import RANDOM
+from clipspect.benchmark.accumulator import Accumulator, Figures, Resolution
+from clipspect.benchmark.candidates import Candidate, Measured
+from clipspect.benchmark.datasets import digest
+from clipspect.benchmark.jobs import (
+    TRAINED,
+    Result,
+    Settings,
+    Unit,
+    examples,
+    read_result,
+    read_unit,
+    stored_result,
+    write_examples,
+    write_unit,
+)
+from clipspect.benchmark.metrics import PixelCurve, scikit_learn
+from clipspect.benchmark.provenance import machine, peak_memory, versions
+from clipspect.benchmark.samples import Category
+from clipspect.data.loader import load_images
+from clipspect.data.prepare import ImageLoader
+from clipspect.data.transforms import ResizeSpec
+from clipspect.detector import Detector
+from clipspect.errors import UsageError
+from clipspect.methods.base import Method
+from clipspect.precision import resolve_precision
+from clipspect.prompts import PromptConfig, load_prompts
+from clipspect.results.files import FolderLock, results_errors
+
+_TIMED = 8
+
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is measured, images done, images in all) as they pass."""
+
+
+def run_benchmark(
+    data: str,
+    categories: Sequence[Category],
+    candidates: Sequence[Candidate],
+    out: Path,
+    *,
+    models: Sequence[str] = ("tiny",),
+    weights: Sequence[str] = (TRAINED,),
+    seeds: Sequence[int] = (0,),
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Measure everything that is not measured yet, and give all results in order.
+
+    A seed draws random weights and the references of few-shot methods, nothing else: what neither concerns is measured
+    under the first seed only.
+
+    Args:
+        data: name of the data set, for the tables.
+        categories: from :func:`clipspect.benchmark.datasets.load_categories`.
+        entrants: from :func:`clipspect.benchmark.candidates.make_candidates`.
+        out: folder of the run's results; a run that was stopped goes on there.
+        models: model names as ``clipspect.load`` takes them.
+        weights: "trained" for a model's own, "random" for the control, a tag or a file.
+        seeds: one run each.
+        settings: of all of them.
+        overwrite: measure anew what was measured with other settings.
+        progress: told as images pass.
+
+    Raises:
+        ResultsError: the folder cannot be written, is in use, or holds results of other settings.
+        UsageError: a method that needs references and a category without normal ones beside the test split; no
+            scikit-learn.
+    """
+    scikit_learn()  # missed now, not after the first category
+    with results_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        results: list[Result] = []
+        for model in models:
+            for label in weights:
+                for seed in seeds:
+                    present = [e for e in candidates if seed == seeds[0] or uses_seed(e, label)]
+                    if present:
+                        station = _Station(model, label, seed, settings or Settings())
+                        for category in categories:
+                            unit = Unit(data, category, model, label, seed)
+                            results += _resume(unit, present, station, out, overwrite, progress)
+        return results
+    finally:
+        lock.release()
+
+
+def uses_seed(candidate: Candidate, weights: str) -> bool:
+    """Whether an entrant's figures depend on the seed."""
+    return weights.startswith(RANDOM) or candidate.shots > 0
+
+
+class _Station:
+    """A model that is loaded when something is to be measured with it, and then serves all categories."""
+
+    def __init__(self, model: str, weights: str, seed: int, settings: Settings) -> None:
+        self.model, self.weights, self.seed, self.settings = model, weights, seed, settings
+        self._backbone: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        if self._backbone is None:
+            with python_warnings.catch_warnings():  # the rows and tables name random weights
+                python_warnings.filterwarnings("ignore", message=".*random weights.*")
+                loaded = load_backbone(
+                    self.model,
+                    None if self.weights == TRAINED else self.weights,
+                    image_size=self.settings.image_size,
+                    device=self.settings.device,
+                    seed=self.seed,
+                )
+                self._backbone, _ = resolve_precision(loaded, self.settings.precision)
+        return self._backbone
+
+    def detector(self, measured: Sequence[Measured]) -> Detector:
+        s = self.settings
+        reader = ImageLoader(ResizeSpec(self.backbone.image_size, s.aspect, s.interpolation), s.tile)
+        wording = PromptConfig(load_prompts(s.prompts), s.domain, (), ())
+        methods = cast(Sequence[Method], measured)
+        return Detector(self.backbone, methods, reader, wording, batch_size=s.batch_size, set_size=s.set_size)
+
+
+def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
+    """What all entrants of a unit depend on, as JSON-able values."""
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
+    del settings["device"], settings["batch_size"]  # these change speed, not figures
+    return {
+        "clipspect": clipspect.__version__,
+        "data": unit.data,
+        "images": digest(unit.category),
+        "model": unit.model,
+        "weights": unit.weights,
+        "fingerprint": station.backbone.fingerprint,
+        "seed": unit.seed,
+        **settings,
+    }
+
+
+def _resume(
+    unit: Unit,
+    candidates: Sequence[Candidate],
+    station: _Station,
+    out: Path,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Iterator[Result]:
+    """The unit's results: those on disk, and those of the entrants that are not there yet."""
+    path = out / "results" / f"{unit.name}.json"
+    fingerprint = _fingerprint(unit, station)
+    stored = {} if overwrite else read_unit(path, fingerprint, candidates)
+    missing = [e for e in candidates if e.label not in stored]
+    if missing:
+        found, maps = _measure(unit, missing, station, progress)
+        stored |= {r.label: stored_result(e, r) for e, r in zip(missing, found, strict=True)}
+        write_examples(path.with_suffix(".npz"), out, maps, keep=not overwrite)
+        write_unit(path, out, fingerprint, stored)
+    for candidate in candidates:
+        yield read_result(stored[candidate.label]["result"])
+
+
+def _measure(
+    unit: Unit, candidates: Sequence[Candidate], station: _Station, progress: Progress | None
+) -> tuple[list[Result], dict[str, Any]]:
+    """Score every image of a category once with all entrants."""
+    measured = [Measured(candidate) for candidate in candidates]
+    detector = station.detector(measured)
+    category = unit.category
+    for one in measured:
+        one.references = _references(one.candidate, unit, detector)
+    samples = {sample.path: sample for sample in category.samples}
+    kept = [sample.path for sample in examples(category)]
+    kinds = sorted({s.kind for s in category.samples if s.defective}) if station.settings.by_defect else []
+    tallies = {one.name: _tallies(station.settings.resolution, kinds) for one in measured}
+    maps: dict[str, Any] = {}
+    found = detector.stream(
+        list(samples),
+        object=category.object,
+        root=Path(os.path.commonpath([path.parent for path in samples])),
+    )
+    paths = chain.from_iterable([path] * len(measured) for path in samples)
+    for number, (path, detection) in enumerate(zip(paths, found, strict=True)):
+        sample = samples[path]
+        for kind, tally in tallies[detection.method].items():
+            if kind in ("", sample.kind) or not sample.defective:
+                tally.add(sample, detection)
+        if path in kept and detection.score_map is not None:
+            maps[f"{detection.method}|{kept.index(path)}"] = detection.compact_map
+        if progress is not None:
+            what = f"{unit.model} {unit.weights} seed {unit.seed}: {category.name}"
+            progress(what, number // len(measured) + 1, len(samples))
+    seconds = _encoding_seconds(measured, detector, category)
+    return [
+        _finish(
+            unit, one, {k: t.figures() for k, t in tallies[one.name].items()}, seconds[one.name], detector
+        )
+        for one in measured
+    ], maps
+
+
+def _tallies(resolution: Resolution, kinds: Sequence[str]) -> dict[str, Accumulator]:
+    """One for all images, and a smaller one for each kind of defect."""
+    return {
+        "": Accumulator(resolution),
+        **{kind: Accumulator(resolution, PixelCurve(1 << 17)) for kind in kinds},
+    }
+
+
+def _finish(
+    unit: Unit, one: Measured, figures: Mapping[str, Figures], encoding: float, detector: Detector
+) -> Result:
+    candidate, whole = one.candidate, figures[""]
+    scored = max(whole.images - len(whole.failed), 1)
+    return Result(
+        unit.name,
+        unit.data,
+        unit.category.name,
+        unit.category.object,
+        candidate.label,
+        candidate.method.name,
+        dict(candidate.chosen),
+        candidate.shots,
+        unit.model,
+        unit.weights,
+        unit.seed if uses_seed(candidate, unit.weights) else None,
+        detector.backbone.image_size,
+        whole,
+        encoding + one.seconds / scored,
+        peak_memory(),
+        machine(),
+        versions(),
+        [*unit.category.warnings, *whole.warnings],
+        {kind: found for kind, found in figures.items() if kind},
+    )
+
+
+def _references(candidate: Candidate, unit: Unit, detector: Detector) -> Any:
+    """An entrant's references: normal images beside the test split, drawn by seed."""
+    if not candidate.shots:
+        return None
+    train = unit.category.train
+    if len(train) < candidate.shots:
+        raise UsageError(
+            f"{candidate.label} takes {candidate.shots} normal images as references, and {unit.category.name} has"
+            f" {len(train)} beside its test split; give some (a folder train/ or --references), or leave it out"
+        )
+    return detector.encode_references(Random(unit.seed).sample(list(train), candidate.shots))
+
+
+def _encoding_seconds(
+    measured: Sequence[Measured], detector: Detector, category: Category
+) -> dict[str, float]:
+    """Seconds an image to encode what each entrant alone asks for, on the first few images."""
+    paths = [sample.path for sample in category.samples[:_TIMED]]
+    entries = load_images(paths, detector.reader, ahead=_TIMED)
+    pieces = [entry.image.pieces for entry in entries if entry.image is not None]
+    seconds = {}
+    for one in measured:
+        encoder = Encoder(detector.backbone, one.candidate.method.request(), min(_TIMED, 8))
+        started = perf_counter()
+        if pieces:
+            encoder.encode(np.concatenate(pieces))
+        seconds[one.name] = (perf_counter() - started) / max(len(pieces), 1)
+    return seconds

@@ -1,0 +1,102 @@
+"""Samples: images with their ground truth, and what is odd about a category before anything is measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipspect.data.decode import hash_file
+from clipspect.errors import ImageError, UsageError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a test split."""
+
+    path: Path
+    kind: str
+    """The kind of defect, or "good"."""
+    defective: bool
+    mask: Path | None = None
+    """Where its defects are drawn; None for a good image, and for a defective one whose mask is not there."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """Images of one product."""
+
+    name: str
+    object: str
+    """What is on them, in words for the prompts."""
+    samples: Sequence[Sample]
+    train: Sequence[Path] = ()
+    """Normal images beside the test split: where references are drawn from."""
+    warnings: Sequence[str] = ()
+    """What a reader of its figures must know."""
+
+
+def check_category(category: Category) -> Category:
+    """The category with warnings for what can be seen without decoding an image.
+
+    Raises:
+        UsageError: it has no images to test.
+    """
+    if not category.samples:
+        raise UsageError(f"{category.name}: no images to test were found")
+    warnings = list(category.warnings)
+    bare = [s.path.name for s in category.samples if s.defective and s.mask is None]
+    if bare:
+        warnings.append(
+            f"{len(bare)} defective images have no mask and count in the image metrics only, the first"
+            f" is {bare[0]}"
+        )
+    twins = shared_images([s.path for s in category.samples], category.train)
+    if twins:
+        test, train = twins[0]
+        warnings.append(
+            f"{len(twins)} test images are also training images, byte for byte, the first is"
+            f" {test.name} (= {train.name}): whatever uses references has seen them"
+        )
+    good, bad = ([s.path for s in category.samples if s.defective is wanted] for wanted in (False, True))
+    if both := shared_images(bad, good):
+        warnings.append(
+            f"{len(both)} images are labelled defective and good at once, byte for byte, the first is"
+            f" {both[0][0].name} (= {both[0][1].name})"
+        )
+    return replace(category, warnings=tuple(warnings))
+
+
+def thinned(category: Category, limit: int) -> Category:
+    """The category with about ``limit`` images, evenly spread over its list so that every kind keeps its share."""
+    step = max(len(category.samples) / limit, 1)
+    places = sorted({int(step * i) for i in range(limit) if int(step * i) < len(category.samples)})
+    warning = f"only {len(places)} of {len(category.samples)} images were measured (--limit)"
+    if len(places) == len(category.samples):
+        return category
+    return replace(
+        category,
+        samples=tuple(category.samples[i] for i in places),
+        warnings=(*category.warnings, warning),
+    )
+
+
+def shared_images(test: Sequence[Path], train: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of two files with the same bytes, one of each list. Only files of equal size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in train:
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    twins = []
+    for path in test:
+        alike = by_size.get(path.stat().st_size, []) if path.is_file() else []
+        twins += [(path, other) for other in alike if _content(path) == _content(other)][:1]
+    return twins
+
+
+def _content(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except ImageError:
+        return str(path)  # unreadable: equal to nothing; its own row will say so

@@ -1,0 +1,93 @@
+"""`clipspect export`: a network that scores images of one object without clipspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipspect.cli import options as opt
+from clipspect.cli.detect import load_detector
+from clipspect.cli.output import console
+from clipspect.data.find import find_images
+from clipspect.errors import UsageError
+
+
+def export(
+    object: Annotated[str, typer.Option("--object", help="What is on the images, in plain words.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="bottle.onnx, or bottle.xml for OpenVINO.", show_default=False),
+    ],
+    method: opt.MethodOption = "anoclip",
+    set_: opt.SetOption = None,
+    model: opt.ModelOption = "tiny",
+    weights: opt.WeightsOption = None,
+    image_size: opt.ImageSizeOption = None,
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="fp32; with .xml also bf16 and int8.", rich_help_panel=opt.MODEL),
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Images to calibrate int8 on.", rich_help_panel=opt.MODEL),
+    ] = None,
+    bar: Annotated[
+        float,
+        typer.Option("--bar", help="Least rank correlation with fp32's maps.", rich_help_panel=opt.MODEL),
+    ] = 0.999,
+    interpolation: opt.InterpolationOption = "bicubic",
+    domain: opt.DomainOption = "auto",
+    prompts: opt.PromptsOption = None,
+    normal_state: opt.NormalOption = None,
+    abnormal_state: opt.AbnormalOption = None,
+    good: opt.GoodOption = None,
+    false_alarm_rate: opt.FalseAlarmOption = 0.01,
+    threshold: opt.ThresholdOption = None,
+    pixel_threshold: opt.PixelThresholdOption = None,
+) -> None:
+    """Write one ONNX file (or an OpenVINO model) with the object's text anchors baked in: image in, score and map out.
+
+    The file is run and compared with torch before it is kept. Thresholds go into its metadata.
+    """
+    if precision not in ("fp32", "bf16", "int8"):
+        raise UsageError(f"unknown precision {precision!r}; there are: fp32, bf16, int8")
+    detector = load_detector(
+        method=method,
+        settings=set_,
+        model=model,
+        weights=weights,
+        image_size=image_size,
+        device="cpu",
+        interpolation=interpolation,
+        domain=domain,
+        prompts=prompts,
+        normal=normal_state or (),
+        abnormal=abnormal_state or (),
+    )
+    if good is not None and (threshold is not None or pixel_threshold is not None):
+        raise UsageError("--good and --threshold both set the thresholds; use one of them")
+    thresholds = (
+        opt.parse_thresholds(threshold, pixel_threshold)
+        if good is None
+        else detector.calibrate(good, object, false_alarm_rate=false_alarm_rate)
+    )
+    with console(stderr=True).status(f"writing {out} and running it"):
+        from clipspect.export.exporter import export_detector
+
+        exported = export_detector(
+            detector,
+            object,
+            out,
+            thresholds=thresholds,
+            precision=precision,  # type: ignore[arg-type]
+            calibrate=find_images(calibrate) if calibrate else (),
+            bar=bar,
+        )
+    console().print(
+        f"{exported.path}: {precision}, on {exported.compared} images {exported.agreement}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

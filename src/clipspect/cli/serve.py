@@ -1,0 +1,177 @@
+"""`clipspect ui` and `clipspect serve`: the page and the service. Both listen on this machine alone unless told."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipspect.cli import options as opt
+from clipspect.cli.output import console
+from clipspect.errors import UsageError
+
+LOOPBACK = "127.0.0.1"
+LISTEN = "Network"
+SCALE = "Scale"
+SAFETY = "Safety"
+
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="A model that may be asked for. Repeatable, the first is the default [default: tiny].",
+        rich_help_panel=opt.MODEL, show_default=False,
+    ),
+]  # fmt: skip
+HostOption = Annotated[
+    str,
+    typer.Option("--host", help="Address to listen on; 0.0.0.0 = all of them.", rich_help_panel=LISTEN),
+]
+MaxImagesOption = Annotated[
+    int, typer.Option("--max-images", min=1, help="Images at once.", rich_help_panel=SAFETY)
+]
+MaxMegabytesOption = Annotated[
+    float, typer.Option("--max-mb", help="Megabytes of one image.", rich_help_panel=SAFETY)
+]
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option("--max-pixels", min=1, help="Pixels of one image.", rich_help_panel=SAFETY),
+]
+
+
+def ui(
+    host: HostOption = LOOPBACK,
+    port: Annotated[int, typer.Option("--port", help="Port of the page.", rich_help_panel=LISTEN)] = 7860,
+    model: ModelsOption = None,
+    weights: opt.WeightsOption = None,
+    image_size: opt.ImageSizeOption = None,
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = "fp32",
+    max_images: MaxImagesOption = 200,
+    max_mb: MaxMegabytesOption = 24,
+    max_pixels: MaxPixelsOption = 50_000_000,
+) -> None:
+    """Open a page for people: drop images, name the object, look at what is wrong with them."""
+    _need("gradio", "ui")
+    from clipspect.server.limits import Limits
+    from clipspect.ui.host import serve_page
+
+    limits = Limits(
+        images=max_images,
+        image_mb=max_mb,
+        pixels=max_pixels,
+        body_mb=max_mb * max_images,
+    )
+    console(stderr=True).print(
+        f"the page is at http://{_shown(host)}:{port}/ (stop it with Ctrl-C)", highlight=False
+    )
+    serve_page(
+        tuple(model or ["tiny"]),
+        limits,
+        host=host,
+        port=port,
+        weights=weights,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+    )
+
+
+def serve(
+    port: Annotated[int, typer.Option("--port", help="Port of the service.", rich_help_panel=LISTEN)] = 8000,
+    host: HostOption = LOOPBACK,
+    model: ModelsOption = None,
+    weights: opt.WeightsOption = None,
+    image_size: opt.ImageSizeOption = None,
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = "fp32",
+    references: Annotated[
+        Path,
+        typer.Option("--references", help="Folder of kept references.", rich_help_panel=opt.REFERENCES),
+    ] = Path("clipspect-references"),
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
+    ] = 1,
+    cpus: Annotated[float, typer.Option("--cpus", help="CPUs of each replica.", rich_help_panel=SCALE)] = 1,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of each replica.", rich_help_panel=SCALE)] = 0,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Most requests scored together.", rich_help_panel=SCALE)
+    ] = 16,
+    batch_wait_ms: Annotated[
+        float,
+        typer.Option("--batch-wait-ms", min=0, help="Longest wait for others.", rich_help_panel=SCALE),
+    ] = 2,
+    queue: Annotated[
+        int,
+        typer.Option("--queue", min=0, help="Requests that may wait; more get 429.", rich_help_panel=SCALE),
+    ] = 64,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds for one request.", rich_help_panel=SAFETY)
+    ] = 60,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            help="Ask clients for the key in this file [default: $CLIPSPECT_API_KEY, or none].",
+            rich_help_panel=SAFETY,
+            show_default=False,
+        ),
+    ] = None,
+    max_images: MaxImagesOption = 16,
+    max_mb: MaxMegabytesOption = 24,
+    max_pixels: MaxPixelsOption = 50_000_000,
+    max_body_mb: Annotated[
+        float, typer.Option("--max-body-mb", help="Megabytes of one request.", rich_help_panel=SAFETY)
+    ] = 64,
+) -> None:
+    """Run the REST service on this machine, on Ray Serve. On a cluster: docs/service.md."""
+    _need("ray", "serve")
+    from pydantic import ValidationError
+
+    from clipspect.server.limits import Limits
+    from clipspect.server.service import run_service
+    from clipspect.server.settings import ServiceSettings
+
+    try:
+        settings = ServiceSettings(
+            models=tuple(model or ["tiny"]),
+            weights=weights,
+            image_size=image_size,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]
+            references=references.resolve(),
+            limits=Limits(body_mb=max_body_mb, image_mb=max_mb, pixels=max_pixels, images=max_images),
+            replicas=replicas,
+            cpus=cpus,
+            gpus=gpus,
+            batch=batch,
+            batch_wait_ms=batch_wait_ms,
+            queue=queue,
+            time_limit=time_limit,
+            api_key_file=api_key_file and api_key_file.resolve(),
+        )
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    out = console(stderr=True)
+    key = "an API key is asked for" if settings.api_key() else "no API key is asked for"
+    out.print("starting Ray and loading the models")
+    run_service(
+        settings,
+        host=host,
+        port=port,
+        ready=lambda: out.print(
+            f"the service is at http://{_shown(host)}:{port}/, {key} (stop it with Ctrl-C)", highlight=False
+        ),
+    )
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _need(module: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise UsageError(f"this needs the extra [{extra}]: pip install 'clipspect[{extra}]'")

@@ -1,0 +1,136 @@
+"""Image: one decoded picture, cut and fitted for a backbone, with what is needed to lay its maps back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.data.convert import MAX_PIXELS, hash_pixels, to_pixels
+from clipspect.data.decode import decode_image, hash_file, read_image
+from clipspect.data.tiling import Tile, blend_tiles, plan_tiles
+from clipspect.data.transforms import ResizeSpec, make_thumbnail
+from clipspect.errors import ImageError, UsageError
+
+Source = Any
+"""A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """A decoded picture as n square pieces: itself, or its tiles."""
+
+    name: str
+    content_hash: str
+    height: int
+    width: int
+    tiles: Sequence[Tile]
+    pieces: NDArray[np.uint8]
+    """(n, S, S, 3)."""
+    thumbnail: NDArray[np.uint8]
+    """At most 256 pixels a side."""
+    pixels: Callable[[], NDArray[np.uint8]]
+    """Gives (H, W, 3) again; files are read anew, so that a run's memory does not grow."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per piece, made of the content alone."""
+        own = int(self.content_hash[:14], 16)
+        return [own + number for number in range(len(self.tiles))]
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """How images become pieces. Frozen and free of torch, so that threads and processes can share it."""
+
+    fit: ResizeSpec
+    tile: int | Literal["square"] | None = None
+    """Side of the tiles in image pixels; "square" = the shorter side, AnoCLIP's official setting for VisA."""
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        """Check the tile's side."""
+        if isinstance(self.tile, int) and self.tile < 16:
+            raise UsageError(f"tile={self.tile}; tiles are at least 16 image pixels wide")
+
+    @property
+    def preparation(self) -> str:
+        """How images are cut and fitted, in words: equal words give equal pieces of equal images."""
+        tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
+        return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}"
+
+    def read(self, source: Source, name: str | None = None) -> PreparedImage:
+        """Decode and cut one picture.
+
+        Raises:
+            ImageError: it cannot be read; the message names it and says what to do.
+        """
+        if isinstance(source, str | Path):
+            path = Path(source)
+            label = name or path.name
+            pixels, digest = read_image(path, max_pixels=self.max_pixels)
+            again: Callable[[], NDArray[np.uint8]] = partial(_reread, path, self.max_pixels)
+        elif isinstance(source, bytes):
+            label = name or "image"
+            again = partial(decode_image, source, name=label, max_pixels=self.max_pixels)
+            pixels, digest = again(), hashlib.sha256(source).hexdigest()
+        else:
+            label = name or "image"
+            pixels = to_pixels(source, name=label, max_pixels=self.max_pixels)
+            digest, again = hash_pixels(pixels), partial(_same, pixels)
+        height, width = pixels.shape[:2]
+        tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
+        pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
+        return PreparedImage(label, digest, height, width, tiles, pieces, make_thumbnail(pixels), again)
+
+    def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The pieces' maps (n, S, S) as one map (h, w) over the whole image, at the pieces' resolution."""
+        parts = [
+            self.fit.undo(one, tile.height, tile.width) for one, tile in zip(maps, image.tiles, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        from clipspect.postprocess.maps import resize_map
+
+        side = max(max(t.height, t.width) for t in image.tiles)
+        scale = min(1.0, self.fit.size / side)
+        tiles = [_scaled(tile, scale) for tile in image.tiles]
+        size = (max(t.top + t.height for t in tiles), max(t.left + t.width for t in tiles))
+        sized = [resize_map(part, tile.height, tile.width) for part, tile in zip(parts, tiles, strict=True)]
+        return blend_tiles(sized, tiles, size, taper=self.tile != "square")
+
+    def aggregate_scores(self, scores: NDArray[np.float32]) -> float:
+        """One image score of the pieces' scores: the highest, or for "square" tiles the mean, as published."""
+        return float(scores.mean() if self.tile == "square" else scores.max())
+
+
+def _scaled(tile: Tile, scale: float) -> Tile:
+    top, left = round(tile.top * scale), round(tile.left * scale)
+    bottom, right = round((tile.top + tile.height) * scale), round((tile.left + tile.width) * scale)
+    return Tile(top, left, bottom - top, right - left)
+
+
+def _reread(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    return read_image(path, max_pixels=max_pixels)[0]
+
+
+def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
+
+
+def hash_source(source: Source) -> str:
+    """A content hash even for a file that cannot be decoded; empty where it cannot be read at all."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if not isinstance(source, str | Path):
+        return ""
+    try:
+        return hash_file(Path(source))
+    except ImageError:
+        return ""

@@ -1,0 +1,271 @@
+"""RayEngine: the images of a run scored by Ray Data's actors, on this machine or on a cluster.
+
+The driver lists the images, hands out their names in small blocks and writes the rows that come back, so results
+are whole and every image is there once whatever happens to a worker. A block that is lost with its worker is
+handed out again in smaller ones, until the image that ends workers stands alone and becomes a row with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.data.decode import decode_image
+from clipspect.detection import Detection
+from clipspect.distributed.sources import ImageSource
+from clipspect.distributed.worker import FAILURE, Numbered, ScoreBatch, hash_batch, pool_name
+from clipspect.errors import ClipspectError, UsageError
+from clipspect.prompts import clean_object_name
+from clipspect.results.rows import detection_to_row
+
+if TYPE_CHECKING:
+    from clipspect.detector import Detector
+
+BLOCKS = (32, 4, 1, 1)
+"""Images handed out at once: in the first pass, and in the passes over what was lost. What is still lost then gets
+a pass of its own each, and one that is lost in that is what ends its worker."""
+HOPELESS = 100
+"""Images of a pass without a single row, from which on the fault is not taken for theirs."""
+HASHED_AT_ONCE = 256
+LOST = (
+    "the process that scored it ended without a word, again and alone; see the worker's log, or take it out"
+)
+
+
+@dataclass(frozen=True)
+class PackedReferences:
+    """References as they travel to workers."""
+
+    data: bytes
+    """A ``.refs`` file, checked by every worker that opens it."""
+    digest: str
+    """Tells these references from others in the run's settings."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """A run's images on Ray; an :class:`clipspect.results.run.Engine`. Used inside :func:`ray_cluster`."""
+
+    detector: Detector
+    """The driver's own: it tells the settings and scores nothing."""
+    build: Callable[[], Detector]
+    """Makes the same detector in a worker; picklable."""
+    source: ImageSource
+    object: str
+    references: PackedReferences | None = None
+    workers: int | None = None
+    """Actors; None = one per GPU of the cluster or, where there is none, one per core."""
+    gpus: bool = True
+    """Whether workers take the cluster's GPUs, where it has some."""
+
+    def settings(self) -> dict[str, Any]:
+        """As those of a run in one process, so that one can go on where the other stopped."""
+        return {
+            **self.detector.settings(),
+            "object": self.object,
+            "source": self.source.location,
+            "maps": "none",
+            "references": self.references.digest if self.references else None,
+            "company": None,
+        }
+
+    def images(self) -> Sequence[str]:
+        """All of the source."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        return self.source.names()
+
+    def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
+        """SHA-256 of the images' bytes, read by the cluster."""
+        import pyarrow as pa
+
+        tables = [pa.table({"name": part}) for part in _parts(names, HASHED_AT_ONCE)]
+        found: dict[str, str] = {}
+        with _data_context() as data:
+            hashed = data.from_arrow(tables).map_batches(
+                hash_batch, batch_size=None, batch_format="pyarrow", fn_args=(self.source,), num_cpus=1
+            )
+            for batch in hashed.iter_batches(batch_size=None, batch_format="pyarrow"):
+                found |= {row["name"]: row["hash"] for row in batch.to_pylist() if row["hash"] is not None}
+        return found
+
+    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Rows as they come back. Raises ClipspectError where a worker met what is no image's fault."""
+        positions = {name: number for number, name in enumerate(self._names)}
+        numbered = [(positions[name], name) for name in names]
+        for size in BLOCKS:
+            done: set[str] = set()
+            for row in self._pass(numbered, size):
+                done.add(row["path"])
+                yield row
+            if not done and len(numbered) >= HOPELESS:
+                raise ClipspectError(
+                    f"every worker ended before it gave back one of {len(numbered)} images; see the workers' "
+                    "logs (memory? weights on every machine?), then run the same command again"
+                )
+            numbered = [(position, name) for position, name in numbered if name not in done]
+            if not numbered:
+                return
+        # What waits for a worker is lost with it, whoever killed it: each that is left has a pass of its own.
+        for one in numbered:
+            yield from list(self._pass([one], 1)) or self._lost(one[1])
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """Read and decoded again by the driver."""
+        data = self.source.read(name)
+        return decode_image(data, name=name, max_pixels=self.detector.reader.max_pixels)
+
+    def _pass(self, numbered: Sequence[Numbered], size: int) -> Iterator[dict[str, Any]]:
+        """Rows of all blocks that come back; those lost with their worker are missing."""
+        import pyarrow as pa
+
+        tables = [
+            pa.table({"position": [p for p, _ in part], "name": [n for _, n in part]})
+            for part in _parts(numbered, size)
+        ]
+        workers, cpus, gpus = self._resources()
+        with _data_context() as data:
+            scored = data.from_arrow(tables).map_batches(
+                ScoreBatch,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_constructor_args=(self.build, self.source),
+                fn_constructor_kwargs={
+                    "object": self.object,
+                    "references": self.references.data if self.references else None,
+                    "pool": self._pool(),
+                    "settings": self.detector.settings(),
+                },
+                compute=data.ActorPoolStrategy(size=min(workers, len(tables))),
+                num_cpus=cpus,
+                num_gpus=gpus,
+                **_ACTOR,
+            )
+            for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    failure = row.pop(FAILURE)
+                    if failure is not None:
+                        raise ClipspectError(f"a worker could not go on: {failure}")
+                    yield row
+
+    def _pool(self) -> list[Numbered]:
+        """The set's pool, chosen from all images, finished ones too, as a run in one process chooses it."""
+        if not self.detector.uses_sets:
+            return []
+        chosen = self.detector.sample_pool([pool_name(name) for name in self._names])
+        return [(position, self._names[position]) for position in sorted(chosen)]
+
+    def _resources(self) -> tuple[int, int, int]:
+        """Workers, cores of each, GPUs of each."""
+        import ray
+
+        there: dict[str, float] = ray.cluster_resources()
+        cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0)) if self.gpus else 0
+        workers = self.workers or gpus or cores
+        return workers, max(1, cores // workers), 1 if gpus else 0
+
+    def _lost(self, name: str) -> Iterator[dict[str, Any]]:
+        for method in self.detector.methods:
+            failed = Detection(
+                path=name,
+                content_hash="",
+                width=0,
+                height=0,
+                object=clean_object_name(self.object),
+                method=method.name,
+                model=self.detector.backbone.name,
+                weights=self.detector.backbone.weights,
+                score=float("nan"),
+                score_map=None,
+                seconds=0.0,
+                error=LOST,
+            )
+            yield detection_to_row(failed, None)
+
+
+_ACTOR = {"max_restarts": -1, "max_task_retries": 0}
+"""A worker that died is started again, its block is not: it may be what killed the worker."""
+
+
+def pack_references(detector: Detector, source: Path, object: str) -> PackedReferences:
+    """References for workers, from a ``.refs`` file or from images, which are encoded now.
+
+    Raises ReferenceError and ImageError as :meth:`Detector.read_references`.
+    """
+    from clipspect.detector import REFERENCES_SUFFIX
+
+    if source.suffix == REFERENCES_SUFFIX:
+        return PackedReferences(source.read_bytes(), detector.read_references(source, object).digest)
+    with TemporaryDirectory() as folder:
+        packed = Path(folder) / f"packed{REFERENCES_SUFFIX}"
+        detector.write_references(source, object, packed)
+        return pack_references(detector, packed, object)
+
+
+@contextmanager
+def ray_cluster(address: str | None = None) -> Iterator[None]:
+    """Ray for the length of a run: the cluster at ``address``, else the one in $RAY_ADDRESS, else this machine.
+
+    Where Ray runs already (a notebook, a test) that is used, and left running.
+
+    Raises UsageError: Ray is not installed, no cluster at that address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--engine ray needs Ray; install clipspect[ray]") from error
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would speak over the progress bar
+    found = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(found, log_to_driver=False, logging_level=logging.ERROR, **_local_only(found))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"no Ray cluster at {found} ({error}); start one, or leave --address out") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_only(address: str) -> dict[str, Any]:
+    return {"include_dashboard": False} if address == "local" else {}
+
+
+@contextmanager
+def _data_context() -> Iterator[Any]:
+    """``ray.data``, quiet, going on without the blocks that a dying worker takes with it."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    before = context.max_errored_blocks, context.enable_progress_bars
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    context.max_errored_blocks, context.enable_progress_bars = -1, False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # see pyproject.toml
+            yield ray.data
+    finally:
+        context.max_errored_blocks, context.enable_progress_bars = before
+        logger.setLevel(level)
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,189 @@
+"""Where images come from: a folder on a disk, or a prefix in object storage (S3, GCS, anything fsspec knows)."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
+
+from clipspect.data.find import MANIFEST, OVERLAY_SUFFIX, RESULTS_MARKER, SUFFIXES, find_images
+from clipspect.errors import ImageError, UsageError
+from clipspect.results.rows import row_path
+
+ATTEMPTS = 6
+"""Times a read is tried, beside what the storage's own client tries."""
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; doubled each time, and spread so that workers do not come back together."""
+
+T = TypeVar("T")
+
+
+class ImageSource(Protocol):
+    """Images by name. Picklable: workers on other machines open it for themselves."""
+
+    @property
+    def location(self) -> str:
+        """What tells this source from others, without credentials."""
+
+    def names(self) -> Sequence[str]:
+        """Names of all images, sorted, with forward slashes. Raises UsageError where there are none."""
+
+    def read(self, name: str) -> bytes:
+        """An image's file. Raises ImageError."""
+
+
+def open_source(place: str) -> ImageSource:
+    """The source at a path or a URI such as ``s3://bucket/prefix``. Raises UsageError where it makes no sense."""
+    return ObjectStorage(place) if "://" in place else LocalFolder(Path(place))
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder, or one file. On a cluster, a disk that every machine sees under the same path."""
+
+    folder: Path
+
+    @property
+    def location(self) -> str:
+        """The absolute path."""
+        return row_path(str(self.folder.resolve()))
+
+    @property
+    def root(self) -> Path:
+        """What names are relative to."""
+        return self.folder if self.folder.is_dir() else self.folder.parent
+
+    def names(self) -> Sequence[str]:
+        """As :func:`find_images` lists them."""
+        found = find_images(self.folder)
+        return [row_path(path.relative_to(self.root).as_posix()) for path in found]
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        from clipspect.data.decode import read_file
+
+        return read_file(self.root / name, name)
+
+
+@dataclass(frozen=True)
+class ObjectStorage:
+    """A prefix in object storage, through pyarrow (S3, GCS, HDFS) or, for other schemes, fsspec.
+
+    Credentials come from the environment, as the storage's own tools take them.
+    """
+
+    uri: str
+
+    @property
+    def location(self) -> str:
+        """Scheme, bucket and prefix."""
+        return f"{self.uri.partition('://')[0]}://{self._opened[1]}"
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system and the prefix in it; opened once per process."""
+        import pyarrow as pa
+        from pyarrow import fs
+
+        scheme = self.uri.partition("://")[0]
+        try:
+            system, path = fs.FileSystem.from_uri(self.uri.replace(" ", "%20"))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            if scheme in ("s3", "gs", "gcs", "hdfs", "file"):
+                raise UsageError(f"{scheme}://…: cannot be opened ({error})") from error
+            system, path = _through_fsspec(self.uri, scheme)
+        return system, path.rstrip("/")
+
+    def __getstate__(self) -> dict[str, str]:
+        """The URI alone: each process opens its own connections."""
+        return {"uri": self.uri}
+
+    def names(self) -> Sequence[str]:
+        """What lies below the prefix, less hidden names, results of clipspect and files that are no images."""
+        from pyarrow import fs
+
+        system, prefix = self._opened
+        try:
+            listed = _patiently(lambda: system.get_file_info(fs.FileSelector(prefix, recursive=True)))
+        except OSError as error:
+            raise UsageError(
+                f"{self.location}: cannot be listed ({error}); check its name and your rights"
+            ) from error
+        files = {info.path.removeprefix(prefix).lstrip("/") for info in listed if info.is_file}
+        results = {
+            str(PurePosixPath(name).parent) for name in files if _is_manifest(name) and self._is_ours(name)
+        }
+        found = sorted(name for name in files if _is_image_name(PurePosixPath(name), results))
+        if not found:
+            raise UsageError(f"{self.location}: no images in it or below it")
+        return found
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes; errors of the storage are waited out, half a minute in all."""
+        from clipspect.data.decode import MAX_FILE_BYTES
+
+        system, prefix = self._opened
+
+        def fetch() -> bytes:
+            with system.open_input_file(f"{prefix}/{name}") as file:
+                if file.size() > MAX_FILE_BYTES:
+                    raise ImageError(
+                        name, f"larger than {MAX_FILE_BYTES // 1024**3} GiB, the limit; export it smaller"
+                    )
+                data: bytes = file.read()
+                return data
+
+        try:
+            return _patiently(fetch)
+        except FileNotFoundError as error:
+            raise ImageError(name, f"no such object in {self.location}; it was removed meanwhile") from error
+        except OSError as error:
+            raise ImageError(name, f"cannot be read from {self.location} ({error})") from error
+
+    def _is_ours(self, manifest: str) -> bool:
+        try:
+            content = json.loads(self.read(manifest))
+        except (ImageError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("kind") == RESULTS_MARKER
+
+
+def _through_fsspec(uri: str, scheme: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:  # no such package, or one for this scheme that is missing
+        raise UsageError(
+            f"{scheme}://…: no reader of this scheme here ({error}); install fsspec and its package for it"
+        ) from error
+    return fs.PyFileSystem(fs.FSSpecHandler(system)), str(path)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Try again after errors that may pass; FileNotFoundError and PermissionError do not."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+    return read()
+
+
+def _is_manifest(name: str) -> bool:
+    return PurePosixPath(name).name == MANIFEST
+
+
+def _is_image_name(path: PurePosixPath, results: set[str]) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    made_here = path.name.endswith(OVERLAY_SUFFIX) or any(str(above) in results for above in path.parents)
+    return path.suffix.lower() in SUFFIXES and not hidden and not made_here

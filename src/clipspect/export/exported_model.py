@@ -1,0 +1,92 @@
+"""The exported network: pixels in, score and map out, with the text anchors of one object baked in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipspect.detection import Thresholds
+from clipspect.detector import Detector
+from clipspect.errors import UsageError
+from clipspect.methods.base import MethodContext
+from clipspect.prompts import clean_object_name
+
+EXPORTABLE = ("anoclip", "clip", "winclip")
+"""Methods that need one image and no training: what a fixed graph can hold."""
+INPUT, SCORE, MAP = "image", "score", "map"
+
+
+class ExportedDetector(nn.Module):
+    """A detector of one object as one network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: Detector, object: str) -> None:
+        """Bake in what a detector knows of an object.
+
+        Raises:
+            UsageError: a method that trains, compares images, or averages views; several methods; weights
+                that are not in fp32.
+        """
+        super().__init__()
+        if len(detector.methods) > 1 or detector.methods[0].name not in EXPORTABLE:
+            names = ", ".join(m.name for m in detector.methods)
+            raise UsageError(f"{names} cannot be exported; choose one of: {', '.join(EXPORTABLE)}")
+        if detector.methods[0].request().views:
+            raise UsageError(
+                "views=official encodes every image 23 times and is not exported; use views=none"
+            )
+        if detector.backbone.precision != "fp32":
+            raise UsageError(
+                "a network is exported from fp32 weights; leave the detector's precision at fp32"
+            )
+        self.backbone, self.method = detector.backbone, detector.methods[0]
+        self.anchors = detector.anchors(object)
+        self.request = self.method.request().resolved(self.backbone.depth)
+        self.network = self.backbone.network  # registered, so that its weights are the graph's
+        self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
+        self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images.
+
+        Args:
+            image: (B, S, S, 3) uint8 RGB.
+
+        Returns:
+            (B,) image scores and (B, S, S) anomaly maps in [0, 1].
+        """
+        images = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        features = self.backbone.features(images, self.request)
+        size = self.backbone.image_size
+        scores = self.method.score(features, MethodContext(self.anchors, (size, size), seeds=()))
+        return scores.image, scores.map
+
+
+def metadata(detector: Detector, object: str, thresholds: Thresholds | None) -> dict[str, str]:
+    """What a reader of the file must know, as strings: settings, how to prepare images, thresholds.
+
+    Without thresholds the keys ``threshold`` and ``pixel_threshold`` are missing: none was given, and none is made up.
+    """
+    fit, settings = detector.reader.fit, detector.settings()
+    kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
+    described: dict[str, Any] = {
+        "kind": "clipspect.export.1",
+        "object": clean_object_name(object),
+        **{key: settings[key] for key in kept},
+        "input": f"{INPUT}: uint8 RGB, (batch, {fit.size}, {fit.size}, 3)",
+        "outputs": f"{SCORE}: (batch,); {MAP}: (batch, {fit.size}, {fit.size}); both in [0, 1]",
+        "resize": f"{fit.interpolation} (Pillow's), {fit.aspect}",
+    }
+    if thresholds is not None:
+        described |= {
+            "threshold": thresholds.image,
+            "pixel_threshold": thresholds.pixel,
+            "threshold_source": thresholds.source,
+            "threshold_note": thresholds.note,
+        }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}

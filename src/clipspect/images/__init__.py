@@ -1,1 +1,0 @@
-"""Photographs: finding them, decoding them with clear errors, tiling large ones, reading ahead in threads."""

@@ -1,0 +1,1 @@
+"""Scores to a verdict: maps, thresholds, regions, heatmaps."""

@@ -1,0 +1,127 @@
+"""Heatmaps for people: an image under its anomaly map's warm colours, with its regions outlined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipspect.detection import Region
+from clipspect.postprocess.maps import resize_map
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INFERNO = np.array(
+    [
+        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
+        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+    ]
+)  # fmt: skip
+"""(11, 3) evenly spaced colours whose lightness rises evenly: they also read in grey print."""
+COOL, WARM = 0.15, 0.6
+"""Parts of the colour scale below which the heat is clear and above which it has its full opacity."""
+HEAT_SIDE = 1024
+"""Long side at which heat is coloured; smooth maps lose nothing, and large images cost no floats."""
+
+
+def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[float, float]:
+    """Low and high end of one colour scale for all images the samples come from.
+
+    Low is the median, so ordinary material stays clear. The high end is where the threshold would lie at two
+    thirds, but at least the 99.9 % quantile, so that the worst defects do not all look alike, and at most as
+    far again beyond it, so that the most suspicious places show even where nothing reaches the threshold.
+    """
+    samples = np.asarray(pixel_samples, dtype=np.float64).ravel()
+    if not len(samples):
+        return 0.0, 1.0
+    low = float(np.median(samples))
+    most = float(np.quantile(samples, 0.999)) - low
+    return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-6
+
+
+def colour_heat(values: NDArray[np.float32], scale: tuple[float, float], opacity: float) -> NDArray[np.uint8]:
+    """(H, W, 4) RGBA of map values (H, W): clear at the cool end, of ``opacity`` at the warm one."""
+    low, high = scale
+    levels = np.arange(256) / 255
+    stops = np.linspace(0, 1, len(INFERNO))
+    colours = [np.interp(levels, stops, INFERNO[:, channel]) for channel in range(3)]
+    alpha = 255 * opacity * np.clip((levels - COOL) / (WARM - COOL), 0, 1)
+    table = np.stack([*colours, alpha], axis=-1).round().astype(np.uint8)
+    return np.asarray(table[(np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)])
+
+
+def draw_overlay(
+    pixels: NDArray[np.uint8],
+    score_map: NDArray[np.float32],
+    regions: Sequence[Region],
+    *,
+    scale: tuple[float, float],
+    opacity: float = 0.5,
+    max_side: int | None = None,
+) -> Image.Image:
+    """An image (H, W, 3) with its map (h, w) as heat and its regions boxed with their peaks, RGB.
+
+    ``scale`` are the map values at the two ends of the colours. The picture has the image's size, or at
+    most ``max_side`` on its long side.
+    """
+    from PIL import Image
+
+    photo = Image.fromarray(pixels)
+    factor = min(1.0, (max_side or max(photo.size)) / max(photo.size))
+    if factor < 1:
+        photo = photo.resize(_scaled(photo.size, factor), Image.Resampling.BOX)
+    heat_factor = min(1.0, HEAT_SIDE / max(photo.size))
+    heat_width, heat_height = _scaled(photo.size, heat_factor)
+    values = resize_map(score_map, heat_height, heat_width)
+    heat = Image.fromarray(colour_heat(values, scale, opacity))
+    if heat.size != photo.size:
+        heat = heat.resize(photo.size, Image.Resampling.BILINEAR)
+    photo.paste(heat, mask=heat.getchannel("A"))
+    _draw_regions(photo, regions, factor)
+    return photo
+
+
+def encode_preview(pixels: NDArray[np.uint8]) -> bytes:
+    """A JPEG of a small image (H, W, 3)."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _draw_regions(photo: Image.Image, regions: Sequence[Region], factor: float) -> None:
+    """Boxes in white on a dark rim, which stands out on light and dark material, in colour and in print."""
+    from PIL import ImageDraw, ImageFont
+
+    draw = ImageDraw.Draw(photo)
+    line = max(1, round(max(photo.size) / 400))
+    font = ImageFont.load_default(size=max(10, round(max(photo.size) / 45)))
+    labelled = min(photo.size) >= 120  # on smaller pictures the numbers would cover what they mark
+    for region in reversed(regions):  # the highest peak last, so that its label is on top
+        box = [region.left, region.top, region.left + region.width, region.top + region.height]
+        left, top, right, bottom = (round(edge * factor) for edge in box)
+        right, bottom = max(left, right - 1), max(top, bottom - 1)
+        draw.rectangle(
+            (left - line, top - line, right + line, bottom + line), outline=(15, 15, 20), width=3 * line
+        )
+        draw.rectangle((left, top, right, bottom), outline=(255, 255, 255), width=line)
+        if not labelled:
+            continue
+        text = f"{region.peak:.2f}"
+        text_left, text_top, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
+        pad = 2 * line
+        tall, wide = text_bottom - text_top + 2 * pad, text_right - text_left + 2 * pad
+        x = min(max(0, left - line), photo.width - wide)
+        y = top - line - tall if top - line - tall >= 0 else min(bottom + line, photo.height - tall)
+        draw.rectangle((x, y, x + wide, y + tall), fill=(15, 15, 20))
+        draw.text((x + pad - text_left, y + pad - text_top), text, font=font, fill=(255, 255, 255))

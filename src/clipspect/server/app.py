@@ -1,0 +1,266 @@
+"""The service's routes. Whoever computes is behind :class:`Backend`; here requests are read, checked and answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol, TypeVar, get_origin
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Security
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from clipspect import __version__
+from clipspect.errors import ClipspectError
+from clipspect.server.engine import InspectRequest, Kept
+from clipspect.server.errors import ServiceError, service_error
+from clipspect.server.middleware import Metrics, Middleware
+from clipspect.server.responses import Answer
+from clipspect.server.schemas import (
+    DetectRequest,
+    DetectResponse,
+    ErrorResponse,
+    Health,
+    ModelsResponse,
+    ReferencesRequest,
+    ReferencesResponse,
+)
+from clipspect.server.settings import ServiceSettings
+
+Wanted = TypeVar("Wanted", DetectRequest, ReferencesRequest)
+_FIELDS, _FIELD_BYTES = 64, 4096
+"""Most plain fields of a multipart request, and most bytes of one."""
+
+
+class Backend(Protocol):
+    """Whoever computes: replicas on Ray, or an engine in this process. Each call may raise ServiceError."""
+
+    def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Awaitable[Answer]:
+        """Score an inquiry, within so many seconds."""
+
+    def keep_references(self, inquiry: InspectRequest) -> Awaitable[Kept]:
+        """Keep references."""
+
+    def catalogue(self) -> Awaitable[dict[str, Any]]:
+        """Models and methods. Answers as soon as the models are loaded."""
+
+
+def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
+    """The service as an ASGI application. Raises UsageError for an API key that cannot be used."""
+    app = FastAPI(
+        title="clipspect",
+        version=__version__,
+        summary="Zero-shot visual inspection with CLIP.",
+        docs_url=None,  # its page loads scripts from elsewhere; the schema itself is at /openapi.json
+        redoc_url=None,
+        responses={
+            status: {"model": ErrorResponse, "description": words} for status, words in _REFUSALS.items()
+        },
+    )
+    # for the schema alone: Guard has checked the key before a route is reached
+    keyed = [Security(HTTPBearer(auto_error=False))] if settings.api_key() is not None else []
+    metrics = Metrics()
+    _handle_errors(app)
+
+    @app.post(
+        "/v1/detect",
+        response_model=DetectResponse,
+        openapi_extra=_body(DetectRequest),
+        dependencies=keyed,
+        tags=["inspection"],
+    )
+    async def detect(request: Request) -> Any:
+        """Score images: anomaly score, regions, and on request overlay and map of each."""
+        wanted = await _read(request, DetectRequest, settings)
+        inquiry = wanted.inquiry(settings.models[0])
+        found = await backend.detect(inquiry, frozenset(wanted.include), settings.time_limit)
+        if found.refusal is not None:
+            raise found.refusal
+        errors = [result["error"] for result in found.results if result["error"] is not None]
+        if len(errors) == len(found.results):
+            raise ServiceError(422, "unreadable_image", errors[0], _details(found.results))
+        metrics.images.labels(wanted.method, inquiry.model).inc(len(found.results))
+        metrics.batched.observe(found.batched)
+        return {
+            "object": inquiry.object,
+            "method": wanted.method,
+            "model": inquiry.model,
+            "weights": found.weights,
+            "results": found.results,
+            "batched": found.batched,
+            "seconds": found.seconds,
+        }
+
+    @app.post(
+        "/v1/references",
+        response_model=ReferencesResponse,
+        openapi_extra=_body(ReferencesRequest),
+        dependencies=keyed,
+        tags=["inspection"],
+    )
+    async def references(request: Request) -> Any:
+        """Encode known-good images once; detect requests name them by the id that comes back."""
+        wanted = await _read(request, ReferencesRequest, settings)
+        return await backend.keep_references(wanted.inquiry(settings.models[0]))
+
+    @app.get("/v1/models", response_model=ModelsResponse, dependencies=keyed, tags=["inspection"])
+    async def models() -> Any:
+        """Models, methods and limits."""
+        return {**await _soon(backend.catalogue()), "limits": settings.limits.model_dump()}
+
+    @app.get("/healthz", response_model=Health, tags=["operation"])
+    async def healthz() -> Any:
+        """Whether this process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", response_model=Health, tags=["operation"])
+    async def readyz() -> Any:
+        """Whether the models are loaded and images can be scored."""
+        await _soon(backend.catalogue())
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=PlainTextResponse, dependencies=keyed, tags=["operation"])
+    async def prometheus() -> PlainTextResponse:
+        """Counts and times for Prometheus."""
+        return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+    app.add_middleware(Middleware, settings=settings, metrics=metrics, paths=paths)
+    return app
+
+
+_REFUSALS = {
+    401: "The API key is missing or wrong.",
+    404: "No such route, or no references of that id.",
+    413: "Too large, too many pixels, or too many images.",
+    415: "A body or a file of another kind.",
+    422: "A request that cannot be right; details name the fields.",
+    429: "Too many requests are waiting; come back after Retry-After.",
+    503: "Not ready, over the time limit, or a replica was lost; come back after Retry-After.",
+}
+READY_S = 2.0
+"""How long a replica may take to say that it is there."""
+
+
+async def _soon(asked: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return await asyncio.wait_for(asked, READY_S)
+    except TimeoutError:
+        raise ServiceError(
+            503, "not_ready", "the models are not loaded yet, or all replicas are busy"
+        ) from None
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Give every error the one shape."""
+
+    def say(refusal: ServiceError) -> JSONResponse:
+        return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+    @app.exception_handler(ClipspectError)
+    async def _own(_: Request, error: ClipspectError) -> JSONResponse:
+        return say(service_error(error))
+
+    @app.exception_handler(HTTPException)
+    async def _routing(_: Request, error: HTTPException) -> JSONResponse:
+        refusal = ServiceError(
+            error.status_code, str(error.detail).lower().replace(" ", "_"), str(error.detail)
+        )
+        return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers})
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return say(_wrong_fields(error.errors()))
+
+
+async def _read(request: Request, wanted: type[Wanted], settings: ServiceSettings) -> Wanted:
+    """A request of either kind, checked against schema and limits. Raises ServiceError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            # a long text: parsed beside the event loop, so that others are not kept waiting
+            read = await asyncio.to_thread(wanted.model_validate_json, await request.body())
+        elif kind == "multipart/form-data":
+            read = wanted.model_validate(await _form(request, wanted, settings))
+        else:
+            raise ServiceError(415, "unsupported_media_type", "send multipart/form-data or application/json")
+    except ValidationError as error:
+        raise _wrong_fields(error.errors(include_input=False, include_url=False)) from None
+    what = "image" if wanted is DetectRequest else "reference"
+    await asyncio.to_thread(settings.limits.check, read.images, what)
+    if isinstance(read, DetectRequest):
+        await asyncio.to_thread(settings.limits.check, read.references, "reference")
+    return read
+
+
+async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSettings) -> dict[str, Any]:
+    """The fields of a multipart request. Names and types that files claim to have are never looked at."""
+    limits = settings.limits
+    values: dict[str, Any] = {}
+    most = limits.images + limits.references
+    try:
+        async with request.form(max_files=most, max_fields=_FIELDS, max_part_size=_FIELD_BYTES) as form:
+            for name, value in form.multi_items():
+                content = await value.read() if isinstance(value, UploadFile) else value
+                if name in wanted.model_fields and get_origin(wanted.model_fields[name].annotation) is list:
+                    values.setdefault(name, []).append(content)
+                elif name in values or isinstance(content, bytes):
+                    raise ServiceError(422, "invalid", f"the field {name!r} may be sent once, as plain text")
+                else:
+                    values[name] = content
+    except HTTPException as error:  # the parser's own, raised with 400 whatever is wrong
+        words = str(error.detail)
+        if "exceeded" in words:
+            remedy = "send images as files, with a file name"
+            raise ServiceError(
+                413, "too_large", f"a field has more than {_FIELD_BYTES:,} bytes; {remedy}"
+            ) from None
+        if "Too many" in words:
+            raise ServiceError(413, "too_many", words) from None
+        raise ServiceError(422, "malformed_form", words) from None
+    return values
+
+
+def _wrong_fields(errors: Any) -> ServiceError:
+    details = [
+        {"field": ".".join(map(str, error["loc"])) or "body", "message": error["msg"]}
+        for error in errors[:20]
+    ]
+    first = details[0]
+    return ServiceError(422, "invalid", f"{first['field']}: {first['message']}", details)
+
+
+def _details(results: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
+    return [{"field": f"images.{result['index']}", "message": result["error"]} for result in results]
+
+
+def _body(schema: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's request body of both kinds, with examples."""
+    json_schema = schema.model_json_schema()
+    examples = json_schema.pop("examples")
+    form_schema = _as_form(json_schema)
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": json_schema, "examples": {"json": {"value": examples[0]}}},
+                "multipart/form-data": {"schema": form_schema},
+            },
+        }
+    }
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema with files in the place of base64."""
+    properties = {}
+    for name, value in schema["properties"].items():
+        if value.get("items", {}).get("contentEncoding") == "base64":
+            value = {**value, "items": {"type": "string", "format": "binary"}}
+        properties[name] = value
+    return {**schema, "properties": properties}

@@ -1,0 +1,292 @@
+"""The engine: the one object behind page and service. Holds detectors by (methods, model); says what it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from clipspect.backbones.presets import PRESETS
+from clipspect.detection import Detection, Thresholds
+from clipspect.errors import ClipspectError, ReferenceError, UsageError
+from clipspect.methods import METHODS, make_method, method_class
+from clipspect.prompts import clean_object_name
+from clipspect.server.errors import ServiceError
+from clipspect.server.reference_store import ReferenceStore
+
+if TYPE_CHECKING:
+    from clipspect.backbones.features import Features
+    from clipspect.detector import Detector
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """What one request, or one press of the page's button, asks for."""
+
+    images: tuple[bytes, ...] = field(repr=False)
+    """Contents of files, within the limits already."""
+    object: str
+    methods: tuple[str, ...]
+    model: str
+    references: tuple[bytes, ...] | str = field(default=(), repr=False)
+    """Contents of reference images, or the id of kept references; empty = none."""
+    thresholds: Thresholds | None = None
+    """None = a guess from each image."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an inquiry stands."""
+
+    message: str
+    """What is being done, for people."""
+    detections: tuple[Detection, ...] = ()
+    """What has been found so far: one per image and method, in order."""
+    seconds: float = 0.0
+    """Since the inquiry began."""
+    done: bool = False
+
+
+class PendingRequest:
+    """An inquiry that waits its turn, and may be given up."""
+
+    def __init__(self, inquiry: InspectRequest, seconds: float) -> None:
+        """``seconds`` from now on nobody waits for the answer any more."""
+        self.inquiry = inquiry
+        self._until = monotonic() + seconds
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Nobody wants the answer."""
+        self._given_up.set()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits."""
+        return not self._given_up.is_set() and monotonic() < self._until
+
+
+class Kept(TypedDict):
+    """References that were kept."""
+
+    id: str
+    count: int
+    object: str
+    method: str
+    model: str
+
+
+class Engine:
+    """Detectors over a few named models. One image's computation at a time, whoever asks."""
+
+    def __init__(
+        self,
+        models: Sequence[str] = ("tiny",),
+        *,
+        references: Path,
+        batch_size: int = 8,
+        **load_options: Any,
+    ) -> None:
+        """Name what may be asked for; nothing is loaded yet.
+
+        Args:
+            models: names that inquiries may use, the first being the default. No other model is ever loaded, so
+                that nobody who asks can name a file, a hub or a checkpoint.
+            references: folder of kept references.
+            batch_size: images encoded at once.
+            load_options: of :func:`clipspect.load`, for every model.
+        """
+        self.models = tuple(models)
+        self.shelf = ReferenceStore(references)
+        self._options: dict[str, Any] = {**load_options, "batch_size": batch_size}
+        self._loaded: dict[str, Detector] = {}
+        self._detectors: dict[tuple[tuple[str, ...], str], Detector] = {}
+        self._loading = threading.Lock()
+        self._busy = threading.Lock()
+
+    def load(self) -> None:
+        """Load every model. Raises WeightsError, UsageError."""
+        for model in self.models:
+            self.detector(("anoclip",), model)
+
+    def catalogue(self) -> dict[str, Any]:
+        """Models and methods that inquiries may use, as JSON-able values."""
+        return {
+            "models": [
+                {"name": name, "about": PRESETS[name].about if name in PRESETS else "given by the operator"}
+                for name in self.models
+            ],
+            "methods": [
+                {
+                    "name": name,
+                    "about": about,
+                    "accepts_references": method_class(name).accepts_references,
+                    "needs_references": method_class(name).needs_references,
+                    "looks_at_the_whole_set": method_class(name).scope == "set",
+                }
+                for name, (_, about) in METHODS.items()
+            ],
+        }
+
+    def detector(self, methods: tuple[str, ...], model: str) -> Detector:
+        """The detector of methods over a model; a model's weights are loaded once, whatever the methods.
+
+        Raises UsageError for names there are not, WeightsError.
+        """
+        if model not in self.models:
+            raise UsageError(f"unknown model {model!r}; there are: {', '.join(self.models)}")
+        with self._loading:
+            key = methods, model
+            if key not in self._detectors:
+                self._detectors[key] = self._make(methods, model)
+            return self._detectors[key]
+
+    def inspect(self, inquiry: InspectRequest) -> Iterator[Progress]:
+        """Answer one inquiry, telling each step; the last Progress is ``done`` and holds every detection.
+
+        Raises ClipspectError: an impossible inquiry. An image that cannot be scored is a detection with an error.
+        """
+        started = perf_counter()
+        found: list[Detection] = []
+
+        def step(message: str, *, done: bool = False) -> Progress:
+            return Progress(message, tuple(found), perf_counter() - started, done)
+
+        model, count, each = inquiry.model, len(inquiry.images), len(inquiry.methods)
+        images = "1 image" if count == 1 else f"{count} images"
+        how = f"with {' and '.join(inquiry.methods)} on {model}"
+        noun = clean_object_name(inquiry.object)
+        if model in self.models and model not in self._loaded:
+            yield step(f"Loading the model {model}; the first time takes longest")
+        detector = self.detector(inquiry.methods, model)
+        if inquiry.references:
+            yield step("Encoding the references")
+        with self._busy:
+            references = self._references(detector, inquiry)
+        yield step(f"Reading the sentences about “{noun}”")
+        with self._busy:
+            for method in detector.methods:
+                detector.anchors(noun, method)
+        first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
+        yield step(f"{first} {images} {how}")
+        stream = detector.stream(
+            inquiry.images,
+            object=inquiry.object,
+            references=references,
+            thresholds=inquiry.thresholds,
+        )
+        while True:
+            with self._busy:  # batch by batch, so that whoever leaves in the middle blocks nobody
+                detection = next(stream, None)
+            if detection is None:
+                break
+            found.append(detection)
+            if len(found) % each == 0 and len(found) < count * each:
+                yield step(f"Scored {len(found) // each} of {images} {how}")
+        yield step(f"{images} {how} in {perf_counter() - started:.1f} s", done=True)
+
+    def answer(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
+        """Answer several inquiries at once; each gets its detections, or the error that is its own.
+
+        Images of different inquiries are encoded together where each is scored by itself. A method that looks
+        at the whole set sees the images of one inquiry only: nobody's result depends on a stranger's pictures.
+        """
+        answers: list[list[Detection] | ClipspectError] = [[] for _ in tickets]
+        for group in self._groups(tickets):
+            joined = [tickets[position] for position in group]
+            try:
+                found = self._score_together(joined)
+            except ClipspectError as error:
+                found = [error] * len(joined)
+            for position, own in zip(group, found, strict=True):
+                answers[position] = own
+        return answers
+
+    def keep_references(self, inquiry: InspectRequest) -> Kept:
+        """Encode an inquiry's images as known-good references and keep them for later ones.
+
+        Raises UsageError (a method without references), ImageError, ReferenceError.
+        """
+        (method,) = inquiry.methods
+        if not method_class(method).accepts_references:
+            raise UsageError(f"{method} uses no references; choose a method that does, such as dual-image")
+        detector = self.detector(inquiry.methods, inquiry.model)
+        noun = clean_object_name(inquiry.object)
+        name, path = self.shelf.place(detector.settings(), noun, inquiry.images)
+        with self._busy, _unnamed(path, name):
+            count = detector.write_references(inquiry.images, inquiry.object, path)
+            self.shelf.tidy()
+        return Kept(id=name, count=count, object=noun, method=method, model=inquiry.model)
+
+    def _make(self, methods: tuple[str, ...], model: str) -> Detector:
+        import clipspect
+        from clipspect.detector import Detector
+
+        made = [make_method(name) for name in methods]
+        if model not in self._loaded:
+            self._loaded[model] = clipspect.load(model=model, **self._options)
+        base = self._loaded[model]
+        return Detector(
+            base.backbone, made, base.reader, base.wording, batch_size=self._options["batch_size"]
+        )
+
+    def _references(self, detector: Detector, inquiry: InspectRequest) -> Features | None:
+        if isinstance(inquiry.references, str):
+            path = self.shelf.find(inquiry.references)
+            with _unnamed(path, inquiry.references):
+                return detector.read_references(path, inquiry.object)
+        return detector.encode_references(inquiry.references) if inquiry.references else None
+
+    def _groups(self, tickets: Sequence[PendingRequest]) -> list[list[int]]:
+        """Positions of tickets that may be scored as one stream."""
+        groups: dict[object, list[int]] = {}
+        for position, ticket in enumerate(tickets):
+            inquiry = ticket.inquiry
+            alone = any(m in METHODS and method_class(m).scope == "set" for m in inquiry.methods)
+            kept = inquiry.references if isinstance(inquiry.references, str) else None
+            alone = alone or (kept is None and bool(inquiry.references))
+            key = position if alone else (inquiry.methods, inquiry.model, inquiry.object, kept)
+            groups.setdefault(key, []).append(position)
+        return list(groups.values())
+
+    def _score_together(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
+        answers: list[list[Detection] | ClipspectError] = [_nobody_waits() for _ in tickets]
+        wanted = [position for position, ticket in enumerate(tickets) if ticket.wanted]
+        if not wanted:
+            return answers
+        first = tickets[wanted[0]].inquiry
+        images = [data for position in wanted for data in tickets[position].inquiry.images]
+        found: list[Detection] = []
+        detector = self.detector(first.methods, first.model)
+        with self._busy:
+            references = self._references(detector, first)
+            for detection in detector.stream(images, object=first.object, references=references):
+                found.append(detection)
+                if not any(tickets[position].wanted for position in wanted):
+                    return answers
+        start = 0
+        for position in wanted:
+            inquiry = tickets[position].inquiry
+            stop = start + len(inquiry.images) * len(inquiry.methods)
+            answers[position] = [replace(d, thresholds=inquiry.thresholds) for d in found[start:stop]]
+            start = stop
+        return answers
+
+
+def _nobody_waits() -> ServiceError:
+    return ServiceError(
+        503, "given_up", "the time limit passed, or the client left, before the answer was ready"
+    )
+
+
+@contextmanager
+def _unnamed(path: Path, name: str) -> Iterator[None]:
+    """Errors about a file of the shelf name its id: where it lies is nobody's business."""
+    try:
+        yield
+    except ReferenceError as error:
+        raise ReferenceError(str(error).replace(str(path), f"references {name}")) from None

@@ -1,0 +1,80 @@
+"""What may come in from a network: how much, how large, and of which kind, told by content before decoding."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from clipspect.data.decode import FORMATS
+from clipspect.server.errors import ServiceError
+
+MEGABYTE = 1_000_000
+
+_STARTS = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"BM", "BMP"),
+           (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"))  # fmt: skip
+
+
+class Limits(BaseModel):
+    """Most that one request may ask for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_mb: float = Field(default=64, gt=0)
+    """Whole request, in megabytes of 10⁶ bytes."""
+    image_mb: float = Field(default=24, gt=0)
+    """One file, before decoding."""
+    pixels: int = Field(default=50_000_000, gt=0)
+    """One image's width × height, from its header."""
+    images: int = Field(default=16, gt=0)
+    references: int = Field(default=16, gt=0)
+
+    def check(self, images: Sequence[bytes], what: str = "image") -> None:
+        """Raise ServiceError unless every file is an image within the limits. Nothing is decoded.
+
+        413: too many, too large, too many pixels. 415: content of another kind. 422: none, or a broken header.
+        """
+        most = self.references if what == "reference" else self.images
+        if len(images) > most:
+            raise ServiceError(413, "too_many", f"{len(images)} {what}s; the limit is {most} in one request")
+        for number, data in enumerate(images):
+            self._check_one(data, f"{what} {number + 1}")
+
+    def _check_one(self, data: bytes, name: str) -> None:
+        if len(data) > self.image_mb * MEGABYTE:
+            raise ServiceError(
+                413,
+                "too_large",
+                f"{name} has {len(data) / MEGABYTE:.1f} MB; the limit is {self.image_mb:g} MB",
+            )
+        kind = sniff(data)
+        if kind is None:
+            raise ServiceError(
+                415, "not_an_image", f"{name} is not a JPEG, PNG, TIFF, BMP or WebP file by its content"
+            )
+        try:
+            with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError:
+            raise ServiceError(
+                413, "too_many_pixels", f"{name} has more than the limit of {self.pixels:,} pixels"
+            ) from None
+        except Exception as error:  # Pillow raises anything on a broken header
+            raise ServiceError(
+                422, "damaged", f"{name} starts like a {kind} file, but its header is damaged"
+            ) from error
+        if width * height > self.pixels:
+            raise ServiceError(
+                413,
+                "too_many_pixels",
+                f"{name} is {width:,} × {height:,} pixels; the limit is {self.pixels:,} in all",
+            )
+
+
+def sniff(data: bytes) -> str | None:
+    """Pillow's name of the kind of image that bytes start like; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((kind for start, kind in _STARTS if data.startswith(start) and kind in FORMATS), None)

@@ -1,0 +1,104 @@
+"""The way from gateway to replicas: requests that wait travel together, so that one call serves many of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from time import monotonic
+
+from clipspect.server.engine import InspectRequest
+from clipspect.server.errors import ServiceError
+from clipspect.server.responses import Answer, Question
+
+Send = Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A request on its way."""
+
+    inquiry: InspectRequest
+    include: frozenset[str]
+    until: float
+    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class RequestBatcher:
+    """Hands requests over in few calls. A request that finds a call free goes at once and waits for nobody."""
+
+    def __init__(self, send: Send, *, calls: int, images: int) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            send: makes one call; it gives as many answers as it gets questions, in their order. What it raises is
+                what every request of the call gets.
+            calls: most calls under way at once.
+            images: most images of one call, unless a single request has more: a long request travels
+                alone, so that little is scored in vain when its client leaves.
+        """
+        self._send, self._most_calls, self._max_images = send, calls, images
+        self._waiting: list[_Waiting] = []
+        self._calls: dict[asyncio.Task[None], list[_Waiting]] = {}
+
+    async def ask(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
+        """The answer to one request, which ``seconds`` from now nobody waits for any more. Raises what ``send`` raises.
+
+        Cancelling it takes the request from the queue; a call all of whose requests were cancelled is cancelled.
+        """
+        own = _Waiting(inquiry, include, monotonic() + seconds)
+        self._waiting.append(own)
+        self._begin_calls()
+        try:
+            return await own.answer
+        finally:
+            if own.answer.cancelled():
+                self._leave(own)
+
+    def _begin_calls(self) -> None:
+        while self._waiting and len(self._calls) < self._most_calls:
+            batch = self._take()
+            # a context of its own: the call belongs to all of its requests, and outlives the first one's
+            call = asyncio.get_running_loop().create_task(self._call(batch), context=Context())
+            self._calls[call] = batch
+            call.add_done_callback(self._end_call)
+
+    def _take(self) -> list[_Waiting]:
+        count, images = 0, 0
+        for waiting in self._waiting:
+            images += len(waiting.inquiry.images)
+            if count and images > self._max_images:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _call(self, batch: Sequence[_Waiting]) -> None:
+        now = monotonic()
+        try:
+            answers = await self._send([Question(w.inquiry, w.include, w.until - now) for w in batch])
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+
+    def _end_call(self, call: asyncio.Task[None]) -> None:
+        for waiting in self._calls.pop(call):
+            if not waiting.answer.done():  # the call was cancelled by somebody else
+                waiting.answer.set_exception(_lost())
+        self._begin_calls()
+
+    def _leave(self, own: _Waiting) -> None:
+        if own in self._waiting:
+            self._waiting.remove(own)
+        for call, batch in self._calls.items():
+            if own in batch and all(waiting.answer.done() for waiting in batch):
+                call.cancel()
+
+
+def _lost() -> ServiceError:
+    return ServiceError(503, "replica_lost", "the call that had this request was broken off")

@@ -1,0 +1,109 @@
+"""Running the service on one machine: requests are read in this process, and replicas run on a Ray of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+from clipspect.errors import UsageError
+from clipspect.server.http_server import HttpServer
+from clipspect.server.settings import ServiceSettings
+
+APPLICATION = "clipspect"
+OBJECT_STORE_BYTES = 1024**3
+"""Shared memory for requests on their way to the replicas."""
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray Serve's own advice for throughput: fewer threads pass a call on. Whatever blocks a replica runs in threads.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+}
+"""What Ray's processes find in their environment, unless the operator has set it otherwise."""
+_running: list[HttpServer] = []
+
+
+def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
+    """Start Ray in this process's name and the service on it; returns when images can be scored.
+
+    Ray reports no usage, shows no dashboard, and asks a token of whoever talks to its own ports, which, unlike the
+    service's, listen on every address of the machine.
+
+    Raises UsageError: the port is taken, Ray cannot start, or the models cannot be loaded.
+    """
+    settings.api_key()  # a bad key is told before anything starts
+    settings.references.mkdir(parents=True, exist_ok=True)
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _check_port(host, port)
+    import ray
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.config import ProxyLocation
+    from ray.serve.schema import LoggingConfig
+
+    from clipspect.server.app import create_app
+    from clipspect.server.deployment import RayBackend, replicas
+
+    try:
+        ray.init(
+            address="local",  # never a cluster that happens to run on this machine
+            num_cpus=ceil(settings.replicas * settings.cpus),
+            num_gpus=ceil(settings.replicas * settings.gpus) or None,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # Ray raises a bare one where the machine is too busy to start it in time
+        raise UsageError(f"Ray could not start on this machine: {error}") from error
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+    # no proxy of Ray's: a request would pass through two processes more before anybody looks at it
+    serve.start(proxy_location=ProxyLocation.Disabled, logging_config=quiet)
+    try:
+        handle = serve.run(replicas(settings), name=APPLICATION, route_prefix=None, logging_config=quiet)
+    except (RayError, RuntimeError) as error:
+        raise UsageError(f"the service could not start: {error}") from error
+    _running.append(HttpServer(create_app(RayBackend(handle, settings), settings), host=host, port=port))
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+
+
+def stop_service() -> None:
+    """Stop the service and its Ray."""
+    import ray
+    from ray import serve
+
+    while _running:
+        _running.pop().stop()
+    serve.shutdown()
+    ray.shutdown()
+
+
+def run_service(settings: ServiceSettings, *, host: str, port: int, ready: Callable[[], Any]) -> None:
+    """Run until SIGINT or SIGTERM; ``ready`` is called once images can be scored. Raises UsageError."""
+    from clipspect.server.middleware import log_requests
+
+    stopped = threading.Event()
+    log_requests()
+    try:
+        start_service(settings, host=host, port=port)
+        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets handlers of its own
+            signal.signal(number, lambda *_: stopped.set())
+        ready()
+        stopped.wait()
+    finally:
+        stop_service()

@@ -1,0 +1,200 @@
+"""What the page shows of detections: pictures, captions, tables, files. Only choosing and wording; no arithmetic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.detection import Detection, Thresholds
+from clipspect.postprocess.heatmap import colour_scale
+from clipspect.postprocess.maps import write_grey
+from clipspect.postprocess.thresholds import MIN_IMAGES_TO_GUESS, given_thresholds, guess_for
+from clipspect.results.export import light_rows, write_csv
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SHOWN_SIDE = 1200
+NAMED = 5
+"""Most failures that are told one by one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of one method as a page shows them, under thresholds that sliders move."""
+
+    detections: tuple[Detection, ...]
+    thresholds: Thresholds
+    """Where the sliders begin: a guess from all of them."""
+    scale: tuple[float, float]
+    """One colour scale for all, which does not move with the sliders."""
+
+    @staticmethod
+    def of(detections: Sequence[Detection]) -> Found:
+        """Detections, none of them judged yet."""
+        thresholds = guess_for(detections)
+        maps = [d.compact_map.ravel() for d in detections if d.score_map is not None]
+        samples = np.concatenate([np.empty(0, np.float16), *maps])
+        return Found(tuple(detections), thresholds, colour_scale(samples, thresholds.pixel))
+
+    @property
+    def map_range(self) -> tuple[float, float]:
+        """From ordinary material to the highest peak: where a pixel threshold makes a difference."""
+        peaks = [float(d.compact_map.max()) for d in self.detections if d.score_map is not None]
+        return min(self.scale[0], self.thresholds.pixel), max([*peaks, self.thresholds.pixel])
+
+    @property
+    def most_suspicious(self) -> int:
+        """Which of them has the highest score; the first where all failed."""
+        scores = [d.score if d.score_map is not None else -1.0 for d in self.detections]
+        return scores.index(max(scores))
+
+    def judged(self, index: int, image: float, pixel: float) -> Detection:
+        """One of them under the sliders' thresholds; its regions are found anew on its map, nothing is encoded."""
+        return replace(self.detections[index], thresholds=given_thresholds(image, pixel))
+
+    def picture(
+        self, index: int, image: float, pixel: float, opacity: float, max_side: int | None = SHOWN_SIDE
+    ) -> Image.Image | None:
+        """Overlay of one of them; None where it failed."""
+        detection = self.judged(index, image, pixel)
+        if detection.score_map is None or detection.pixels is None:
+            return None
+        pixels = _decoded(detection.pixels)
+        return replace(detection, pixels=lambda: pixels).overlay(opacity, self.scale, max_side)
+
+
+@lru_cache(maxsize=2)
+def _decoded(pixels: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The image that is looked at, so that a moving slider does not decode it at every step."""
+    return pixels()
+
+
+def named(detections: Sequence[Detection], names: Sequence[str]) -> list[Detection]:
+    """Detections under the names of the files they came from."""
+    return [replace(d, path=name) for d, name in zip(detections, names, strict=True)]
+
+
+def ranked(detections: Sequence[Detection]) -> list[Detection]:
+    """Highest score first; those that failed come last."""
+    return sorted(detections, key=lambda d: (d.score_map is None, -d.score if d.score_map is not None else 0))
+
+
+def caption(detection: Detection) -> str:
+    """An image's score and name."""
+    if detection.error is not None:
+        return f"failed · {detection.path}"
+    return f"{detection.score:.3f} · {detection.path}"
+
+
+def verdict(detection: Detection) -> str:
+    """One image's result in a line of Markdown."""
+    if detection.error is not None:
+        return f"**{_plain(detection.path)}** could not be scored: {_plain(detection.error)}"
+    word = "anomalous" if detection.flag else "normal"
+    said = "".join(f"  \n⚠ {_plain(warning)}" for warning in detection.warnings)
+    used = detection.thresholds_used
+    return (
+        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** (flagged from {used.image:.3f})"
+        f" · {count_regions(detection)} (boxed from {used.pixel:.4f}){said}"
+    )
+
+
+def note(found: Found) -> str:
+    """Where the sliders begin, and why."""
+    count = sum(d.error is None for d in found.detections)
+    if count < MIN_IMAGES_TO_GUESS:
+        why = f"fewer than {MIN_IMAGES_TO_GUESS} images allow no estimate"
+    else:
+        why = f"from {count} scores, the lower half of which are taken for good"
+    return f"Begins at a guess: {why}. Move it where you know better."
+
+
+def failures(detections: Sequence[Detection]) -> str:
+    """What to add to a status: which of several images could not be scored, and why."""
+    failed = [d for d in detections if d.error is not None]
+    lines = [f"  \n⚠ {_plain(d.path)} could not be scored: {_plain(d.error or '')}" for d in failed[:NAMED]]
+    more = (
+        [f"  \n⚠ and {len(failed) - NAMED} more; the table of all names them"] if len(failed) > NAMED else []
+    )
+    return "".join([*lines, *more])
+
+
+def left_out(methods: Sequence[str]) -> str:
+    """What to add to a status: which methods were asked for and cannot work on what was given."""
+    if not methods:
+        return ""
+    return f"  \n⚠ without {', '.join(methods)}: give another image, or a reference"
+
+
+def comparison_table(judged: Sequence[tuple[str, Detection]]) -> str:
+    """One image under several methods as a table in Markdown; nothing where there is none."""
+    if not judged:
+        return ""
+    lines = ["| method | score | flag from | verdict | regions |", "| :--- | ---: | ---: | :--- | ---: |"]
+    for method, detection in judged:
+        if detection.error is not None:
+            lines.append(f"| {method} | | | failed: {_plain(detection.error)} | |")
+            continue
+        word, used = "anomalous" if detection.flag else "normal", detection.thresholds_used
+        regions = len(detection.regions)
+        lines.append(f"| {method} | {detection.score:.3f} | {used.image:.3f} | {word} | {regions} |")
+    return "\n".join(lines)
+
+
+def count_regions(detection: Detection) -> str:
+    """How many regions there are, in words."""
+    count = len(detection.regions)
+    return "no region" if count == 0 else "1 region" if count == 1 else f"{count} regions"
+
+
+def region_table(detection: Detection) -> str:
+    """The regions as a table in Markdown, highest peak first; nothing where there is none."""
+    if not detection.regions:
+        return ""
+    lines = ["| region | left | top | width | height | peak |", "| ---: " * 6 + "|"]
+    for number, region in enumerate(detection.regions, start=1):
+        cells = (number, region.left, region.top, region.width, region.height, f"{region.peak:.4f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def write_overlay(found: Found, index: int, image: float, pixel: float, opacity: float, folder: Path) -> Path:
+    """The overlay at the image's own size, as PNG. Raises ImageError where there is none."""
+    path = folder / f"{_stem(found.detections[index].path)}.overlay.png"
+    found.judged(index, image, pixel).overlay(opacity, found.scale).save(path, compress_level=3)
+    return path
+
+
+def write_map(found: Found, index: int, folder: Path) -> Path:
+    """The anomaly map at the image's own size, as PNG of 16-bit grey."""
+    detection = found.detections[index]
+    path = folder / f"{_stem(detection.path)}.map.png"
+    with path.open("wb") as file:
+        write_grey(file, detection.anomaly_map)
+    return path
+
+
+def write_table(found: Found, image: float, pixel: float, folder: Path) -> Path:
+    """Every image's row as CSV, under the sliders' thresholds."""
+    path = folder / "detections.csv"
+    judged = [found.judged(index, image, pixel) for index in range(len(found.detections))]
+    with path.open("wb") as file:
+        write_csv(file, light_rows(judged))
+    return path
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem) or "image"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML leave alone: file names come from outside."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", text).replace("\n", " ")

@@ -1,0 +1,364 @@
+"""Benchmark runs: right figures, one encoding, resumed, refused after changes, repeatable; its tables and figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipspect
+from clipspect.benchmark import benchmark as module
+from clipspect.benchmark.candidates import make_candidates
+from clipspect.benchmark.datasets import load_categories
+from clipspect.benchmark.jobs import Settings
+from clipspect.benchmark.layouts import render_pictures, write_layout
+from clipspect.benchmark.metrics import image_metrics, pixel_metrics
+from clipspect.benchmark.rows import json_row, make_rows, mean_rows, published_rows
+from clipspect.benchmark.runner import run_benchmark
+from clipspect.benchmark.samples import thinned
+from clipspect.benchmark.tables import notes, summary_rows, write_table
+from clipspect.cli import main
+from clipspect.errors import ResultsError, UsageError
+from clipspect.methods import METHODS
+
+SMALL = Settings(image_size=64)
+DATA = Path(os.environ.get("CLIPSPECT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+COLUMNS = [
+    "method", "model", "weights", "category", "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap",
+    "pixel_f1max", "aupro",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return render_pictures(side=64, train=5, good=5, defective=5)
+
+
+@pytest.fixture
+def own(tmp_path, pictures) -> Path:
+    write_layout("folder", tmp_path / "data", "plate", pictures)
+    return tmp_path / "data" / "plate"
+
+
+def run(root, out, methods="anoclip", settings=SMALL, sweep=None, shots=None, **options):
+    candidates = make_candidates(methods.split(","), {}, sweep or {}, shots)
+    return run_benchmark(
+        "folder", load_categories("folder", root), candidates, out, settings=settings, **options
+    )
+
+
+def values(results):
+    return [result.figures.values for result in results]
+
+
+def command(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["clipspect", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_the_figures_are_those_of_the_detector(own, tmp_path):
+    (result,) = run(own, tmp_path / "out")
+    detector = clipspect.load("anoclip", image_size=64)
+    (category,) = load_categories("folder", own)
+    found = detector.detect([s.path for s in category.samples], "plate")
+    labels = np.array([s.defective for s in category.samples])
+    masks = [
+        np.asarray(Image.open(s.mask)) > 0 if s.mask else np.zeros((64, 64), bool) for s in category.samples
+    ]
+    image = image_metrics(labels, np.array([d.score for d in found]))
+    pixel = pixel_metrics(masks, [d.score_map for d in found])
+    expected = [image.auroc, image.ap, image.f1_max, pixel.auroc, pixel.ap, pixel.f1_max, pixel.aupro]
+    assert list(result.figures.values.values()) == pytest.approx(expected, abs=1e-12)
+    assert result.seconds_per_image > 0
+    assert result.figures.images == 10
+
+
+def test_all_methods_in_one_run_and_again_are_the_same(own, tmp_path):
+    first, second = (run(own, tmp_path / name, "all") for name in ("one", "two"))
+    assert [r.method for r in first] == list(METHODS)
+    assert values(first) == values(second)
+    assert {r.method: r.shots for r in first}["winclip+"] == 4
+
+
+def test_methods_together_score_as_each_alone(own, tmp_path):
+    together = run(own, tmp_path / "all", "anoclip,dual-image,winclip+,mutual")
+    for result in together:
+        (alone,) = run(own, tmp_path / result.method, result.method)
+        for name, value in alone.figures.values.items():
+            assert result.figures.values[name] == pytest.approx(value, abs=1e-6), (result.method, name)
+
+
+def test_each_image_is_encoded_once(own, tmp_path, monkeypatch):
+    counted = []
+    encode = module.Backbone.encode
+
+    def counting(self, images, request):
+        counted.append(len(images))
+        return encode(self, images, request)
+
+    monkeypatch.setattr(module.Backbone, "encode", counting)
+    monkeypatch.setattr(module, "_encoding_seconds", lambda measured, *_: {m.name: 0.0 for m in measured})
+    run(own, tmp_path / "out", "anoclip,dual-image,mutual,winclip+")
+    assert sum(counted) == 10 + 4  # and the references
+
+
+def test_a_finished_category_is_not_measured_again_and_a_new_method_joins_it(own, tmp_path, monkeypatch):
+    first = run(own, tmp_path / "out")
+    measured = []
+    measure = module._measure
+    monkeypatch.setattr(
+        module,
+        "_measure",
+        lambda unit, candidates, *rest: measured.append(candidates) or measure(unit, candidates, *rest),
+    )
+    assert run(own, tmp_path / "out") == first
+    assert measured == []
+    both = run(own, tmp_path / "out", "anoclip,dual-image")
+    assert [[e.label for e in candidates] for candidates in measured] == [["dual-image"]]
+    assert both[0] == first[0]
+
+
+def test_other_settings_are_refused_until_told_to_overwrite(own, tmp_path):
+    run(own, tmp_path / "out")
+    with pytest.raises(ResultsError, match="image_size was 64, now 96"):
+        run(own, tmp_path / "out", settings=Settings(image_size=96))
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(own / "good/000.jpg")
+    with pytest.raises(ResultsError, match="images was"):
+        run(own, tmp_path / "out")
+    (again,) = run(own, tmp_path / "out", settings=Settings(image_size=96), overwrite=True)
+    assert again.image_size == 96
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, pictures):
+    for name in ("a", "b", "c"):
+        write_layout("folder", tmp_path / "data", name, pictures)
+    out = tmp_path / "out"
+    words = [
+        sys.executable, "-m", "clipspect.cli", "benchmark", "--data", "folder", "--root", str(tmp_path / "data"),
+        "--image-size", "64", "--out", str(out),
+    ]  # fmt: skip
+    script = "import sys; sys.argv[0] = 'clipspect'; from clipspect.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", script, *words[3:]], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.rglob("a.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    assert "a.json" in done
+    results = run(tmp_path / "data", out)
+    assert [r.category for r in results] == ["a", "b", "c"]
+    assert {n: p.stat().st_mtime_ns for p in out.rglob("*.json") if (n := p.name) in done} == done
+    assert values(results) == values(run(tmp_path / "data", tmp_path / "fresh"))
+
+
+def test_seeds_touch_random_weights_and_drawn_references_only(own, tmp_path):
+    results = run(
+        own, tmp_path / "out", "anoclip,winclip+", weights=["trained", "random"], seeds=[0, 1], shots=2
+    )
+    kinds = [(r.weights, r.label, r.seed) for r in results]
+    assert kinds == [
+        ("trained", "anoclip", None), ("trained", "winclip+ 2-shot", 0), ("trained", "winclip+ 2-shot", 1),
+        ("random", "anoclip", 0), ("random", "winclip+ 2-shot", 0),
+        ("random", "anoclip", 1), ("random", "winclip+ 2-shot", 1),
+    ]  # fmt: skip
+    rows = {(row.weights, row.method): row for row in make_rows(results)}
+    assert rows["trained", "anoclip"].deviations["pixel_auroc"] is None
+    series = rows["random", "anoclip"].series["pixel_auroc"]
+    assert rows["random", "anoclip"].values["pixel_auroc"] == pytest.approx(np.mean(series))
+    assert rows["random", "anoclip"].deviations["pixel_auroc"] == pytest.approx(np.std(series, ddof=1))
+    assert series[0] != series[1]
+
+
+def test_a_broken_image_and_a_mask_of_another_size_are_error_rows(own, tmp_path):
+    (own / "good/001.jpg").write_bytes(b"broken")
+    Image.fromarray(np.zeros((10, 12), np.uint8)).save(own / "masks/dent/002.png")
+    (result,) = run(own, tmp_path / "out")
+    assert result.figures.images == 10
+    assert "not a JPEG" in result.figures.failed["good/001.jpg"]
+    assert "12×10 pixels and the image 64×64" in result.figures.failed["dent/002.jpg"]
+    (row,) = make_rows([result])
+    assert json_row(row)["failed"] == 2
+    assert any("dent/002.jpg failed and counts nowhere" in note for note in notes([row]))
+
+
+def test_undefined_metrics_are_null_with_a_reason(own, tmp_path):
+    (category,) = load_categories("folder", own)
+    good = replace(category, name="good", samples=[s for s in category.samples if not s.defective])
+    bad = replace(category, name="bad", samples=[s for s in category.samples if s.defective])
+    bare = replace(category, name="bare", samples=[replace(s, mask=None) for s in category.samples])
+    candidates = make_candidates(["anoclip"], {}, {}, None)
+    results = run_benchmark("folder", [good, bad, bare], candidates, tmp_path / "out", settings=SMALL)
+    rows = {row.category: json_row(row) for row in make_rows(results)}
+    assert all(rows["good"][name] is None for name in COLUMNS[4:])
+    assert rows["good"]["undefined"]["aupro"] == "no defective images"
+    assert rows["bad"]["image_auroc"] is None
+    assert rows["bad"]["undefined"] == dict.fromkeys(COLUMNS[4:7], "no normal images")
+    assert rows["bad"]["aupro"] is not None
+    assert rows["bare"]["image_auroc"] is not None
+    assert rows["bare"]["undefined"]["pixel_ap"] == "no masks"
+    (mean,) = mean_rows(make_rows(results))
+    assert mean.values["pixel_auroc"] is None
+    assert mean.undefined["pixel_auroc"] == "undefined for good, bare"
+
+
+def test_grey_masks_are_told(own, tmp_path):
+    path = own / "masks/dent/001.png"
+    shades = np.asarray(Image.open(path)).copy()
+    shades[0, :3] = (30, 60, 90)
+    Image.fromarray(shades).save(path)
+    (result,) = run(own, tmp_path / "out")
+    assert result.warnings == ["1 masks are not binary; they were cut at half their brightest value"]
+
+
+def test_too_few_references_say_so(own, tmp_path):
+    with pytest.raises(UsageError, match="winclip\\+ 9-shot takes 9 normal images .* and plate has 5"):
+        run(own, tmp_path / "out", "winclip+", shots=9)
+
+
+def test_full_size_and_kinds_of_defects(own, tmp_path):
+    settings = Settings(image_size=32, resolution="photo", by_defect=True)
+    (result,) = run(own, tmp_path / "out", settings=settings)
+    assert (
+        result.figures.values["pixel_auroc"]
+        != values(run(own, tmp_path / "map", settings=Settings(image_size=32)))[0]["pixel_auroc"]
+    )
+    assert result.kinds["dent"].values == result.figures.values  # the only kind
+
+
+def test_a_thinned_category_keeps_every_kind_and_says_so(own):
+    (category,) = load_categories("folder", own)
+    few = thinned(category, 4)
+    assert len(few.samples) == 4
+    assert {s.kind for s in few.samples} == {"good", "dent"}
+    assert few.warnings == ("only 4 of 10 images were measured (--limit)",)
+    assert thinned(category, 10) is category
+
+
+def test_tables_in_every_format(own, tmp_path):
+    rows = make_rows(run(own, tmp_path / "out", "anoclip,dual-image", weights=["trained", "random"]))
+    rows = [replace(row, data="mvtecad") for row in rows]
+    about = {"machine": "a machine", "command": "clipspect benchmark"}
+    for suffix in (".md", ".csv", ".tex", ".json"):
+        write_table(tmp_path / f"table{suffix}", rows, about)
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [list(row)[:11] for row in table] == [COLUMNS] * 4
+    assert table[0]["seconds_per_image"] > 0
+    assert table[0]["versions"]["clipspect"] == clipspect.__version__
+    with (tmp_path / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["aupro"]) for line in lines] == [row["aupro"] for row in table]
+    markdown = (tmp_path / "table.md").read_text()
+    assert f"| anoclip | tiny | trained | plate | {table[0]['image_auroc']:.3f} |" in markdown
+    assert (
+        "| WinCLIP | ViT-B-16-plus-240 | published | mean | 0.918 | 0.965 | – | 0.851 | – | – | 0.646 | – |"
+        in markdown
+    )
+    assert "WinCLIP: published, not measured here: arXiv 2303.14814" in markdown
+    assert "machine: a machine" in markdown
+    latex = (tmp_path / "table.tex").read_text()
+    assert r"WinCLIP$^\dagger$" in latex
+    assert rf"& {table[0]['seconds_per_image']:.3f} \\" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+    with pytest.raises(UsageError, match=r"ends in \.md, \.csv, \.json, \.tex"):
+        write_table(tmp_path / "table.html", rows, about)
+
+
+def test_several_categories_get_the_papers_table(tmp_path, pictures):
+    for name in ("nut", "bolt_2"):
+        write_layout("folder", tmp_path / "data", name, pictures)
+    rows = make_rows(run(tmp_path / "data", tmp_path / "out", "anoclip,clip"))
+    mean = mean_rows(rows)[0]
+    assert mean.values["aupro"] == pytest.approx(
+        np.mean([r.values["aupro"] for r in rows if r.label == "anoclip"])
+    )
+    write_table(tmp_path / "t.tex", rows, {})
+    latex = (tmp_path / "t.tex").read_text()
+    assert r"bolt\_2 & " in latex
+    assert latex.count(r"\begin{tabular}") == 2
+    assert [row.category for row in summary_rows(rows)] == ["mean", "mean"]
+
+
+def test_published_rows_name_their_sources_and_lie_in_range():
+    rows = published_rows("mvtecad", 15) + published_rows("visa", 12)
+    assert {row.method for row in rows} == {"WinCLIP", "AnomalyCLIP", "MuSc", "AnomalyVFM"}
+    assert all(row.source for row in rows)
+    assert all(0.1 < v < 1 for row in rows for v in row.values.values() if v is not None)
+    assert not any("ours are over" in row.source for row in rows)
+    assert "a mean over 15 categories, ours are over 2" in published_rows("mvtecad", 2)[0].source
+
+
+def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: clipspect[benchmark]")
+    options = [
+        "benchmark", "--data", "folder", "--root", str(own), "--methods", "dual-image,anoclip+", "--image-size", "64",
+        "--sweep", "references=1,2", "--sweep", "epochs=0,2", "--out", str(tmp_path / "out"),
+        "--json", str(tmp_path / "rows.json"), "--table", str(tmp_path / "rows.md"),
+        "--figures", str(tmp_path / "figures"),
+    ]  # fmt: skip
+    assert command(monkeypatch, *options) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["settings"] for row in rows] == [
+        {"references": 1}, {"references": 2}, {"epochs": 0}, {"epochs": 2},
+    ]  # fmt: skip
+    sizes = {}
+    for name in ("maps-tiny-trained-0-plate.png", "sweep-references.png", "sweep-epochs.png"):
+        with Image.open(tmp_path / "figures" / name) as figure:
+            sizes[name] = figure.size
+            assert len(np.unique(np.asarray(figure))) > 50
+    assert sizes["maps-tiny-trained-0-plate.png"][0] > 900  # the image and four maps
+    assert "references=2" in capsys.readouterr().out
+
+
+def test_the_command_says_what_failed(own, tmp_path, monkeypatch, capsys):
+    (own / "good/001.jpg").write_bytes(b"broken")
+    options = ["--root", str(own), "--image-size", "64", "--out", str(tmp_path / "out")]
+    assert command(monkeypatch, "benchmark", "--data", "folder", *options) == 3
+    assert "good/001.jpg failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--methods", "anoclip,anoclip"], "only once"),
+        (["--methods", "patchcore"], "unknown method"),
+        (["--set", "references=2"], "none of anoclip has a setting 'references'"),
+        (["--methods", "winclip+", "--shots", "0"], "winclip+ needs references"),
+        (["--seeds", "x"], "whole numbers"),
+        (["--categories", "nut"], "has no categories"),
+        (["--table", "t.xlsx"], "ends in .md"),
+        (["--sweep", "references"], "name=value"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_measured(
+    own, tmp_path, monkeypatch, capsys, options, said
+):
+    monkeypatch.setattr(module, "load_backbone", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, "benchmark", "--data", "folder", "--root", str(own), *options) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(not (DATA / "magnetic_tile").is_dir(), reason="no real images: magnetic_tile is absent")
+def test_real_images_with_every_method(tmp_path):
+    (category,) = load_categories("folder", DATA / "magnetic_tile")
+    assert (len(category.samples), len(category.train)) == (283, 40)
+    candidates = make_candidates(["all"], {}, {}, None)
+    few = [thinned(category, 12)]
+    first, second = (
+        run_benchmark("folder", few, candidates, tmp_path / n, settings=SMALL) for n in ("one", "two")
+    )
+    assert values(first) == values(second)
+    assert all(v is not None and 0 <= v <= 1 for found in values(first) for v in found.values())

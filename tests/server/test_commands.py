@@ -1,0 +1,53 @@
+"""`clipspect serve` and `clipspect ui`: what their flags become, and where they listen unless told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("ray", reason="the service's extra is not installed")
+pytest.importorskip("gradio", reason="the page's extra is not installed")
+
+from clipspect.cli import app
+from clipspect.errors import UsageError
+
+
+@pytest.fixture
+def served(monkeypatch) -> dict[str, Any]:
+    """What would have been served, and where."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "clipspect.server.service.run_service", lambda s, **more: seen.update(more, settings=s)
+    )
+    monkeypatch.setattr("clipspect.ui.host.serve_page", lambda m, s, **more: seen.update(more, limits=s))
+    return seen
+
+
+def run(*words: str) -> None:
+    CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_it_listens_on_this_machine_alone_unless_told(served, command):
+    run(command)
+    assert served["host"] == "127.0.0.1"
+    run(command, "--host", "0.0.0.0", "--port", "9000")
+    assert (served["host"], served["port"]) == ("0.0.0.0", 9000)
+
+
+def test_flags_of_the_service_are_its_settings(served):
+    run("serve", "--replicas", "3", "--batch", "4", "--queue", "5", "--batch-wait-ms", "20", "--cpus", "0.5",
+        "--time-limit", "7", "--max-pixels", "100", "--max-images", "2", "--max-body-mb", "3")  # fmt: skip
+    settings = served["settings"]
+    assert (settings.replicas, settings.batch, settings.queue, settings.cpus) == (3, 4, 5, 0.5)
+    assert (settings.batch_wait_ms, settings.time_limit) == (20, 7)
+    assert (settings.limits.pixels, settings.limits.images, settings.limits.body_mb) == (100, 2, 3)
+    assert settings.admitted == 3 * 2 * 4 + 5
+
+
+def test_an_impossible_setting_is_named(served):
+    with pytest.raises(UsageError, match="time_limit"):
+        run("serve", "--time-limit", "0")
+    assert not served

@@ -1,0 +1,89 @@
+"""One image with the offline model: the heavy packages stay out, and the numbers are open_clip's all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+
+import clipspect
+from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.openclip.plain_clip import PlainCLIP, is_plain_config
+from clipspect.backbones.presets import TINY_FOLDER
+from clipspect.demo import DEMO_IMAGES
+from small_models import ARCHITECTURES, normalised_images
+
+DETECT = """
+import sys
+from clipspect.cli import main
+sys.argv = ["clipspect", "detect", sys.argv[1], "--object", "flange", "--out", sys.argv[2]]
+try:
+    main()
+finally:
+    print("loaded:", *(name for name in {heavy} if name in sys.modules))
+"""
+HEAVY = ["open_clip", "torchvision", "timm", "torch._dynamo", "sympy", "transformers"]
+
+
+def test_with_cached_anchors_a_image_is_scored_without_the_heavy_packages(tmp_path):
+    clipspect.load("anoclip", "tiny").anchors("flange")
+    image = sorted(DEMO_IMAGES.glob("*crack*"))[0]
+    script = DETECT.format(heavy=HEAVY)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(image), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+    )
+    assert "1 images" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_the_offline_model_gives_the_numbers_of_open_clip_in_both_towers():
+    plain = load_backbone("tiny")
+    assert isinstance(plain._model, PlainCLIP)
+    name = f"local-dir:{TINY_FOLDER}"
+    theirs = open_clip.create_model(name)
+    whole = Backbone(
+        theirs, open_clip.get_tokenizer(name), name="tiny", weights=plain.weights, image_size=256
+    )
+    everything = FeatureRequest(frozenset([1, 6]), frozenset([6]), windows=frozenset([2]), unprojected=True)
+    images = normalised_images(2, 128)
+    mine, expected = plain.encode(images, everything), whole.encode(images, everything)
+    assert plain.fingerprint == whole.fingerprint
+    assert (plain.mean, plain.std, plain.image_size) == (whole.mean, whole.std, whole.image_size)
+    for one, other in (
+        (mine.image, expected.image),
+        (mine.values(1), expected.values(1)),
+        (mine.values(6), expected.values(6)),
+        (mine.ordinary(6), expected.ordinary(6)),
+        (mine.windows[2], expected.windows[2]),
+        (mine.unprojected, expected.unprojected),
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    sentences = ["a photo of a nut", "a close-up industrial photo of the damaged nut"]
+    torch.testing.assert_close(plain.encode_text(sentences), whole.encode_text(sentences), atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("vision_cfg", "ls_init_value", 0.1),
+        ("vision_cfg", "pool_type", "avg"),
+        ("vision_cfg", "layers", [1, 1, 1, 1]),
+        ("text_cfg", "hf_tokenizer_name", "roberta-base"),
+        ("text_cfg", "no_causal_mask", True),
+    ],
+)
+def test_whatever_is_not_plain_is_left_to_open_clip(part, key, value):
+    config = json.loads(json.dumps(ARCHITECTURES["vit"]))
+    assert is_plain_config(config)
+    config[part][key] = value
+    assert not is_plain_config(config)
