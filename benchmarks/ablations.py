@@ -167,7 +167,7 @@ def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
 def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int], float]:
     """Scores of every ``share``-th picture, with the whole set as the pool; which they are; seconds a picture."""
 
-    def scene(part: list[int], state: Any) -> MethodContext:
+    def context(part: list[int], state: Any) -> MethodContext:
         return MethodContext(
             known.anchors,
             (MASK_SIDE, MASK_SIDE),
@@ -186,15 +186,15 @@ def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tup
         key = (method.name, *sorted(settings.items(), key=str))
         if key not in known.visual:
             started = time.perf_counter()
-            compared = method.gather(known.features, scene(everything, None))
-            visual = method.visual_map(known.features, scene(everything, None), compared)
+            compared = method.gather(known.features, context(everything, None))
+            visual = method.visual_map(known.features, context(everything, None), compared)
             known.visual[key] = (compared, visual, (time.perf_counter() - started) / len(everything))
         compared, visual, seconds = known.visual[key]
-        state = method.align(known.features, scene(everything, None), compared, visual)
+        state = method.align(known.features, context(everything, None), compared, visual)
     started = time.perf_counter()
     chosen = everything[::share]
     parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
-    scores = Scores.concat([method.score(known.features[part], scene(part, state)) for part in parts])
+    scores = Scores.concat([method.score(known.features[part], context(part, state)) for part in parts])
     return scores, chosen, seconds + (time.perf_counter() - started) / len(chosen)
 
 

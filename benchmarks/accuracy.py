@@ -28,7 +28,7 @@ from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.provenance import provenance
 from clipspect.benchmark.samples import Category, Sample
 from clipspect.methods import make_method
-from clipspect.training.demo_images import image
+from clipspect.training.demo_images import render_image
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
 from pages import replace_between
 
@@ -120,7 +120,7 @@ def rendered_brackets(folder: Path, each: int) -> DataSet:
     """One product, imaged like the demo's: ``each`` images of every kind of defect, as many good."""
     samples: list[Sample] = []
     for number, kind in enumerate([*DEFECTS] * each + [GOOD] * (len(DEFECTS) * each)):
-        picture, mask = image(kind, _RENDERED_SEED + number)
+        picture, mask = render_image(kind, _RENDERED_SEED + number)
         path, mask_path = folder / f"bracket-{number:04d}.png", folder / f"bracket-{number:04d}_mask.png"
         if kind == GOOD or mask.any():
             _save(path, picture.permute(1, 2, 0).numpy())

@@ -28,7 +28,7 @@ import clipspect
 from clipspect.benchmark.provenance import provenance
 from clipspect.results.run import Progress, RunSummary, run_folder
 from clipspect.results.store import iterate_rows
-from clipspect.training.demo_images import image
+from clipspect.training.demo_images import render_image
 
 DISTINCT = 32
 TENTHS = 10
@@ -112,7 +112,7 @@ def write_images(folder: Path, count: int, side: int = 512) -> None:
         if path.exists():
             continue
         while len(drawn) < DISTINCT:
-            picture = image(kinds[len(drawn) % len(kinds)], len(drawn))[0]
+            picture = render_image(kinds[len(drawn) % len(kinds)], len(drawn))[0]
             pixels = (picture.permute(1, 2, 0) * 255).numpy().astype(np.uint8)
             small = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
             drawn.append(np.asarray(small).astype(np.float32))

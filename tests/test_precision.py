@@ -20,7 +20,7 @@ from clipspect.backbones.openclip.backbone import Backbone, load_backbone
 from clipspect.cli import main
 from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
-from clipspect.export import precision
+from clipspect import precision
 from clipspect.postprocess.agreement import MapAgreement, compare_maps, rank_correlation
 from clipspect.precision import Measured, choose, measure_precisions, resolve_precision
 from small_models import ARCHITECTURES, normalised_images

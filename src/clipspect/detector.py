@@ -381,14 +381,14 @@ class Detector:
         own = list(range(len(pool.seeds)))
         states = {
             m.name: m.prepare(
-                pool.encoded.features, self._scene(m, run, pool.encoded, pool.seeds, pool.templates, own)
+                pool.encoded.features, self._context(m, run, pool.encoded, pool.seeds, pool.templates, own)
             )
             for m in self.methods
             if m.scope == "set"
         }
         return replace(run, pool=pool, states=states)
 
-    def _scene(
+    def _context(
         self,
         method: Method,
         run: RunContext,
@@ -424,8 +424,8 @@ class Detector:
         seeds = list(chain.from_iterable(e.image.seeds for e in good if e.image))
         scores: dict[str, Scores] = {}
         for method in self.methods:
-            scene = self._scene(method, run, encoded, seeds, paired, own)
-            scores[method.name] = method.score(encoded.features, scene)
+            context = self._context(method, run, encoded, seeds, paired, own)
+            scores[method.name] = method.score(encoded.features, context)
         return scores
 
     def _detections(

@@ -71,7 +71,7 @@ def resolve_precision(backbone: Backbone, wanted: PrecisionChoice) -> tuple[Back
         A backbone in that precision, the same one for fp32; and its agreement, None for fp32.
 
     Raises:
-        UsageError: the named precision's maps agree too little (:data:`~clipspect.postprocess.agreement.MIN_AGREEMENT`).
+        UsageError: the named precision's maps agree less than ``MIN_AGREEMENT``.
     """
     if wanted == "fp32":
         return backbone, None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipspect.backbones import products
+from clipspect.backbones.cpu import linear as products
 
 
 @pytest.fixture(params=[True, False], ids=["slow MKL", "fast MKL"])

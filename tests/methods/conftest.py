@@ -1,4 +1,4 @@
-"""A small CLIP with random weights, some rendered images, and the scene a detector makes of them."""
+"""A small CLIP with random weights, some rendered images, and the context a detector makes of them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def run_set(
         features = backbone.encode(photos, method.request())
         pairs = None if paired is None else backbone.encode(paired[order], method.request())
 
-        def scene(part: list[int], state: object) -> MethodContext:
+        def context(part: list[int], state: object) -> MethodContext:
             return MethodContext(
                 anchors,
                 (SIZE, SIZE),
@@ -95,9 +95,9 @@ def run_set(
             )
 
         everything, known = list(range(len(photos))), list(range(pool))
-        state = method.prepare(features[known], scene(known, None)) if method.scope == "set" else None
+        state = method.prepare(features[known], context(known, None)) if method.scope == "set" else None
         parts = [everything[i : i + batch] for i in range(0, len(photos), batch)]
-        joined = Scores.concat([method.score(features[part], scene(part, state)) for part in parts])
+        joined = Scores.concat([method.score(features[part], context(part, state)) for part in parts])
     back = torch.argsort(torch.tensor(order))
     return Scores(joined.image[back], joined.map[back], [joined.notes[i] for i in back.tolist()])
 

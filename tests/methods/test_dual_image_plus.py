@@ -34,11 +34,11 @@ def test_training_lowers_the_loss_on_every_image(backbone, anchors, photos):
     method = make_method("dual-image+", {"epochs": 12, "learning_rate": 1e-3})
     with torch.inference_mode():
         features = backbone.encode(photos, method.request())
-        scene = MethodContext(anchors, (SIZE, SIZE), list(range(6)), backbone, photos, own=list(range(6)))
+        context = MethodContext(anchors, (SIZE, SIZE), list(range(6)), backbone, photos, own=list(range(6)))
         tokens = method.text_tokens(features)
-        corrupted, shares = method.corrupt(features, scene)
+        corrupted, shares = method.corrupt(features, context)
         joint = torch.full(tokens.shape[:2], 0.3)
-        losses = method.adapt(tokens, joint, corrupted, shares, scene).losses
+        losses = method.adapt(tokens, joint, corrupted, shares, context).losses
     assert shares.max() > 0.5
     assert (losses[-1] < losses[0] - 0.05).all()
 

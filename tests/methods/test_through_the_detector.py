@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import clipspect
-from clipspect.data import image
+from clipspect.data import prepare
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read = []
     decode = image.read_image
     monkeypatch.setattr(
-        image, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
+        prepare, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
     )
     detector, _ = counted("dual-image")
     found = detector.detect(plates, object="plate")

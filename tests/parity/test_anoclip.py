@@ -30,14 +30,14 @@ def scene_of(parity, noun, images):
 
 def test_map_step_by_step(parity, recorded, images, close):
     method = AnoCLIP()
-    scene = scene_of(parity, "bottle", images)
-    close(scene.anchors.pair, recorded["class_embeddings"], 5e-6)
+    context = scene_of(parity, "bottle", images)
+    close(context.anchors.pair, recorded["class_embeddings"], 5e-6)
     features = parity.backbone.encode(images, method.request())
-    patches = method.patch_map(features, scene)
+    patches = method.patch_map(features, context)
     close(patches, recorded["patch_prob_abnormal"], 2e-6)
     close(1 - patches, recorded["patch_probs"][..., 0], 2e-6)
     close(smooth(patches, 3), recorded["smoothed"], 2e-6)
-    close(method.score(features, scene).map, recorded["anomaly_map"], 2e-6)
+    close(method.score(features, context).map, recorded["anomaly_map"], 2e-6)
 
 
 def test_views(recorded, images, close):
@@ -48,13 +48,13 @@ def test_views(recorded, images, close):
 
 
 def test_image_scores_with_and_without_views(parity, recorded, images, close):
-    scene = scene_of(parity, "bottle", images)
+    context = scene_of(parity, "bottle", images)
     for views, key in (("official", "image_score"), ("none", "single_view_score")):
         method = AnoCLIP(views=views)
-        scores = method.score(parity.backbone.encode(images, method.request()), scene)
+        scores = method.score(parity.backbone.encode(images, method.request()), context)
         close(scores.image, recorded[key], 2e-6)
     features = parity.backbone.encode(images[:1], FeatureRequest(views=True))
-    close(abnormal_probability(features.views[0], scene.anchors.pair), recorded["view_scores"], 2e-6)
+    close(abnormal_probability(features.views[0], context.anchors.pair), recorded["view_scores"], 2e-6)
 
 
 def test_landscape_images_as_two_square_tiles(parity, close):

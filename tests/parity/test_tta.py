@@ -40,7 +40,7 @@ def images(parity):
 
 
 @pytest.fixture(scope="module")
-def scene(parity, noun, images):
+def context(parity, noun, images):
     return MethodContext(parity.anchors(noun), tuple(images.shape[2:]), seeds=(0, 1))
 
 
@@ -49,7 +49,7 @@ def features(parity, images):
     return parity.backbone.encode(images, make_method("anoclip+").request())
 
 
-def adapted(parity, recorded, features, scene, prefix, adapter, image):
+def adapted(parity, recorded, features, context, prefix, adapter, image):
     """What our adaptation makes of one image from the recorded weights and noise."""
     epochs = len(recorded[f"{prefix}.loss"])
     method = make_method("anoclip+", {"adapter": adapter, "epochs": epochs})
@@ -59,8 +59,8 @@ def adapted(parity, recorded, features, scene, prefix, adapter, image):
     )
     noise = parity.tensor(recorded, f"{prefix}.noise").flatten(1, -2)[None]
     tokens = features.values(-1)[image : image + 1].flatten(1, 2)
-    descent = method.adapt(tokens, start, noise, scene)
-    grid = method.adapted_map(tokens, descent.layers, scene).reshape(1, *features.grid)
+    descent = method.adapt(tokens, start, noise, context)
+    grid = method.adapted_map(tokens, descent.layers, context).reshape(1, *features.grid)
     return method, descent, grid
 
 
@@ -72,29 +72,29 @@ def check_weights(actual, expected):
 
 
 @pytest.mark.parametrize(("prefix", "adapter"), ADAPTERS)
-def test_first_image_follows_the_official_run(parity, recorded, features, scene, close, prefix, adapter):
+def test_first_image_follows_the_official_run(parity, recorded, features, context, close, prefix, adapter):
     name = f"{prefix}.image0"
-    method, descent, grid = adapted(parity, recorded, features, scene, name, adapter, image=0)
+    method, descent, grid = adapted(parity, recorded, features, context, name, adapter, image=0)
     close(descent.losses[:, 0], recorded[f"{name}.loss"], 2e-6)
     check_weights(descent.layers.weight[0], recorded[f"{name}.final_weight"])
     check_weights(descent.layers.bias[0], recorded[f"{name}.final_bias"])
     close(grid[0], recorded[f"{name}.patch_prob_abnormal"], 5e-6)
-    close(method.finish(grid, scene)[0], recorded[f"{name}.anomaly_map"], 5e-6)
+    close(method.finish(grid, context)[0], recorded[f"{name}.anomaly_map"], 5e-6)
 
 
 @pytest.mark.parametrize(("prefix", "adapter"), ADAPTERS)
 def test_second_image_starts_with_a_fresh_optimiser(
-    parity, recorded, features, scene, close, prefix, adapter
+    parity, recorded, features, context, close, prefix, adapter
 ):
     name, fresh = f"{prefix}.image1", f"{prefix}.image1_fresh_optimizer"
-    _, descent, grid = adapted(parity, recorded, features, scene, name, adapter, image=1)
+    _, descent, grid = adapted(parity, recorded, features, context, name, adapter, image=1)
     close(descent.losses[:, 0], recorded[f"{fresh}.loss"], 2e-6)
     check_weights(descent.layers.bias[0], recorded[f"{fresh}.final_bias"])
     close(grid[0], recorded[f"{fresh}.patch_prob_abnormal"], 5e-6)
 
 
 @pytest.mark.parametrize(("prefix", "adapter"), ADAPTERS)
-def test_predictions_of_the_first_epoch_match(parity, recorded, features, scene, close, prefix, adapter):
+def test_predictions_of_the_first_epoch_match(parity, recorded, features, context, close, prefix, adapter):
     for image in range(2):
         name = f"{prefix}.image{image}"
         layers = Layers(
@@ -103,9 +103,9 @@ def test_predictions_of_the_first_epoch_match(parity, recorded, features, scene,
         )
         tokens = features.values(-1)[image : image + 1].flatten(1, 2)
         noisy = tokens + parity.tensor(recorded, f"{name}.noise")[0].flatten(0, -2)
-        fixed = make_method("anoclip+", {"adapter": adapter}).make_adapter(scene)
+        fixed = make_method("anoclip+", {"adapter": adapter}).make_adapter(context)
         for row, part in enumerate((tokens, noisy)):
-            probabilities = state_logits(fixed(part, layers), scene.anchors.pair).softmax(-1)[0]
+            probabilities = state_logits(fixed(part, layers), context.anchors.pair).softmax(-1)[0]
             close(probabilities.reshape(*features.grid, 2), recorded[f"{name}.pred_first_epoch"][row], 2e-6)
 
 

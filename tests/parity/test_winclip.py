@@ -26,7 +26,7 @@ def features(parity, recorded):
 
 
 @pytest.fixture(scope="module")
-def scene(parity, recorded, noun):
+def context(parity, recorded, noun):
     return MethodContext(parity.anchors(noun, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
 
 
@@ -51,21 +51,21 @@ def test_patch_tokens_before_the_projection_match(features, recorded, close):
     close(features.unprojected.flatten(1, 2), recorded["patch_embeddings"], 1e-5)
 
 
-def test_zero_shot_grid_map_and_score_match(features, scene, recorded, close):
+def test_zero_shot_grid_map_and_score_match(features, context, recorded, close):
     method = make_method("winclip")
-    scores = method.score(features, scene)
-    close(method.text_grid(features, scene), recorded["zero_shot.zero_shot_grid"], 2e-6)
+    scores = method.score(features, context)
+    close(method.text_grid(features, context), recorded["zero_shot.zero_shot_grid"], 2e-6)
     close(scores.map, recorded["zero_shot.anomaly_map"], 2e-6)
     close(scores.image, recorded["zero_shot.image_score"], 2e-6)
 
 
 @pytest.mark.parametrize(("shots", "case"), [(1, "one_shot"), (2, "two_shot")])
-def test_few_shot_grid_map_and_score_match(parity, features, scene, recorded, close, shots, case):
+def test_few_shot_grid_map_and_score_match(parity, features, context, recorded, close, shots, case):
     method = make_method("winclip+")
     references = parity.backbone.encode(parity.tensor(recorded, "reference_images")[:shots], method.request())
-    scene = MethodContext(scene.anchors, scene.size, scene.seeds, references=references)
-    scores = method.score(features, scene)
-    close(method.text_grid(features, scene), recorded[f"{case}.zero_shot_grid"], 2e-6)
-    close(method.visual_grid(features, scene), recorded[f"{case}.few_shot_grid"], 2e-6)
+    context = MethodContext(context.anchors, context.size, context.seeds, references=references)
+    scores = method.score(features, context)
+    close(method.text_grid(features, context), recorded[f"{case}.zero_shot_grid"], 2e-6)
+    close(method.visual_grid(features, context), recorded[f"{case}.few_shot_grid"], 2e-6)
     close(scores.map, recorded[f"{case}.anomaly_map"], 2e-6)
     close(scores.image, recorded[f"{case}.image_score"], 2e-6)

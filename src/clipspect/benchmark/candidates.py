@@ -44,7 +44,7 @@ def make_candidates(
     sweep: Mapping[str, Sequence[Any]],
     shots: int | None,
 ) -> list[Candidate]:
-    """The entrants of a run.
+    """The candidates of a run.
 
     Args:
         names: method names; "all" stands for every one of the registry.
@@ -88,7 +88,7 @@ def _combinations(sweep: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
 
 
 class Measured:
-    """An entrant in the place of its method inside a Detector: with references of its own, and timed.
+    """A candidate in the place of its method inside a Detector: with references of its own, and timed.
 
     So methods with and without references share one encoding of each image, and each knows its own seconds.
     """
@@ -105,15 +105,15 @@ class Measured:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.candidate.method, name)
 
-    def prepare(self, pool: Features, scene: MethodContext) -> Any:
-        """The method's own, with this entrant's references."""
+    def prepare(self, pool: Features, context: MethodContext) -> Any:
+        """The method's own, with this candidate's references."""
         with self._watch():
-            return self.candidate.method.prepare(pool, replace(scene, references=self.references))
+            return self.candidate.method.prepare(pool, replace(context, references=self.references))
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
-        """The method's own, with this entrant's references."""
+    def score(self, features: Features, context: MethodContext) -> Scores:
+        """The method's own, with this candidate's references."""
         with self._watch():
-            return self.candidate.method.score(features, replace(scene, references=self.references))
+            return self.candidate.method.score(features, replace(context, references=self.references))
 
     @contextmanager
     def _watch(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one entrant on one unit."""
+    """What was measured of one candidate on one unit."""
 
     unit: str
     """Name of the unit it belongs to (see :class:`Unit`)."""

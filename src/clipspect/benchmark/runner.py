@@ -74,7 +74,7 @@ def run_benchmark(
     Args:
         data: name of the data set, for the tables.
         categories: from :func:`clipspect.benchmark.datasets.load_categories`.
-        entrants: from :func:`clipspect.benchmark.candidates.make_candidates`.
+        candidates: from :func:`clipspect.benchmark.candidates.make_candidates`.
         out: folder of the run's results; a run that was stopped goes on there.
         models: model names as ``clipspect.load`` takes them.
         weights: "trained" for a model's own, "random" for the control, a tag or a file.
@@ -109,7 +109,7 @@ def run_benchmark(
 
 
 def uses_seed(candidate: Candidate, weights: str) -> bool:
-    """Whether an entrant's figures depend on the seed."""
+    """Whether a candidate's figures depend on the seed."""
     return weights.startswith(RANDOM) or candidate.shots > 0
 
 
@@ -144,7 +144,7 @@ class _Station:
 
 
 def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
-    """What all entrants of a unit depend on, as JSON-able values."""
+    """What all candidates of a unit depend on, as JSON-able values."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
     del settings["device"], settings["batch_size"]  # these change speed, not figures
     return {
@@ -167,7 +167,7 @@ def _resume(
     overwrite: bool,
     progress: Progress | None,
 ) -> Iterator[Result]:
-    """The unit's results: those on disk, and those of the entrants that are not there yet."""
+    """The unit's results: those on disk, and those of the candidates that are not there yet."""
     path = out / "results" / f"{unit.name}.json"
     fingerprint = _fingerprint(unit, station)
     stored = {} if overwrite else read_unit(path, fingerprint, candidates)
@@ -184,7 +184,7 @@ def _resume(
 def _measure(
     unit: Unit, candidates: Sequence[Candidate], station: _Station, progress: Progress | None
 ) -> tuple[list[Result], dict[str, Any]]:
-    """Score every image of a category once with all entrants."""
+    """Score every image of a category once with all candidates."""
     measured = [Measured(candidate) for candidate in candidates]
     detector = station.detector(measured)
     category = unit.category
@@ -257,7 +257,7 @@ def _finish(
 
 
 def _references(candidate: Candidate, unit: Unit, detector: Detector) -> Any:
-    """An entrant's references: normal images beside the test split, drawn by seed."""
+    """A candidate's references: normal images beside the test split, drawn by seed."""
     if not candidate.shots:
         return None
     train = unit.category.train
@@ -272,7 +272,7 @@ def _references(candidate: Candidate, unit: Unit, detector: Detector) -> Any:
 def _encoding_seconds(
     measured: Sequence[Measured], detector: Detector, category: Category
 ) -> dict[str, float]:
-    """Seconds an image to encode what each entrant alone asks for, on the first few images."""
+    """Seconds an image to encode what each candidate alone asks for, on the first few images."""
     paths = [sample.path for sample in category.samples[:_TIMED]]
     entries = load_images(paths, detector.reader, ahead=_TIMED)
     pieces = [entry.image.pieces for entry in entries if entry.image is not None]

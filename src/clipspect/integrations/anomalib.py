@@ -68,7 +68,7 @@ class ClipspectModel(nn.Module):
         """Prepare a method of scope "set" with the images (M, 3, S, S) of its pool, normalised."""
         features = [self.backbone.encode(part, self.method.request()) for part in images.split(8)]
         self._pool, self._places = Features.concat(features), {path: i for i, path in enumerate(paths)}
-        self.state = self.method.prepare(self._pool, self._scene(images, paths, list(range(len(paths)))))
+        self.state = self.method.prepare(self._pool, self._context(images, paths, list(range(len(paths)))))
 
     @torch.inference_mode()
     def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
@@ -88,10 +88,10 @@ class ClipspectModel(nn.Module):
             features = self._pool[own]
         else:
             features = self.backbone.encode(images, self.method.request())
-        scores = self.method.score(features, self._scene(images, names, own))
+        scores = self.method.score(features, self._context(images, names, own))
         return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
 
-    def _scene(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> MethodContext:
+    def _context(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> MethodContext:
         if self.anchors is None:
             raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
         seeds = [_seed(path, image) for path, image in zip(paths, images, strict=True)]

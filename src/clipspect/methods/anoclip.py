@@ -47,21 +47,23 @@ class AnoCLIP(Method):
             value_blocks=frozenset([self.block]), start_block=self.start_block, views=self.views == "official"
         )
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """METHODS §3: map from V-V tokens, image score from the class token."""
-        return Scores(self.image_score(features, scene), self.finish(self.patch_map(features, scene), scene))
+        return Scores(
+            self.image_score(features, context), self.finish(self.patch_map(features, context), context)
+        )
 
-    def patch_map(self, features: Features, scene: MethodContext) -> Tensor:
+    def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""
-        return abnormal_probability(features.values(self.block), scene.anchors.pair, self.temperature)
+        return abnormal_probability(features.values(self.block), context.anchors.pair, self.temperature)
 
-    def finish(self, patch_map: Tensor, scene: MethodContext) -> Tensor:
+    def finish(self, patch_map: Tensor, context: MethodContext) -> Tensor:
         """(B, H, W) → (B, S, T): smoothed and brought to the input size."""
-        return upsample(smooth(patch_map, self.smoothing), scene.size)
+        return upsample(smooth(patch_map, self.smoothing), context.size)
 
-    def image_score(self, features: Features, scene: MethodContext) -> Tensor:
+    def image_score(self, features: Features, context: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding, mean over the views."""
         embeddings = (
             features.image[:, None] if features.views is None or self.views == "none" else features.views
         )
-        return abnormal_probability(embeddings, scene.anchors.pair, self.temperature).mean(1)
+        return abnormal_probability(embeddings, context.anchors.pair, self.temperature).mean(1)

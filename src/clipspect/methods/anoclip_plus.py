@@ -46,35 +46,35 @@ class AnoCLIPPlus(AnoCLIP):
         check_range("epochs", self.epochs, 0, 1000)
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """AnoCLIP's scores with the adapted map; where the loss diverged, AnoCLIP's map and a note."""
         tokens = features.values(self.block).flatten(1, 2)  # (B, N, D)
-        adapter = self.make_adapter(scene)
-        start = draw_layers(scene.seeds, adapter.outputs(tokens.shape[-1]), tokens.shape[-1])
-        noise = draw_noise(scene.seeds, (self.epochs, *tokens.shape[1:]), NOISE)
+        adapter = self.make_adapter(context)
+        start = draw_layers(context.seeds, adapter.outputs(tokens.shape[-1]), tokens.shape[-1])
+        noise = draw_noise(context.seeds, (self.epochs, *tokens.shape[1:]), NOISE)
         start = Layers(start.weight.to(tokens.device), start.bias.to(tokens.device))
-        descent = self.adapt(tokens, start, noise.to(tokens.device), scene)
-        adapted = self.adapted_map(tokens, descent.layers, scene).reshape(-1, *features.grid)
-        grid = keep_where(descent.finite, adapted, self.patch_map(features, scene))
+        descent = self.adapt(tokens, start, noise.to(tokens.device), context)
+        adapted = self.adapted_map(tokens, descent.layers, context).reshape(-1, *features.grid)
+        grid = keep_where(descent.finite, adapted, self.patch_map(features, context))
         notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
-        return Scores(self.image_score(features, scene), self.finish(grid, scene), notes)
+        return Scores(self.image_score(features, context), self.finish(grid, context), notes)
 
-    def make_adapter(self, scene: MethodContext) -> Adapter:
-        """The fixed part of the adapter for the scene's object."""
-        return Adapter(scene.anchors.bank if self.adapter == "text-bank" else None)
+    def make_adapter(self, context: MethodContext) -> Adapter:
+        """The fixed part of the adapter for the context's object."""
+        return Adapter(context.anchors.bank if self.adapter == "text-bank" else None)
 
-    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, scene: MethodContext) -> BatchedAdamW:
+    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, context: MethodContext) -> BatchedAdamW:
         """Train the adapter of each image on its own tokens.
 
         Args:
             tokens: (B, N, D) V-V tokens, not normalised.
             start: initial layers.
             noise: (B, epochs, N, D), added to the tokens epoch by epoch.
-            scene: for its anchors.
+            context: for its anchors.
         """
-        fixed = self.make_adapter(scene)
+        fixed = self.make_adapter(context)
         adapter = Adapter(None if fixed.bank is None else trainable(fixed.bank))
-        tokens, noise, pair = trainable(tokens), trainable(noise), trainable(scene.anchors.pair)
+        tokens, noise, pair = trainable(tokens), trainable(noise), trainable(context.anchors.pair)
 
         def loss(layers: Layers, epoch: int) -> Tensor:
             both = torch.cat([tokens, tokens + noise[:, epoch]], 1)  # one product for the two
@@ -83,7 +83,7 @@ class AnoCLIPPlus(AnoCLIP):
 
         return optimize(loss, start, self.epochs, learning_rate=self.learning_rate)
 
-    def adapted_map(self, tokens: Tensor, layers: Layers, scene: MethodContext) -> Tensor:
+    def adapted_map(self, tokens: Tensor, layers: Layers, context: MethodContext) -> Tensor:
         """(B, N) abnormal probabilities of the adapted tokens."""
-        adapted = self.make_adapter(scene)(tokens, layers)
-        return abnormal_probability(adapted, scene.anchors.pair, self.temperature)
+        adapted = self.make_adapter(context)(tokens, layers)
+        return abnormal_probability(adapted, context.anchors.pair, self.temperature)

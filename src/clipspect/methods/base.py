@@ -87,26 +87,26 @@ class Method(ABC):
     def request(self) -> FeatureRequest:
         """What it needs from the one encoding of each image."""
 
-    def prepare(self, pool: Features, scene: MethodContext) -> Any:
+    def prepare(self, pool: Features, context: MethodContext) -> Any:
         """Look once at the set before its images are scored; only called where :attr:`scope` is "set".
 
         Args:
             pool: features of a bounded sample of the set's images (all of a small set), which serve as references
                 where no explicit ones are given, and as the set whose statistics align maps.
-            scene: of the pool's images, in order; ``own`` is 0…M-1.
+            context: of the pool's images, in order; ``own`` is 0…M-1.
 
         Returns:
-            Whatever :meth:`score` wants to find in ``scene.state``.
+            Whatever :meth:`score` wants to find in ``context.state``.
         """
         return None
 
     @abstractmethod
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """Score N images of one object.
 
         Args:
             features: of the N images, a batch of any size.
-            scene: anchors, sizes, seeds, references, the state of the set.
+            context: anchors, sizes, seeds, references, the state of the set.
         """
 
     def settings(self) -> dict[str, Any]:

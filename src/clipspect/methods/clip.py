@@ -38,10 +38,10 @@ class CLIP(Method):
         """The ordinary tokens of the last block."""
         return FeatureRequest(ordinary_blocks=frozenset([-1]))
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """Abnormal probabilities of the image embedding and of the ordinary patch tokens."""
-        pair = scene.anchors.pair
+        pair = context.anchors.pair
         grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)
         return Scores(
-            abnormal_probability(features.image, pair, self.temperature), upsample(grid, scene.size)
+            abnormal_probability(features.image, pair, self.temperature), upsample(grid, context.size)
         )

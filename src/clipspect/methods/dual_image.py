@@ -47,26 +47,26 @@ class DualImage(JointMethod):
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
 
-    def gather(self, pool: Features, scene: MethodContext) -> Compared | None:
+    def gather(self, pool: Features, context: MethodContext) -> Compared | None:
         """The explicit references, or the pool itself with its pairs; None where each image brings its own."""
-        if scene.paired_references is not None:
+        if context.paired_references is not None:
             return None
-        if scene.references is None:
-            pairing = pair(self.pairing, self.references, scene.seeds, pool.image)
+        if context.references is None:
+            pairing = pair(self.pairing, self.references, context.seeds, pool.image)
             return Compared(self.visual_tokens(pool), pairing)
-        return Compared(self.visual_tokens(scene.references), None)
+        return Compared(self.visual_tokens(context.references), None)
 
-    def visual_map(self, features: Features, scene: MethodContext, compared: Compared | None) -> Tensor:
+    def visual_map(self, features: Features, context: MethodContext, compared: Compared | None) -> Tensor:
         """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
 
         def compare(i: int) -> Tensor:
             kept: list[int] | slice = slice(None)
             if compared is None:
-                assert scene.paired_references is not None
-                known = self.visual_tokens(scene.paired_references[i : i + 1])
+                assert context.paired_references is not None
+                known = self.visual_tokens(context.paired_references[i : i + 1])
             elif compared.pairing is not None:
-                partners = compared.pairing.of(scene.own[i], scene.seeds[i], features.image[i])
+                partners = compared.pairing.of(context.own[i], context.seeds[i], features.image[i])
                 known = [tokens[partners] for tokens in compared.blocks]
             else:
                 known = compared.blocks

@@ -58,36 +58,36 @@ class DualImagePlus(DualImage):
         check_range("epochs", self.epochs, 0, 1000)
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
-        text, visual = self.both_maps(features, scene)
-        image, joint = self.join(text, visual, features, scene)
+        text, visual = self.both_maps(features, context)
+        image, joint = self.join(text, visual, features, context)
         tokens = self.text_tokens(features)
-        corrupted, masks = self.corrupt(features, scene)
-        descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, scene)
-        adapted = abnormal_probability(_adapt(tokens, descent.layers), scene.anchors.pair, TEMPERATURE)
+        corrupted, masks = self.corrupt(features, context)
+        descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
+        adapted = abnormal_probability(_adapt(tokens, descent.layers), context.anchors.pair, TEMPERATURE)
         grid = (joint + adapted.reshape(joint.shape)) / 2
         grid = keep_where(descent.finite, grid, joint)
         notes = [
             note if finite else (*note, DIVERGED)
-            for note, finite in zip(self.notes(features, scene), descent.finite.tolist(), strict=True)
+            for note, finite in zip(self.notes(features, context), descent.finite.tolist(), strict=True)
         ]
-        return Scores(image, self.finish(grid, scene), notes)
+        return Scores(image, self.finish(grid, context), notes)
 
     def text_tokens(self, features: Features) -> Tensor:
         """(B, N, D) tokens of the text block."""
         tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
         return tokens.flatten(1, 2)
 
-    def corrupt(self, features: Features, scene: MethodContext) -> tuple[Tensor, Tensor]:
+    def corrupt(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Encode corrupted copies of the images.
 
         Returns:
             (B, C, N, D) tokens of C copies, and (B, C, N) the share of each patch that visibly changed.
         """
-        assert scene.images is not None
-        assert scene.backbone is not None
-        copies, masks = corrupted_copies(scene.images, self.anomalies, self.copies, scene.seeds)
+        assert context.images is not None
+        assert context.backbone is not None
+        copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds)
         block = frozenset([self.block])
         request = (
             FeatureRequest(value_blocks=block, start_block=self.start_block)
@@ -95,12 +95,12 @@ class DualImagePlus(DualImage):
             else FeatureRequest(ordinary_blocks=block)
         )
         # The first copy of every image, then the second: as many at once as the images came in.
-        parts = [self.text_tokens(scene.backbone.encode(part, request)) for part in copies.unbind(1)]
+        parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
         return torch.stack(parts, dim=1), shares
 
     def adapt(
-        self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, scene: MethodContext
+        self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, context: MethodContext
     ) -> BatchedAdamW:
         """Train one linear layer per image.
 
@@ -109,10 +109,10 @@ class DualImagePlus(DualImage):
             joint: (B, N) zero-shot joint map, which the adapted probabilities should match.
             corrupted: (B, C, N, D) of their copies.
             shares: (B, C, N) of each patch that is corrupted, which the prediction should recover.
-            scene: for its anchors.
+            context: for its anchors.
         """
         count, _, dim = tokens.shape
-        tokens, joint, pair = trainable(tokens), trainable(joint), trainable(scene.anchors.pair)
+        tokens, joint, pair = trainable(tokens), trainable(joint), trainable(context.anchors.pair)
         corrupted, shares = trainable(corrupted).flatten(1, 2), trainable(shares).flatten(1)
 
         def loss(layers: Layers, step: int) -> Tensor:

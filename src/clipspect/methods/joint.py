@@ -81,51 +81,51 @@ class JointMethod(AnoCLIP):
         )
 
     @abstractmethod
-    def gather(self, pool: Features, scene: MethodContext) -> Any:
-        """Whatever :meth:`visual_map` compares with, from the pool or from the scene's explicit references."""
+    def gather(self, pool: Features, context: MethodContext) -> Any:
+        """Whatever :meth:`visual_map` compares with, from the pool or from the context's explicit references."""
 
     @abstractmethod
-    def visual_map(self, features: Features, scene: MethodContext, compared: Any) -> Tensor:
+    def visual_map(self, features: Features, context: MethodContext, compared: Any) -> Tensor:
         """(B, H, W) visual scores on the patch grid, before smoothing."""
 
-    def prepare(self, pool: Features, scene: MethodContext) -> SetState:
+    def prepare(self, pool: Features, context: MethodContext) -> SetState:
         """Gather what to compare with, make the pool's visual maps, and align both scores.
 
         Raises:
             UsageError: a pool of one image and no explicit reference, or no reference but the image itself.
             ReferenceError: explicit references of another size.
         """
-        for references in (scene.references, scene.paired_references):
+        for references in (context.references, context.paired_references):
             if references is not None and references.grid != pool.grid:
                 raise ReferenceError(
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
-        if all(self.notes(pool, scene)):
+        if all(self.notes(pool, context)):
             raise UsageError("the only reference is the image itself; name another one as reference")
-        compared = self.gather(pool, scene)
-        return self.align(pool, scene, compared, self.visual_map(pool, scene, compared))
+        compared = self.gather(pool, context)
+        return self.align(pool, context, compared, self.visual_map(pool, context, compared))
 
-    def align(self, pool: Features, scene: MethodContext, compared: Any, visual: Tensor) -> SetState:
+    def align(self, pool: Features, context: MethodContext, compared: Any, visual: Tensor) -> SetState:
         """Take the scales of both scores from the pool, whose (M, H, W) visual maps are known."""
-        text = self.patch_map(pool, scene)
+        text = self.patch_map(pool, context)
         scores_rule: Rule = self.fusion if len(pool) >= FEWEST_SCORES else "mean"
         return SetState(
             compared,
             visual,
             fit_fusion(self.fusion, text, visual),
-            fit_fusion(scores_rule, self.image_score(pool, scene), visual.amax((1, 2))),
+            fit_fusion(scores_rule, self.image_score(pool, context), visual.amax((1, 2))),
         )
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """METHODS §5: the mean of language and visual map, and of language score and highest visual value."""
-        text, visual = self.both_maps(features, scene)
-        image, grid = self.join(text, visual, features, scene)
-        return Scores(image, self.finish(grid, scene), self.notes(features, scene))
+        text, visual = self.both_maps(features, context)
+        image, grid = self.join(text, visual, features, context)
+        return Scores(image, self.finish(grid, context), self.notes(features, context))
 
-    def notes(self, features: Features, scene: MethodContext) -> list[tuple[str, ...]]:
+    def notes(self, features: Features, context: MethodContext) -> list[tuple[str, ...]]:
         """Per image, whether explicit references hold nothing but the image itself."""
-        known = scene.references
+        known = context.references
         if known is None:
             return [()] * len(features)
 
@@ -137,33 +137,33 @@ class JointMethod(AnoCLIP):
 
         return [(ONLY_ITSELF,) if alone(image) else () for image in self.last_tokens(features)]
 
-    def both_maps(self, features: Features, scene: MethodContext) -> tuple[Tensor, Tensor]:
+    def both_maps(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """(B, H, W) language and visual map; visual maps of the pool's images are taken from the state."""
-        state: SetState = scene.state
-        text = self.patch_map(features, scene)
-        if min(scene.own) >= 0:
-            return text, state.visual[list(scene.own)]
-        return text, self.visual_map(features, scene, state.compared)
+        state: SetState = context.state
+        text = self.patch_map(features, context)
+        if min(context.own) >= 0:
+            return text, state.visual[list(context.own)]
+        return text, self.visual_map(features, context, state.compared)
 
     def join(
-        self, text: Tensor, visual: Tensor, features: Features, scene: MethodContext
+        self, text: Tensor, visual: Tensor, features: Features, context: MethodContext
     ) -> tuple[Tensor, Tensor]:
         """(B,) image scores and (B, H, W) maps of the output asked for."""
-        state: SetState = scene.state
+        state: SetState = context.state
         if self.output == "text":
-            return self.image_score(features, scene), text
+            return self.image_score(features, context), text
         highest = visual.amax((1, 2))
         if self.output == "visual":
             return highest, visual
         return (
-            state.scores(self.image_score(features, scene), highest, self.text_weight),
+            state.scores(self.image_score(features, context), highest, self.text_weight),
             state.maps(text, visual, self.text_weight),
         )
 
-    def patch_map(self, features: Features, scene: MethodContext) -> Tensor:
+    def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities of the path's tokens, before smoothing."""
         tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
-        return abnormal_probability(tokens, scene.anchors.pair, self.temperature)
+        return abnormal_probability(tokens, context.anchors.pair, self.temperature)
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
         """(B, N, D) unit tokens of each visual block."""

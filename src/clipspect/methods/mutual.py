@@ -52,21 +52,21 @@ class Mutual(JointMethod):
         check_range("left_out", self.left_out, 0, 0.95)
         check_range("exact_limit", self.exact_limit, 1, 1e6)
 
-    def gather(self, pool: Features, scene: MethodContext) -> Compared:
+    def gather(self, pool: Features, context: MethodContext) -> Compared:
         """Unit tokens of the pool, or of the explicit references, without the patches left out.
 
         Raises:
             UsageError: one image alone; a reference for each image; an index without FAISS.
         """
-        if scene.paired_references is not None:
+        if context.paired_references is not None:
             raise UsageError("mutual compares with the whole set; for one reference per file use dual-image")
-        references = pool if scene.references is None else scene.references
-        if scene.references is None and len(pool) < 2:
+        references = pool if context.references is None else context.references
+        if context.references is None and len(pool) < 2:
             raise UsageError("mutual compares images with each other and was given one; give it a folder")
         blocks = self.visual_tokens(references)
-        marks = None if scene.references is None else _some(blocks[-1])
+        marks = None if context.references is None else _some(blocks[-1])
         if self.left_out > 0:
-            suspicion = self.patch_map(references, scene).flatten(1)  # (M, N)
+            suspicion = self.patch_map(references, context).flatten(1)  # (M, N)
             count = max(round((1 - self.left_out) * suspicion.shape[1]), 1)
             kept = suspicion.argsort(dim=1, stable=True)[:, :count, None]
             blocks = [t.gather(1, kept.expand(-1, -1, t.shape[-1])) for t in blocks]
@@ -74,12 +74,12 @@ class Mutual(JointMethod):
             return Compared(blocks, [], marks)
         return Compared([], [PatchIndex(tokens) for tokens in blocks], marks)
 
-    def visual_map(self, features: Features, scene: MethodContext, compared: Compared) -> Tensor:
+    def visual_map(self, features: Features, context: MethodContext, compared: Compared) -> Tensor:
         """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
         blocks = self.visual_tokens(features)
 
         def compare(i: int) -> Tensor:
-            own = self._own_places(i, _some(blocks[-1]), scene, compared)
+            own = self._own_places(i, _some(blocks[-1]), context, compared)
             each = [
                 self._lowest_mean(tokens[i], own, known)
                 for tokens, known in zip(blocks, compared.exact, strict=False)
@@ -92,10 +92,10 @@ class Mutual(JointMethod):
 
         return map_images(compare, features.image).reshape(-1, *features.grid)
 
-    def _own_places(self, i: int, marks: Tensor, scene: MethodContext, compared: Compared) -> list[int]:
+    def _own_places(self, i: int, marks: Tensor, context: MethodContext, compared: Compared) -> list[int]:
         """Where an image itself is among those it is compared with; nowhere if nothing else is there."""
         if compared.marks is None:
-            return [scene.own[i]] if scene.own[i] >= 0 else []
+            return [context.own[i]] if context.own[i] >= 0 else []
         others = non_self_indices(marks[i], compared.marks)
         return sorted(set(range(len(compared.marks))) - set(others)) if others else []
 

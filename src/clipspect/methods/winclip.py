@@ -64,20 +64,20 @@ class WinCLIP(Method):
         """Window embeddings: every window goes through the transformer by itself, which is what it costs."""
         return FeatureRequest(windows=frozenset(_SIZES))
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """Image score from the class token; map from all scales, upsampled without aligned corners."""
-        grid = self.text_grid(features, scene)
-        return Scores(self.text_score(features, scene), upsample(grid, scene.size, align_corners=False))
+        grid = self.text_grid(features, context)
+        return Scores(self.text_score(features, context), upsample(grid, context.size, align_corners=False))
 
-    def text_score(self, features: Features, scene: MethodContext) -> Tensor:
+    def text_score(self, features: Features, context: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding."""
-        return abnormal_probability(features.image, scene.anchors.pair, self.temperature)
+        return abnormal_probability(features.image, context.anchors.pair, self.temperature)
 
-    def text_grid(self, features: Features, scene: MethodContext) -> Tensor:
+    def text_grid(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) harmonic mean over the scales; the whole image is one of them."""
-        scales = [self.text_score(features, scene)[:, None, None].expand(-1, *features.grid)]
+        scales = [self.text_score(features, context)[:, None, None].expand(-1, *features.grid)]
         for size in _SIZES:
-            scores = abnormal_probability(features.windows[size], scene.anchors.pair, self.temperature)
+            scores = abnormal_probability(features.windows[size], context.anchors.pair, self.temperature)
             scales.append(harmonic_mean_over_windows(scores, features.grid, size))
         inverses = torch.stack(scales).clamp_min(_TINY).reciprocal().sum(0)
         return len(scales) / inverses
@@ -95,23 +95,23 @@ class WinCLIPPlus(WinCLIP):
         """Patch tokens before the projection as well, which the references are compared by."""
         return super().request() | FeatureRequest(unprojected=True)
 
-    def score(self, features: Features, scene: MethodContext) -> Scores:
+    def score(self, features: Features, context: MethodContext) -> Scores:
         """Means of language and visual association, for the map and for its highest value.
 
         Raises:
             UsageError: no references.
             ReferenceError: references of another size.
         """
-        visual = self.visual_grid(features, scene)
-        grid = (self.text_grid(features, scene) + visual) / 2
-        image = (self.text_score(features, scene) + visual.amax((1, 2))) / 2
-        notes = [() if others else (ONLY_ITSELF,) for others in _others(features, scene)]
-        return Scores(image, upsample(grid, scene.size, align_corners=False), notes)
+        visual = self.visual_grid(features, context)
+        grid = (self.text_grid(features, context) + visual) / 2
+        image = (self.text_score(features, context) + visual.amax((1, 2))) / 2
+        notes = [() if others else (ONLY_ITSELF,) for others in _others(features, context)]
+        return Scores(image, upsample(grid, context.size, align_corners=False), notes)
 
-    def visual_grid(self, features: Features, scene: MethodContext) -> Tensor:
+    def visual_grid(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
-        paired = scene.references is None
-        references = scene.paired_references if paired else scene.references
+        paired = context.references is None
+        references = context.paired_references if paired else context.references
         if references is None:
             raise UsageError("winclip+ compares with normal images; name some with --reference")
         if references.grid != features.grid:
@@ -131,7 +131,7 @@ class WinCLIPPlus(WinCLIP):
                 [d[rows or slice(None)].amin(0) for d, rows in zip(nearest, others, strict=True)]
             )
 
-        others = _others(features, scene)
+        others = _others(features, context)
         patches = association(_raw_tokens(features), _raw_tokens(references))
         scales = [patches.reshape(-1, *features.grid)]
         for size in _SIZES:
@@ -143,11 +143,11 @@ class WinCLIPPlus(WinCLIP):
         return torch.stack(scales).mean(0)
 
 
-def _others(features: Features, scene: MethodContext) -> list[list[int]]:
+def _others(features: Features, context: MethodContext) -> list[list[int]]:
     """Per image which of the references it is compared with are not the image itself."""
-    if scene.references is None:
+    if context.references is None:
         return [[0]] * len(features)
-    known = _raw_tokens(scene.references)
+    known = _raw_tokens(context.references)
     return [non_self_indices(image, known) for image in _raw_tokens(features)]
 
 

@@ -2,4 +2,4 @@
 
 from clipspect.prompts.sentences import PromptConfig, PromptSet, PromptTable, clean_object_name, load_prompts
 
-__all__ = ["PromptSet", "PromptTable", "Wording", "clean_object_name", "load_prompts"]
+__all__ = ["PromptConfig", "PromptSet", "PromptTable", "clean_object_name", "load_prompts"]

@@ -64,7 +64,7 @@ def draw_bracket(c: Canvas) -> Ground:
     return Ground(picture.clamp(0, 1), part, background.clamp(0, 1))
 
 
-def image(defect: str, seed: int) -> tuple[Tensor, Tensor]:
+def render_image(defect: str, seed: int) -> tuple[Tensor, Tensor]:
     """The image (3, S, S) in [0, 1] and its mask (S, S), empty for ``good``."""
     c = Canvas(SIDE, seed)
     ground = draw_bracket(c)
@@ -88,7 +88,7 @@ def main() -> None:
     for name in ("photos", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for number, (defect, seed) in enumerate(BRACKETS, start=1):
-        picture, mask = image(defect, seed)
+        picture, mask = render_image(defect, seed)
         stem = f"{number:02d}_{defect.replace(' ', '_')}"
         pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(np.ascontiguousarray(pixels)).save(out / "photos" / f"{stem}.jpg", quality=_QUALITY)

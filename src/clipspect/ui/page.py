@@ -10,9 +10,9 @@ from typing import Any
 
 from clipspect.errors import ClipspectError, UsageError
 from clipspect.methods import METHODS, method_class
-from clipspect.server import view
 from clipspect.server.engine import Engine, InspectRequest, Progress
 from clipspect.server.limits import Limits, sniff
+from clipspect.ui import view
 from clipspect.ui.untracked import gr
 from clipspect.ui.view import Found
 
