@@ -1,7 +1,8 @@
-"""Products in int8 on processors: twice the rate of bfloat16 where there is VNNI or AMX.
+"""Linear layers in int8 on CPUs: twice the rate of bfloat16 with VNNI or AMX.
 
-Weights are rounded once, symmetrically, each output by a scale of its own. What goes in is rounded on the fly by the
-range it has in one image, so that an image's numbers depend on no other image of the batch. Sums are exact (int32).
+Weights are rounded once, symmetrically, with one scale per output. Inputs are rounded on the fly by their range in one
+image, so that results do not depend on the other images of a batch. Sums are exact (int32): without VNNI, oneDNN adds
+pairs of products in 16 bits and saturates, so the weights use half the range there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from clipspect.errors import UsageError
 
 _STEPS = 254  # of 256: room for the rounding of the zero
+FULL_RANGE, HALF_RANGE = 127, 63
+"""Largest weight level. Two products of an 8-bit input with a weight of 63 fit in 16 bits (2 · 255 · 63 < 2¹⁵)."""
 
 
 def has_int8() -> bool:
@@ -24,10 +27,20 @@ def has_int8() -> bool:
     return on_x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
+def has_vnni() -> bool:
+    """Whether torch reports instructions (VNNI) that add int8 products in 32 bits."""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_vnni_supported", "_is_avx512_vnni_supported")]
+    return any(check() for check in checks if check is not None)
+
+
 def fast_int8() -> bool:
-    """Whether the processor has instructions for them (VNNI, AMX), as far as torch tells."""
-    told = [getattr(torch.cpu, name, None) for name in ("_is_vnni_supported", "_is_avx512_vnni_supported")]
-    return has_int8() and any(ask() for ask in told if ask is not None)
+    """Whether int8 linear layers exist here and are faster than float32 ones."""
+    return has_int8() and has_vnni()
+
+
+def weight_range() -> int:
+    """Largest weight level whose sums are exact on this processor."""
+    return FULL_RANGE if has_vnni() else HALF_RANGE
 
 
 class Int8Linear(nn.Module):
@@ -37,10 +50,10 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Round an (O, C) float32 weight; its (O,) bias stays."""
+    def __init__(self, weight: Tensor, bias: Tensor, levels: int | None = None) -> None:
+        """Round an (O, C) float32 weight to ±``levels`` (default: :func:`weight_range`); its (O,) bias stays."""
         super().__init__()
-        scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+        scale = (weight.abs().amax(1) / (levels or weight_range())).clamp_min(1e-12)
         rounded = (weight / scale[:, None]).round().to(torch.int8)
         self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale)
