@@ -26,17 +26,18 @@ import torch
 from ablation_claims import claims
 from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.benchmark.provenance import provenance
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec, normalize
-from clipspect.methods import make_method
 from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.methods.fusion import RULES
 from clipspect.methods.joint import JointMethod
 from clipspect.prompts import load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
+from clipspect.registry import make_method
 from pages import replace_between
 
 BATCH = 8
@@ -148,7 +149,7 @@ class Encoded:
     """What variants that differ only in how they join the scores share: references, maps, seconds they took."""
 
 
-def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
+def encode(pictures: PictureSet, backbone: OpenClipBackbone) -> Encoded:
     """Encode every picture of a set once."""
 
     def features(pieces: Any) -> tuple[torch.Tensor, Features]:
@@ -164,7 +165,9 @@ def encode(pictures: PictureSet, backbone: Backbone) -> Encoded:
 
 
 @torch.inference_mode()
-def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tuple[Scores, list[int], float]:
+def score(
+    method: Method, known: Encoded, backbone: OpenClipBackbone, share: int
+) -> tuple[Scores, list[int], float]:
     """Scores of every ``share``-th picture, with the whole set as the pool; which they are; seconds a picture."""
 
     def context(part: list[int], state: Any) -> MethodContext:
@@ -175,7 +178,7 @@ def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tup
             backbone=backbone,
             images=known.images[part],
             paired_references=None if known.templates is None else known.templates[part],
-            own=part,
+            pool_index=part,
             state=state,
         )
 
@@ -198,7 +201,9 @@ def score(method: Method, known: Encoded, backbone: Backbone, share: int) -> tup
     return scores, chosen, seconds + (time.perf_counter() - started) / len(chosen)
 
 
-def measure(variant: Variant, sets: Sequence[Encoded], backbone: Backbone, weights: str) -> Iterator[Row]:
+def measure(
+    variant: Variant, sets: Sequence[Encoded], backbone: OpenClipBackbone, weights: str
+) -> Iterator[Row]:
     """One row per data set."""
     method = make_method(variant.method, variant.settings)
     for data in dict.fromkeys(s.pictures.data for s in sets if s.pictures.data in variant.data):

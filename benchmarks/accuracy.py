@@ -27,7 +27,7 @@ from clipspect.benchmark.accumulator import Accumulator
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.provenance import provenance
 from clipspect.benchmark.samples import Category, Sample
-from clipspect.methods import make_method
+from clipspect.registry import make_method
 from clipspect.training.demo_images import render_image
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
 from pages import replace_between
@@ -102,10 +102,10 @@ def rendered(folder: Path, scenes: int) -> DataSet:
     by_noun: dict[str, list[Sample]] = {}
     for start in range(0, scenes, 32):
         batch = draw_scenes(canvas, min(32, scenes - start), HELD_OUT)
-        for row, noun in enumerate(batch.nouns):
+        for row, object_name in enumerate(batch.nouns):
             number = start + row
             path, mask = folder / f"{number:04d}.png", folder / f"{number:04d}_mask.png"
-            samples = by_noun.setdefault(noun, [])
+            samples = by_noun.setdefault(object_name, [])
             if number % 2:
                 _save(path, batch.clean[row].permute(1, 2, 0).numpy())
                 samples.append(Sample(path, GOOD, False))

@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from clipspect.benchmark.provenance import provenance
 from clipspect.demo import DEMO_IMAGES
-from clipspect.methods import METHODS
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.visual import nearest_distances
+from clipspect.registry import list_methods
 from pages import replace_between
 from speed_subjects import (
     OBJECT,
@@ -181,9 +181,9 @@ def time_anchors(model: str, precision: str, threads: int, device: str) -> dict[
         assert detector.backbone.fingerprint  # a hash of the weights, once per loaded model
         seconds = []
         for _ in range(2):
-            detector._anchors.clear()
+            detector.model._cache.clear()
             started = time.perf_counter()
-            detector.anchors(OBJECT)
+            detector.model.set_object(OBJECT)
             synchronise()
             seconds.append(time.perf_counter() - started)
     if before is None:
@@ -329,7 +329,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write everything here")
     parser.add_argument("--docs", type=Path, help="write the tables into this page, between its marks")
     parser.add_argument("--models", nargs="+", default=["ViT-B-16-plus-240", "tiny"])
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(list_methods()))
     parser.add_argument(
         "--precisions", nargs="+", default=["fp32", "bf16"] if cuda else ["fp32", "bf16", "int8"]
     )

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -23,10 +23,10 @@ import clipspect
 from clipspect.backbones.cpu.int8 import Int8Linear
 from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.demo import DEMO_IMAGES
 from clipspect.detector import Detector
-from clipspect.methods import make_method
+from clipspect.registry import make_method
 from clipspect.results.run import run_folder
 
 OBJECT = "metal nut"
@@ -85,14 +85,8 @@ def synchronise() -> None:
 def load(method: str, model: str, precision: str, batch: int, device: str) -> Detector:
     """A detector with random weights of the real shapes; the offline model with its own."""
     first = _loaded(model, precision, device)
-    return Detector(
-        first.backbone,
-        [make_method(method)],
-        first.reader,
-        first.wording,
-        batch_size=batch,
-        agreement=first.agreement,
-    )
+    model = replace(first.model, methods=(make_method(method),), batch_size=batch)
+    return Detector(model, first.reader, agreement=first.agreement)
 
 
 @cache
@@ -139,7 +133,7 @@ def _open_clip(model: str, precision: str, device: str) -> Any:
     return made.eval().to(device, DTYPES[precision])
 
 
-def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
+def ceiling(backbone: OpenClipBackbone, precision: str, batch: int) -> Subject:
     """The four products of one block, at the encoder's own shapes, and nothing between them."""
     rows, width, inner = batch * tokens_of(backbone), *widths_of(backbone)
     shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
@@ -164,14 +158,14 @@ def ceiling(backbone: Backbone, precision: str, batch: int) -> Subject:
 def pipeline(detector: Detector, images: Path, count: int) -> Subject:
     """A folder of images, read, scored and written as rows; the object's anchors lie in the cache."""
     method = detector.methods[0]
-    detector.anchors(OBJECT)
+    detector.model.set_object(OBJECT)
     options: dict[str, Any] = {}
     if method.needs_references:
         options["references"] = detector.encode_references(sorted(images.iterdir())[:1])
 
     busy: list[float] = []
     spans: list[tuple[float, float]] = []
-    score_batch: Any = detector._score_batch
+    score_batch: Any = detector._score
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -179,7 +173,7 @@ def pipeline(detector: Detector, images: Path, count: int) -> Subject:
         spans.append((started, time.perf_counter()))
         return scored
 
-    vars(detector)["_score_batch"] = timed
+    vars(detector)["_score"] = timed
 
     def run() -> None:
         spans.clear()
@@ -191,7 +185,7 @@ def pipeline(detector: Detector, images: Path, count: int) -> Subject:
             busy.append(sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0]))
 
     simple = method.name == "anoclip"
-    batch = detector._encoder.batch_size
+    batch = detector.model.batch_size
     operations = flops(detector.backbone, value=True) if simple else None
     return Subject("pipeline", method.name, detector.backbone.precision, batch, count, run, operations, busy)
 
@@ -251,18 +245,18 @@ def exported(
         yield Subject("runtime", "OpenVINO", precision, batch, batch, infer)
 
 
-def tokens_of(backbone: Backbone) -> int:
+def tokens_of(backbone: OpenClipBackbone) -> int:
     """Tokens of one image, the class token included."""
     return (backbone.image_size // backbone.patch) ** 2 + 1
 
 
-def widths_of(backbone: Backbone) -> tuple[int, int]:
+def widths_of(backbone: OpenClipBackbone) -> tuple[int, int]:
     """Width of the stream and of the perceptrons."""
     mlp = backbone.network.visual.transformer.resblocks[0].mlp
     return mlp.c_fc.in_features, mlp.c_fc.out_features
 
 
-def flops(backbone: Backbone, *, value: bool) -> float:
+def flops(backbone: OpenClipBackbone, *, value: bool) -> float:
     """Operations of the products of one encoding as it is done: the last block for the class token alone."""
     n, (width, inner) = tokens_of(backbone), widths_of(backbone)
     products, attention = 2 * n * width * (4 * width + 2 * inner), 4 * n * n * width

@@ -23,7 +23,7 @@ import torch
 import clipspect.training.train as loop
 from ablation_sets import PictureSet, deep_pcb, magnetic_tile, rendered
 from ablations import Encoded, Row, Variant, encode, measure
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark.provenance import provenance
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec

@@ -38,14 +38,14 @@ class DarkSpotDetector:
         *,
         object: str,
         root: Path | None,
-        only=None,
+        should_score=None,
         references=None,
         templates=None,
-        company=(),
+        context_images=(),
     ) -> Iterator[Detection]:
         """One detection per image that is wanted."""
         for path in images:
-            if only is not None and not only(path):
+            if should_score is not None and not should_score(path):
                 continue
             yield self.detect(path, object, path.relative_to(root).as_posix() if root else path.name)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipspect.detection import Detection, Region, Thresholds
+from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.types import Region, Thresholds
 
 GREY = np.full((300, 400, 3), 128, np.uint8)
 
@@ -108,7 +109,7 @@ def test_regions_never_leave_the_image():
     assert hot.regions == [Region(0, 0, 3, 1, 3, 1.0, 0, 0)]
 
 
-def test_a_image_is_flagged_from_the_threshold_on():
+def test_an_image_is_flagged_from_the_threshold_on():
     assert detection(score=0.6).flag is True
     assert detection(score=0.599).flag is False
     assert detection(score=0.599).pred_label is False

@@ -10,8 +10,8 @@ from PIL import Image
 import clipspect
 from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
-from clipspect.methods import METHODS
 from clipspect.methods.anoclip import AnoCLIP
+from clipspect.registry import list_methods
 from conftest import plate
 
 
@@ -163,7 +163,10 @@ def test_own_words_change_the_anchors(small_model):
     plain = clipspect.load(model=str(small_model))
     own = clipspect.load(model=str(small_model), abnormal=["{} with a scratch"], domain="medical")
     assert own.settings()["prompts"] != plain.settings()["prompts"]
-    assert not torch.equal(own.anchors("plate").pair, plain.anchors("plate").pair)
+    assert not torch.equal(
+        own.model.set_object("plate").anchors["anoclip"].pair,
+        plain.model.set_object("plate").anchors["anoclip"].pair,
+    )
 
 
 def test_good_images_set_the_thresholds(detector, plates):
@@ -185,10 +188,10 @@ def test_a_set_method_is_calibrated_in_the_set_its_run_looks_at(small_model, pla
     together = {d.path: d.score for d in detector.detect([*run, *good], object="plate")}
     apart = [d.score for d in detector.detect(good, object="plate")]
     highest = max(together[path.name] for path in good)
-    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.01, company=run)
+    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.01, context_images=run)
     assert thresholds.image == pytest.approx(highest, abs=1e-5)
     assert max(apart) != pytest.approx(highest, abs=1e-3)  # what a set of their own would have said
-    scored = list(detector.stream(run, object="plate", company=good))
+    scored = list(detector.stream(run, object="plate", context_images=good))
     assert [d.path for d in scored] == [path.name for path in run]
     assert [d.score for d in scored] == pytest.approx([together[path.name] for path in run], abs=1e-5)
 
@@ -236,7 +239,7 @@ def test_damaged_weights_give_an_error_not_a_score(small_model, plates):
     assert all("not numbers" in d.error for d in found)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(list_methods()))
 @pytest.mark.parametrize("tile", [None, 32])
 def test_every_method_scores_a_folder_whole_and_tiled(small_model, plates, method, tile):
     detector = clipspect.load(method, model=str(small_model), tile=tile)
@@ -251,7 +254,7 @@ def test_every_method_scores_a_folder_whole_and_tiled(small_model, plates, metho
         assert 0 <= d.anomaly_map.min() <= d.anomaly_map.max() <= 1
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(list_methods()))
 def test_every_method_on_a_resnet_scores_or_says_why_not(tmp_path, plates, method):
     import json
 

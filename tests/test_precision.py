@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 import clipspect
+from clipspect import precision
 from clipspect.backbones.cpu.int8 import (
     FULL_RANGE,
     HALF_RANGE,
@@ -23,11 +24,11 @@ from clipspect.backbones.cpu.int8 import (
     weight_range,
 )
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.cli import main
 from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
-from clipspect import precision
 from clipspect.postprocess.agreement import MapAgreement, compare_maps, rank_correlation
 from clipspect.precision import Measured, choose, measure_precisions, resolve_precision
 from small_models import ARCHITECTURES, normalised_images
@@ -97,7 +98,7 @@ def test_float32_is_not_measured_and_a_rounded_copy_leaves_it_as_it_is():
 
 
 def test_maps_that_disagree_stop_a_named_precision_and_turn_auto_to_float32(monkeypatch):
-    def scrambled(self, images, request, encode=Backbone.encode):
+    def scrambled(self, images, request, encode=OpenClipBackbone.encode):
         features = encode(self, images, request)
         if self.precision == "fp32":
             return features
@@ -105,7 +106,7 @@ def test_maps_that_disagree_stop_a_named_precision_and_turn_auto_to_float32(monk
         noisy = {b: t + torch.randn(t.shape, generator=noise) for b, t in features.value_patches.items()}
         return replace(features, value_patches=noisy)
 
-    monkeypatch.setattr(Backbone, "encode", scrambled)
+    monkeypatch.setattr(OpenClipBackbone, "encode", scrambled)
     monkeypatch.setattr(precision, "_recall", lambda *_: None)
     monkeypatch.setattr(precision, "_remember", lambda *_: None)
     backbone = load_backbone("tiny")
@@ -125,7 +126,7 @@ needs_int8 = pytest.mark.skipif(not has_int8(), reason="this build of torch has 
 def test_int8_is_the_same_network_rounded_and_an_image_does_not_see_its_batch(name):
     torch.manual_seed(3)
     model = open_clip.CLIP(**ARCHITECTURES[name])
-    exact = Backbone(model, None, name=name, weights="test")
+    exact = OpenClipBackbone(model, None, name=name, weights="test")
     rough = exact.with_precision("int8")
     everything = FeatureRequest(frozenset([-1]), frozenset([-1]), windows=frozenset([2]))
     images = normalised_images(3, 96)
@@ -192,7 +193,7 @@ def test_int8_weights_are_within_half_a_step_of_the_exact_ones():
 
 
 def test_int8_without_a_vision_transformer_is_refused_and_auto_leaves_it_out(monkeypatch):
-    resnet = Backbone(open_clip.CLIP(**ARCHITECTURES["resnet"]), None, name="resnet", weights="test")
+    resnet = OpenClipBackbone(open_clip.CLIP(**ARCHITECTURES["resnet"]), None, name="resnet", weights="test")
     with pytest.raises(UsageError, match="int8 is for vision transformers"):
         resnet.with_precision("int8")
     asked = []

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.errors import ReferenceError
+from clipspect.errors import ReferencesError
 from clipspect.reference_file import Manifest, load_references, save_references
 
 REQUEST = FeatureRequest(
@@ -68,7 +68,7 @@ def test_everything_comes_back_to_the_bit(stored, features):
     ],
 )
 def test_references_of_another_kind_are_refused(stored, change, message):
-    with pytest.raises(ReferenceError, match=message):
+    with pytest.raises(ReferencesError, match=message):
         load_references(stored).check(stored, **{**IN_USE, **change})
 
 
@@ -78,7 +78,7 @@ def test_one_flipped_bit_is_noticed(stored, where):
     place = data.index(b"bottle") if where == "header" else len(data) - 3
     data[place] ^= 1
     stored.write_bytes(data)
-    with pytest.raises(ReferenceError, match="damaged"):
+    with pytest.raises(ReferencesError, match="damaged"):
         load_references(stored)
 
 
@@ -105,11 +105,11 @@ def test_a_file_that_is_damaged_or_foreign_is_refused(tmp_path, stored, features
         save_references(path, replace(features, image=features.image / 0), MANIFEST, REQUEST)
     elif damage == "header":
         path.write_bytes(data.replace(b'"depth', b'"depht').replace(b'\\"depth', b'\\"depht'))
-    with pytest.raises(ReferenceError, match=r"x\.refs"):
+    with pytest.raises(ReferencesError, match=r"x\.refs"):
         load_references(path)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, features):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReferenceError, match="cannot be written"):
+    with pytest.raises(ReferencesError, match="cannot be written"):
         save_references(tmp_path / "file" / "x.refs", features, MANIFEST, REQUEST)

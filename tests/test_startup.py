@@ -13,7 +13,8 @@ import torch
 
 import clipspect
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.plain_clip import PlainCLIP, is_plain_config
 from clipspect.backbones.presets import TINY_FOLDER
 from clipspect.demo import DEMO_IMAGES
@@ -32,7 +33,7 @@ HEAVY = ["open_clip", "torchvision", "timm", "torch._dynamo", "sympy", "transfor
 
 
 def test_with_cached_anchors_a_image_is_scored_without_the_heavy_packages(tmp_path):
-    clipspect.load("anoclip", "tiny").anchors("flange")
+    clipspect.load("anoclip", "tiny").model.set_object("flange")
     image = sorted(DEMO_IMAGES.glob("*crack*"))[0]
     script = DETECT.format(heavy=HEAVY)
     ran = subprocess.run(
@@ -51,7 +52,7 @@ def test_the_offline_model_gives_the_numbers_of_open_clip_in_both_towers():
     assert isinstance(plain._model, PlainCLIP)
     name = f"local-dir:{TINY_FOLDER}"
     theirs = open_clip.create_model(name)
-    whole = Backbone(
+    whole = OpenClipBackbone(
         theirs, open_clip.get_tokenizer(name), name="tiny", weights=plain.weights, image_size=256
     )
     everything = FeatureRequest(frozenset([1, 6]), frozenset([6]), windows=frozenset([2]), unprojected=True)

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from clipspect.errors import (
     ClipspectError,
     ImageError,
-    ReferenceError,
+    ReferencesError,
     ResultsError,
     UsageError,
     WeightsError,
 )
 
 if TYPE_CHECKING:
-    from clipspect.detection import Detection, Region, Thresholds
+    from clipspect.detection import Detection
     from clipspect.detector import Detector
     from clipspect.loading import load
+    from clipspect.types import Region, Thresholds
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ __all__ = [
     "Detection",
     "Detector",
     "ImageError",
-    "ReferenceError",
+    "ReferencesError",
     "Region",
     "ResultsError",
     "Thresholds",
@@ -43,8 +44,8 @@ __all__ = [
 
 _LAZY = {
     "Detection": "detection",
-    "Region": "detection",
-    "Thresholds": "detection",
+    "Region": "types",
+    "Thresholds": "types",
     "Detector": "detector",
     "load": "loading",
 }

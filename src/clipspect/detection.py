@@ -6,44 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.types import Region, Thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected part of an image whose map values reach the pixel threshold, in image pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-    area: int
-    """Pixels covered, at most width · height."""
-    peak: float
-    """Highest map value in the region, in [0, 1]."""
-    peak_x: int
-    peak_y: int
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From which values on an image and its pixels count as anomalous."""
-
-    image: float
-    """Scores ≥ this flag the image."""
-    pixel: float
-    """Map values ≥ this belong to regions."""
-    source: Literal["given", "good images", "guess"]
-    note: str
-    """How they came about, in one or two sentences for people."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class WeightsError(ClipspectError):
     """Weights that are missing, damaged or of another architecture."""
 
 
-class ReferenceError(ClipspectError):
+class ReferencesError(ClipspectError):
     """References that are missing, damaged, or made with another backbone or other settings."""
 
 

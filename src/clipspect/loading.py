@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import Aspect, Interpolation, ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.methods import DEFAULT_METHOD, make_method
 from clipspect.methods.base import Method
+from clipspect.model import AnomalyModel
 from clipspect.precision import PrecisionChoice, check_precision, resolve_precision
 from clipspect.prompts import PromptConfig, load_prompts
+from clipspect.registry import DEFAULT_METHOD, make_method
 
 
 def load(
@@ -73,16 +74,17 @@ def load(
         if not any(key in one.settings() for one in made):
             names = ", ".join(one.name for one in made)
             raise UsageError(f"none of {names} has a setting {key!r}; see: clipspect methods NAME")
-    wording = PromptConfig(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
+    prompt_config = PromptConfig(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
     for one in made:
-        wording.sentences(one.prompts, "object")  # a bad domain or phrase is told before weights are loaded
+        prompt_config.sentences(
+            one.prompts, "object"
+        )  # a bad domain or phrase is told before weights are loaded
     check_precision(precision)
     backbone = load_backbone(model, weights, image_size=image_size, device=device, seed=seed)
     backbone, agreement = resolve_precision(backbone, precision)
     reader = ImageLoader(ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels)
-    return Detector(
-        backbone, made, reader, wording, batch_size=batch_size, set_size=set_size, agreement=agreement
-    )
+    anomaly_model = AnomalyModel(backbone, tuple(made), prompt_config, batch_size)
+    return Detector(anomaly_model, reader, set_size=set_size, agreement=agreement)
 
 
 def _make(method: str | Method, settings: Mapping[str, Any], *, alone: bool) -> Method:

@@ -22,15 +22,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipspect.backbones.base import Backbone, Precision
 from clipspect.backbones.cpu.int8 import fast_int8
-from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone, Precision
 from clipspect.backbones.openclip.blocks import fast_bf16
 from clipspect.data.decode import read_image
 from clipspect.data.transforms import ResizeSpec, normalize
 from clipspect.errors import UsageError
-from clipspect.methods.scoring import abnormal_probability, smooth
+from clipspect.methods.anoclip import AnoCLIP
+from clipspect.methods.scoring import smooth
+from clipspect.model import AnomalyModel
 from clipspect.postprocess.agreement import MapAgreement, compare_maps
+from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.prompts.anchors import cache_folder, make_anchors
 
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -75,7 +77,7 @@ def resolve_precision(backbone: Backbone, wanted: PrecisionChoice) -> tuple[Back
     """
     if wanted == "fp32":
         return backbone, None
-    candidates = [p for p in fast_precisions(backbone.device) if backbone.is_vit or p != "int8"]
+    candidates = [p for p in fast_precisions(backbone.device) if backbone.supports_int8 or p != "int8"]
     found = measure_precisions(backbone, candidates if wanted == "auto" else (wanted,))
     if wanted != "auto":
         found[wanted].agreement.check(f"precision {wanted} of {backbone.name} ({backbone.weights})")
@@ -122,14 +124,14 @@ def measure_precisions(backbone: Backbone, names: Sequence[Precision]) -> dict[P
     backbones: dict[Precision, Backbone] = {"fp32": backbone}
     backbones |= {name: backbone.with_precision(name) for name in names}
     images = torch.from_numpy(_make_probe_images(backbone))
-    request = FeatureRequest(value_blocks=frozenset([-1]))
+    models = {name: _probe_model(one) for name, one in backbones.items()}
     seconds: dict[Precision, list[float]] = {name: [] for name in backbones}
     for _ in range(_ROUNDS):  # interleaved, so that a busy moment hits all alike
-        for name, one in backbones.items():
+        for name, model in models.items():
             started = perf_counter()
-            one.encode(images, request).image.cpu()
+            model.encode(images).features.image.cpu()
             seconds[name].append((perf_counter() - started) / len(images))
-    outputs = {name: _maps(one, images) for name, one in backbones.items()}
+    outputs = {name: _maps(model, images) for name, model in models.items()}
     found: dict[Precision, Measured] = {}
     for name, (maps, scores) in outputs.items():
         agreement = compare_maps(outputs["fp32"][0], maps, outputs["fp32"][1], scores)
@@ -138,12 +140,17 @@ def measure_precisions(backbone: Backbone, names: Sequence[Precision]) -> dict[P
     return found
 
 
-def _maps(backbone: Backbone, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """AnoCLIP's maps on the patch grid and its image scores, with two plain sentences a side."""
+def _probe_model(backbone: Backbone) -> AnomalyModel:
+    """AnoCLIP with two plain sentences a side."""
     anchors = make_anchors(*(backbone.encode_text(side) for side in _SENTENCES))
-    features = backbone.encode(images, FeatureRequest(value_blocks=frozenset([-1])))
-    maps = smooth(abnormal_probability(features.values(-1), anchors.pair))
-    return maps.cpu().numpy(), abnormal_probability(features.image, anchors.pair).cpu().numpy()
+    return AnomalyModel(backbone, (AnoCLIP(),), PromptConfig(load_prompts()), anchors={"anoclip": anchors})
+
+
+def _maps(model: AnomalyModel, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """AnoCLIP's maps on the patch grid and its image scores."""
+    scores = model(images)["anoclip"]
+    assert scores.text is not None
+    return smooth(scores.text).cpu().numpy(), scores.image.cpu().numpy()
 
 
 def _make_probe_images(backbone: Backbone) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clipspect import __version__
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.errors import ReferenceError
+from clipspect.errors import ReferencesError
 
 _FORMAT = "clipspect references 2"
 """2: the header holds a digest of everything else in the file."""
@@ -81,7 +81,7 @@ class References:
             request: what the methods in use need, unresolved.
 
         Raises:
-            ReferenceError: another backbone, size, preparation or object, or blocks that are not in the file.
+            ReferencesError: another backbone, size, preparation or object, or blocks that are not in the file.
         """
         made = self.manifest
         again = f"build the references again with these settings (clipspect references build … -o {path})"
@@ -96,13 +96,13 @@ class References:
                 if made.model != model
                 else f"other weights of {model}, or in another precision"
             )
-            raise ReferenceError(f"{path} was made with {other}; {again}")
+            raise ReferencesError(f"{path} was made with {other}; {again}")
         for what, there, here in pairs:
             if there != here:
-                raise ReferenceError(f"{path} was made for another {what}: {there!r}, not {here!r}; {again}")
+                raise ReferencesError(f"{path} was made for another {what}: {there!r}, not {here!r}; {again}")
         missing = _missing(self.request, request.resolved(self.features.depth))
         if missing:
-            raise ReferenceError(
+            raise ReferencesError(
                 f"{path} was made for another method: it lacks {', '.join(missing)}; {again}"
             )
         return self.features
@@ -118,7 +118,7 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
         request: what they were encoded with.
 
     Raises:
-        ReferenceError: the file cannot be written.
+        ReferencesError: the file cannot be written.
     """
     header = {
         "format": _FORMAT,
@@ -136,34 +136,34 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
             temporary.write(data)
         Path(temporary.name).replace(path)
     except OSError as error:
-        raise ReferenceError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise ReferencesError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def load_references(path: Path, device: torch.device | str = "cpu") -> References:
     """Read references; :meth:`References.check` says whether they may be used.
 
     Raises:
-        ReferenceError: no such file, damaged (its SHA-256 is checked), or not clipspect's.
+        ReferencesError: no such file, damaged (its SHA-256 is checked), or not clipspect's.
     """
     if not path.is_file():
-        raise ReferenceError(f"{path}: no such file of references")
+        raise ReferencesError(f"{path}: no such file of references")
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as stored:
             header = json.loads((stored.metadata() or {}).get(_KEY, "null"))
             if not isinstance(header, dict) or header.get("format") != _FORMAT:
-                raise ReferenceError(
+                raise ReferencesError(
                     f"{path} is not a file of clipspect references, or one of another version of it"
                 )
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         if header.pop("digest", None) != _digest(header, tensors):
-            raise ReferenceError(f"{path} is damaged: it is not what was written; copy or build it again")
+            raise ReferencesError(f"{path} is damaged: it is not what was written; copy or build it again")
         manifest = Manifest(**header["manifest"])
         features = _features(tensors, tuple(header["grid"]), int(header["depth"]))
         request = _request_from_json(header["request"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ReferenceError(f"{path} is damaged or not a file of clipspect references ({error})") from error
+        raise ReferencesError(f"{path} is damaged or not a file of clipspect references ({error})") from error
     if len(features) != manifest.count or not all(t.isfinite().all() for t in tensors.values()):
-        raise ReferenceError(f"{path} is damaged: it does not hold the {manifest.count} references it names")
+        raise ReferencesError(f"{path} is damaged: it does not hold the {manifest.count} references it names")
     return References(features, manifest, request)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.blocks import attend, cast_products
 from small_models import ARCHITECTURES, normalised_images
 
@@ -49,7 +49,7 @@ def test_every_output_in_bfloat16_is_close_to_float32(name):
         torch.manual_seed(3)
         model = open_clip.CLIP(**ARCHITECTURES[name])
         tokenizer = open_clip.SimpleTokenizer(context_length=20)
-        backbone = Backbone(model, tokenizer, name=name, weights="test", precision=precision)
+        backbone = OpenClipBackbone(model, tokenizer, name=name, weights="test", precision=precision)
         windows = frozenset() if name == "resnet" else frozenset([2])
         everything = FeatureRequest(frozenset([-1]), frozenset([-1]), windows=windows)
         found = backbone.encode(normalised_images(2, 96), everything)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.torchscript import read_tensors
 from clipspect.errors import UsageError, WeightsError
 from small_models import ARCHITECTURES, normalised_images

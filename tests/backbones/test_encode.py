@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.errors import UsageError
 from small_models import ARCHITECTURES, normalised_images
 
 VALUE = FeatureRequest(value_blocks=frozenset([-1]))
 
 
-def backbone_of(name: str, **options) -> Backbone:
+def backbone_of(name: str, **options) -> OpenClipBackbone:
     torch.manual_seed(5)
     config = json.loads(json.dumps(ARCHITECTURES[name]))
     context = config["text_cfg"]["context_length"]
-    return Backbone(
+    return OpenClipBackbone(
         open_clip.CLIP(**config),
         open_clip.SimpleTokenizer(context_length=context),
         name=name,

@@ -29,7 +29,7 @@ from clipspect.benchmark.samples import thinned
 from clipspect.benchmark.tables import notes, summary_rows, write_table
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
-from clipspect.methods import METHODS
+from clipspect.registry import list_methods
 
 SMALL = Settings(image_size=64)
 DATA = Path(os.environ.get("CLIPSPECT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -87,7 +87,7 @@ def test_the_figures_are_those_of_the_detector(own, tmp_path):
 
 def test_all_methods_in_one_run_and_again_are_the_same(own, tmp_path):
     first, second = (run(own, tmp_path / name, "all") for name in ("one", "two"))
-    assert [r.method for r in first] == list(METHODS)
+    assert [r.method for r in first] == list(list_methods())
     assert values(first) == values(second)
     assert {r.method: r.shots for r in first}["winclip+"] == 4
 

@@ -166,7 +166,7 @@ def test_the_same_image_in_both_splits_is_a_warning(own):
     )
 
 
-def test_a_image_with_two_labels_is_a_warning(own):
+def test_an_image_with_two_labels_is_a_warning(own):
     shutil.copy(own / "dent/001.jpg", own / "good/twin.jpg")
     (found,) = load_categories("folder", own)
     assert found.warnings == (

@@ -41,7 +41,7 @@ def test_no_more_than_ahead_items_are_pulled_before_their_turn():
     assert len(pulled) <= 56
 
 
-def test_a_image_that_fails_takes_its_own_place():
+def test_an_image_that_fails_takes_its_own_place():
     def load(number: int) -> int:
         if number == 2:
             raise ImageError("two", "is damaged")

@@ -26,7 +26,7 @@ def test_square_tiles_are_the_fewest_that_cover(height, width, expected):
     assert plan_tiles(height, width, "square") == expected
 
 
-def test_a_image_smaller_than_a_tile_is_one_tile():
+def test_an_image_smaller_than_a_tile_is_one_tile():
     assert plan_tiles(30, 50, 64) == [Tile(0, 0, 30, 50)]
     assert plan_tiles(30, 100, 64) == [Tile(0, 0, 30, 64), Tile(0, 36, 30, 64)]
 

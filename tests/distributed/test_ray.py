@@ -56,7 +56,7 @@ def poisoned_build(model: str):
     return build
 
 
-def test_a_image_that_kills_its_worker_is_one_row_and_the_rest_is_done(
+def test_an_image_that_kills_its_worker_is_one_row_and_the_rest_is_done(
     small_model, plates, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ray_engine, "BLOCKS", (6, 1))

@@ -76,7 +76,7 @@ def test_references_travel_as_a_file_and_are_checked_on_arrival(small_model, pla
     assert "damaged" in worker(pa.table({"position": [0], "name": names[:1]}))[FAILURE][0].as_py()
 
 
-def test_a_image_that_cannot_be_read_is_a_row_with_its_reason_and_its_hash(small_model, plates):
+def test_an_image_that_cannot_be_read_is_a_row_with_its_reason_and_its_hash(small_model, plates):
     (plates / "broken.png").write_bytes(b"no picture")
     (plates / "gone.png").symlink_to(plates / "nowhere")
     build = partial(clipspect.load, "anoclip", str(small_model))

@@ -39,7 +39,7 @@ def onnx_file(detector, tmp_path_factory):
     return path
 
 
-def test_a_image_scores_as_in_clipspect(detector, onnx_file):
+def test_an_image_scores_as_in_clipspect(detector, onnx_file):
     photo = PHOTOS[-1]
     expected = detector.detect(photo, object="metal flange")
     image = Image.open(photo).convert("RGB").resize((128, 128), Image.Resampling.BICUBIC)

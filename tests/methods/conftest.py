@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 
-from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
+from clipspect.backbones.sources import Sources
 from clipspect.methods.base import MethodContext, Scores
 from clipspect.prompts.anchors import make_anchors
 
@@ -17,7 +19,7 @@ SIZE = 64
 torch.set_num_threads(1)  # a second thread costs these small tensors more than it brings
 
 
-def make_backbone(seed: int = 0) -> Backbone:
+def make_backbone(seed: int = 0) -> OpenClipBackbone:
     """A CLIP of four blocks whose text tower is never asked."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -26,7 +28,7 @@ def make_backbone(seed: int = 0) -> Backbone:
             vision_cfg={"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 48, "head_width": 16},
             text_cfg={"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
         )
-    return Backbone(
+    return OpenClipBackbone(
         model, open_clip.SimpleTokenizer(context_length=8), name="small", weights="random (seed 0)"
     )
 
@@ -50,7 +52,7 @@ def seeds_of(photos: torch.Tensor) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def backbone() -> Backbone:
+def backbone() -> OpenClipBackbone:
     return make_backbone()
 
 
@@ -67,11 +69,12 @@ def photos() -> torch.Tensor:
 
 
 def run_set(
-    backbone, anchors, method, photos, *, batch=4, order=None, pool=None, references=None, paired=None
+    backbone, anchors, method, photos, *, batch=4, order=None, pool=None, references=None, paired=None, identify=True
 ):
     """One encoding, one preparation, scores in batches: what the detector does with a set.
 
-    ``pool`` is how many of the images the others may be compared with; all of them by default.
+    ``pool`` is how many of the images the others may be compared with; all of them by default. Without ``identify``
+    equal images are not known to be copies of each other.
     """
     order = list(range(len(photos))) if order is None else order
     photos = photos[order]
@@ -79,6 +82,8 @@ def run_set(
     seeds = seeds_of(photos)
     with torch.inference_mode():
         features = backbone.encode(photos, method.request())
+        if identify:
+            features = replace(features, sources=Sources.of_tensors(photos))
         pairs = None if paired is None else backbone.encode(paired[order], method.request())
 
         def context(part: list[int], state: object) -> MethodContext:
@@ -90,7 +95,7 @@ def run_set(
                 images=photos[part],
                 references=references,
                 paired_references=None if pairs is None else pairs[part],
-                own=[i if i < pool else -1 for i in part],
+                pool_index=[i if i < pool else -1 for i in part],
                 state=state,
             )
 
@@ -108,7 +113,10 @@ def detect(backbone, anchors):
 
     def run(method, photos, *, reference_images=None, references=None, **options):
         if reference_images is not None:
-            references = backbone.encode(reference_images, method.request())
+            references = replace(
+                backbone.encode(reference_images, method.request()),
+                sources=Sources.of_tensors(reference_images),
+            )
         return run_set(backbone, anchors, method, photos, references=references, **options)
 
     return run

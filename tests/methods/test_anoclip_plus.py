@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipspect.errors import UsageError
-from clipspect.methods import make_method
+from clipspect.registry import make_method
 
 
 def state_hash(backbone):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clipspect.errors import ReferenceError, UsageError
-from clipspect.methods import make_method
+from clipspect.errors import ReferencesError, UsageError
+from clipspect.registry import make_method
 
 from .conftest import make_backbone, make_images
 
@@ -34,14 +34,29 @@ def test_scores_depend_neither_on_batch_nor_on_order(detect, photos, name, setti
 @pytest.mark.parametrize("fusion", ["mean", "min-max", "rank", "z-score", "temperature"])
 def test_identical_images_have_no_visual_difference_and_no_nan(detect, photos, name, settings, fusion):
     same = photos[:1].repeat(5, 1, 1, 1)
-    joint = detect(make_method(name, {**settings, "fusion": fusion}), same)
-    visual = detect(make_method(name, {**settings, "output": "visual"}), same)
+    joint = detect(make_method(name, {**settings, "fusion": fusion}), same, identify=False)
+    visual = detect(make_method(name, {**settings, "output": "visual"}), same, identify=False)
     assert visual.map.max() < 1e-6
     for values in (joint.map, joint.image):
         assert values.isfinite().all()
         assert values.min() >= 0
         assert values.max() <= 1
         torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual"])
+def test_a_set_of_copies_is_refused(detect, photos, name):
+    with pytest.raises(UsageError, match="only itself or a copy of it"):
+        detect(make_method(name), photos[:1].repeat(5, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["dual-image", "mutual"])
+def test_copies_of_an_image_change_no_score(detect, photos, name):
+    method = make_method(name, {"output": "visual", "fusion": "mean"})
+    alone = detect(method, photos[:4])
+    copied = detect(method, torch.cat([photos[:4], photos[:1].repeat(3, 1, 1, 1)]), pool=7)
+    torch.testing.assert_close(copied.map[:1], alone.map[:1], rtol=0, atol=2e-6)
+    torch.testing.assert_close(copied.map[4:], alone.map[:1].expand(3, -1, -1), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("name", "settings"), METHODS)
@@ -64,18 +79,18 @@ def test_one_image_with_a_reference_is_enough(detect, photos):
 
 @pytest.mark.parametrize("name", ["dual-image", "mutual"])
 def test_the_image_as_its_own_only_reference_is_refused(detect, photos, name):
-    with pytest.raises(UsageError, match="the only reference is the image itself"):
+    with pytest.raises(UsageError, match="only itself or a copy of it"):
         detect(make_method(name), photos[:1], reference_images=photos[:1])
 
 
 @pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual", "winclip+"])
-def test_a_image_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
+def test_an_image_that_is_the_only_reference_of_a_set_says_so_in_its_row(detect, photos, name):
     scores = detect(make_method(name), photos[:3], reference_images=photos[1:2], batch=1)
     assert [len(notes) for notes in scores.notes] == [0, 1, 0]
     assert "only reference is the image itself" in scores.notes[1][0]
 
 
-def test_a_image_among_the_references_is_not_compared_with_itself(detect, photos):
+def test_an_image_among_the_references_is_not_compared_with_itself(detect, photos):
     method = make_method("dual-image", {"output": "visual"})
     among = detect(method, photos[:1], reference_images=photos[:3])
     without = detect(method, photos[:1], reference_images=photos[1:3])
@@ -92,7 +107,7 @@ def test_each_image_can_bring_its_own_reference(detect, photos):
 def test_references_of_another_size_are_refused(detect, backbone, photos):
     method = make_method("dual-image")
     small = backbone.encode(photos[:, :, :48, :48], method.request())
-    with pytest.raises(ReferenceError, match=r"\(6, 6\) patches, the images \(8, 8\)"):
+    with pytest.raises(ReferencesError, match=r"\(6, 6\) patches, the images \(8, 8\)"):
         detect(method, photos, references=small)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.errors import UsageError
-from clipspect.methods import make_method
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.visual import nearest_distances
+from clipspect.registry import make_method
 
 from .conftest import make_images, run_set
 
@@ -59,7 +59,7 @@ def test_explicit_references_take_the_place_of_the_set(detect, photos):
 
 
 @pytest.mark.parametrize("settings", [{}, {"exact_limit": 1}, {"left_out": 0.3}])
-def test_a_image_among_its_references_is_not_compared_with_itself(detect, photos, settings):
+def test_an_image_among_its_references_is_not_compared_with_itself(detect, photos, settings):
     method = make_method("mutual", {"output": "visual", **settings})
     among = detect(method, photos[:1], reference_images=photos[:3])
     without = detect(method, photos[:1], reference_images=photos[1:3])

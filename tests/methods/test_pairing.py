@@ -13,12 +13,18 @@ SEEDS = [11, 5, 8, 21, 3, 34, 13]
 EMBEDDINGS = F.normalize(torch.randn(7, 4, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
+def others(own, count):
+    """Every row but an image's own."""
+    return [row for row in range(count) if row != own]
+
+
 def partners(rule, count, order):
     """seed → seeds of its references, for the pool in some order."""
     seeds = [SEEDS[i] for i in order]
     pairing = pair(rule, count, seeds, EMBEDDINGS[order])
     return {
-        seed: [seeds[j] for j in pairing.of(i, seed, EMBEDDINGS[order][i])] for i, seed in enumerate(seeds)
+        seed: [seeds[j] for j in pairing.of(i, seed, EMBEDDINGS[order][i], others(i, 7))]
+        for i, seed in enumerate(seeds)
     }
 
 
@@ -52,14 +58,15 @@ def test_another_set_is_paired_otherwise():
 
 def test_an_image_outside_the_pool_draws_by_its_own_content():
     pairing = pair("random", 1, SEEDS, EMBEDDINGS)
-    drawn = Counter(pairing.of(-1, seed, EMBEDDINGS[0])[0] for seed in range(700))
+    drawn = Counter(pairing.of(-1, seed, EMBEDDINGS[0], range(7))[0] for seed in range(700))
     assert set(drawn.values()) == {100}
-    assert pair("nearest", 1, SEEDS, EMBEDDINGS).of(-1, 0, EMBEDDINGS[4]) == [4]
+    assert pair("nearest", 1, SEEDS, EMBEDDINGS).of(-1, 0, EMBEDDINGS[4], range(7)) == [4]
 
 
-def test_two_images_of_the_same_content_can_be_paired():
-    pairing = pair("random", 1, [5, 5], EMBEDDINGS[:2])
-    assert [pairing.of(i, 5, EMBEDDINGS[i]) for i in range(2)] == [[1], [0]]
+@pytest.mark.parametrize("rule", ["random", "nearest"])
+def test_copies_of_an_image_are_never_its_references(rule):
+    pairing = pair(rule, 2, [5, 5, 9], EMBEDDINGS[[0, 0, 1]])
+    assert [pairing.of(i, 5, EMBEDDINGS[0], [2]) for i in range(2)] == [[2], [2]]
 
 
 def test_a_pool_of_one_is_refused():

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clipspect.backbones.openclip.backbone import Backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.prompts import PromptTable, load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
@@ -29,7 +29,7 @@ class Parity:
 
     folder: Path
     model: Any
-    backbone: Backbone
+    backbone: OpenClipBackbone
     prompts: PromptTable
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -41,10 +41,12 @@ class Parity:
         """One array as a float32 tensor."""
         return torch.from_numpy(arrays[key]).float()
 
-    def anchors(self, noun: str, prompt_set: str = "anoclip") -> TextAnchors:
+    def anchors(self, object_name: str, prompt_set: str = "anoclip") -> TextAnchors:
         """Anchors of a noun, as it stands."""
-        domain = self.prompts.domain("auto", noun)
-        return encode_anchors(self.backbone, *self.prompts.prompt_set(prompt_set).sentences(noun, domain))
+        domain = self.prompts.domain("auto", object_name)
+        return encode_anchors(
+            self.backbone, *self.prompts.prompt_set(prompt_set).sentences(object_name, domain)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +63,9 @@ def parity(tmp_path_factory: pytest.TempPathFactory) -> Parity:
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     previous = os.environ.get("CLIPSPECT_CACHE")
     os.environ["CLIPSPECT_CACHE"] = str(tmp_path_factory.mktemp("anchors"))
-    yield Parity(folder, model, Backbone(model, tokenizer, name="parity", weights="fixture"), load_prompts())
+    yield Parity(
+        folder, model, OpenClipBackbone(model, tokenizer, name="parity", weights="fixture"), load_prompts()
+    )
     if previous is None:
         del os.environ["CLIPSPECT_CACHE"]
     else:

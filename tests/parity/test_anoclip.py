@@ -24,8 +24,8 @@ def images(parity):
     return parity.tensor(parity.arrays("vv"), "images")
 
 
-def scene_of(parity, noun, images):
-    return MethodContext(parity.anchors(noun), tuple(images.shape[-2:]), [0] * len(images))
+def scene_of(parity, object_name, images):
+    return MethodContext(parity.anchors(object_name), tuple(images.shape[-2:]), [0] * len(images))
 
 
 def test_map_step_by_step(parity, recorded, images, close):

@@ -20,9 +20,9 @@ def composed(parity):
 
 def test_sentences_come_out_in_the_official_order(parity, composed):
     for name, expected in composed.items():
-        noun = official_noun(name)
+        object_name = official_noun(name)
         normal, abnormal = parity.prompts.prompt_set("anoclip").sentences(
-            noun, parity.prompts.domain("auto", noun)
+            object_name, parity.prompts.domain("auto", object_name)
         )
         assert normal == expected["normal"]
         assert abnormal == expected["abnormal"]
@@ -40,14 +40,16 @@ def test_tokens_embeddings_and_anchors(parity, composed, close):
     names = {key.removesuffix(".class_embeddings") for key in text if key.endswith(".class_embeddings")}
     assert names
     for name in names:
-        noun = official_noun(name.replace("-", " "))
-        sides = parity.prompts.prompt_set("anoclip").sentences(noun, parity.prompts.domain("auto", noun))
+        object_name = official_noun(name.replace("-", " "))
+        sides = parity.prompts.prompt_set("anoclip").sentences(
+            object_name, parity.prompts.domain("auto", object_name)
+        )
         for side, sentences in zip(("normal", "abnormal"), sides, strict=True):
             tokens = parity.backbone.tokenize(sentences).numpy()
             expected = text[f"{name}.tokens_{side}"]
             assert np.array_equal(tokens[:, : expected.shape[1]], expected)
             assert not tokens[:, expected.shape[1] :].any()
-        anchors = parity.anchors(noun)
+        anchors = parity.anchors(object_name)
         close(anchors.pair, text[f"{name}.class_embeddings"], 5e-6)
         close(anchors.bank_normal, text[f"{name}.prompt_embeddings"][0], 5e-6)
         close(anchors.bank_abnormal, text[f"{name}.prompt_embeddings"][1], 5e-6)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipspect.methods import make_method
 from clipspect.methods.base import MethodContext
 from clipspect.methods.scoring import smooth
 from clipspect.methods.tta.adapters import Adapter, Layers
 from clipspect.methods.tta.batched_adamw import optimize
 from clipspect.methods.tta.losses import noise_contrast_loss, state_logits
+from clipspect.registry import make_method
 
 ADAPTERS = [("text_adapter", "text-bank"), ("adapter", "linear")]
 
@@ -23,7 +23,7 @@ def recorded(parity):
 
 
 @pytest.fixture(scope="module")
-def noun(parity):
+def object_name(parity):
     """The object the fixtures were recorded with: the one whose anchors the AnoCLIP fixture holds."""
     pair = parity.arrays("anoclip_map")["class_embeddings"]
     text = parity.arrays("text")
@@ -40,8 +40,8 @@ def images(parity):
 
 
 @pytest.fixture(scope="module")
-def context(parity, noun, images):
-    return MethodContext(parity.anchors(noun), tuple(images.shape[2:]), seeds=(0, 1))
+def context(parity, object_name, images):
+    return MethodContext(parity.anchors(object_name), tuple(images.shape[2:]), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from clipspect.backbones.openclip.value_attention import window_index
-from clipspect.methods import make_method
 from clipspect.methods.base import MethodContext
+from clipspect.registry import make_method
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def recorded(parity):
 
 
 @pytest.fixture(scope="module")
-def noun(parity):
+def object_name(parity):
     return json.loads((parity.folder / "winclip_prompts.json").read_text(encoding="utf-8"))["class_name"]
 
 
@@ -26,17 +26,17 @@ def features(parity, recorded):
 
 
 @pytest.fixture(scope="module")
-def context(parity, recorded, noun):
-    return MethodContext(parity.anchors(noun, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
+def context(parity, recorded, object_name):
+    return MethodContext(parity.anchors(object_name, "winclip"), recorded["images"].shape[2:], seeds=(0, 1))
 
 
 def sizes_in(recorded):
     return sorted(int(k.removeprefix("window_masks_s")) for k in recorded if k.startswith("window_masks_s"))
 
 
-def test_sentences_are_those_anomalib_composed(parity, noun):
+def test_sentences_are_those_anomalib_composed(parity, object_name):
     expected = json.loads((parity.folder / "winclip_prompts.json").read_text(encoding="utf-8"))
-    normal, abnormal = parity.prompts.prompt_set("winclip").sentences(noun, ())
+    normal, abnormal = parity.prompts.prompt_set("winclip").sentences(object_name, ())
     assert normal == expected["normal"]
     assert abnormal == expected["abnormal"]
 

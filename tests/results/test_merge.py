@@ -56,7 +56,7 @@ def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_pa
     assert "part-0015.png" in outcome.report.read_text()
 
 
-def test_a_image_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
+def test_an_image_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
     shutil.copy(tmp_path / "one" / "part-0003.png", tmp_path / "two" / "part-0003.png")
     (tmp_path / "one" / "empty.png").write_bytes((tmp_path / "one" / "part-0000.png").read_bytes())
     first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")

@@ -118,7 +118,7 @@ def test_a_folder_without_results_says_so(tmp_path: Path):
         write_report(tmp_path)
 
 
-def test_a_image_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
+def test_an_image_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
     # the spots' darkness is about 0.8: below this image threshold, above this pixel threshold
     data, rows = parse(run(tmp_path, thresholds=given_thresholds(0.95, 0.5)).read_text())
     assert (data["total"], data["flagged"], data["marked"], data["failed"]) == (17, 0, 4, 1)

@@ -307,7 +307,7 @@ def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadab
         run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
 
 
-def test_a_image_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
+def test_an_image_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
     def take_away(progress: Progress) -> None:
         if progress.stage == "detect" and progress.done == 16:
             (photos / "part-0003.png").unlink()

@@ -278,7 +278,7 @@ def test_parts_are_compressed_parquet(tmp_path: Path):
     assert pq.ParquetFile(store.parts()[0]).metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_a_image_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
+def test_an_image_is_finished_when_every_method_of_the_run_has_its_row(tmp_path):
     settings = {**SETTINGS, "methods": {"anoclip": {}, "dual-image": {}}}
     with ResultStore(tmp_path / "out", settings) as store:
         add(store, detection(1))

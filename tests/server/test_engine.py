@@ -12,7 +12,7 @@ pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
 import clipspect
 from clipspect.detection import Detection
-from clipspect.errors import ImageError, ReferenceError, UsageError
+from clipspect.errors import ImageError, ReferencesError, UsageError
 from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.server.engine import Engine, InspectRequest, PendingRequest
 from clipspect.server.errors import ServiceError
@@ -135,7 +135,7 @@ def test_references_of_another_object_are_refused_without_naming_a_folder(engine
     kept = engine.keep_references(inquiry(engine, photo(20), method="dual-image"))
     asked = replace(inquiry(engine, photo(0), method="dual-image", references=kept["id"]), object="washer")
     (refused,) = engine.answer([PendingRequest(asked, 60)])
-    assert isinstance(refused, ReferenceError)
+    assert isinstance(refused, ReferencesError)
     assert kept["id"] in str(refused)
     assert str(engine.shelf.folder) not in str(refused)
 

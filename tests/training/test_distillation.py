@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import clipspect
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.errors import UsageError
 from clipspect.training import distillation
 from clipspect.training.config import Phase, SceneSet, Stage, load_config

@@ -103,9 +103,9 @@ def press_and_wait(page, button: str, status: str) -> str:
     return page.inner_text(f"#{status}")
 
 
-def inspect(page, paths, noun: str = "plate") -> str:
+def inspect(page, paths, object_name: str = "plate") -> str:
     upload(page, "images", paths)
-    page.fill("#object textarea, #object input", noun)
+    page.fill("#object textarea, #object input", object_name)
     status = press_and_wait(page, "inspect", "status")
     page.wait_for_selector("#overlay img")
     page.wait_for_function("document.querySelector('#verdict').innerText.includes('score')")
@@ -127,7 +127,7 @@ def set_slider(page, name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))
-def test_a_image_is_inspected_and_the_slider_redraws_without_encoding(
+def test_an_image_is_inspected_and_the_slider_redraws_without_encoding(
     open_page, pictures, page_engine, monkeypatch, width, tmp_path
 ):
     page = open_page(width)
@@ -283,7 +283,7 @@ def test_the_example_of_a_pair_fills_everything_and_is_inspected(open_page):
     assert page.locator("#references tr.file").count() == 1
 
 
-def test_a_image_that_cannot_be_scored_is_named_and_the_others_are_shown(open_page, pictures, tmp_path):
+def test_an_image_that_cannot_be_scored_is_named_and_the_others_are_shown(open_page, pictures, tmp_path):
     cut = tmp_path / "cut short.png"
     cut.write_bytes(pictures[2].read_bytes()[:2000])
     page = open_page()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import torch
 from torch import Tensor
 
+from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
 
 Span = tuple[float, float]
@@ -30,15 +31,15 @@ class FeatureRequest:
     """
 
     value_blocks: frozenset[int] = frozenset()
-    """Blocks whose V-V patch tokens are wanted (METHODS §1)."""
+    """Blocks whose V-V patch tokens are wanted (docs/methods.md §1)."""
     ordinary_blocks: frozenset[int] = frozenset()
     """Blocks whose ordinary (Q-K) patch tokens are wanted: baselines and ablations."""
     start_block: int = 0
     """How many blocks pass before the V-V stream starts; 0 = it runs through all of them, as published."""
     views: bool = False
-    """The image embeddings of the 22 official views as well (METHODS §3)."""
+    """The image embeddings of the 22 official views as well (docs/methods.md §3)."""
     windows: frozenset[int] = frozenset()
-    """Window sizes in patches for WinCLIP's window embeddings (METHODS §7)."""
+    """Window sizes in patches for WinCLIP's window embeddings (docs/methods.md §7)."""
     unprojected: bool = False
     """Ordinary patch tokens after ``ln_post``, before the projection (WinCLIP's references)."""
     value_spans: frozenset[Span] = frozenset()
@@ -120,6 +121,8 @@ class Features:
     """window size → (B, number of windows, D) window embeddings, not normalised."""
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
+    sources: Sources | None = None
+    """The image each row comes from; None where nothing is excluded from references."""
 
     @property
     def digest(self) -> str:
@@ -140,12 +143,17 @@ class Features:
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Features:
         """The features of some of the images."""
-        return self._map(lambda parts: parts[0][index], [self])
+        chosen = self._map(lambda parts: parts[0][index], [self])
+        return chosen if self.sources is None else replace(chosen, sources=self.sources[index])
 
     @staticmethod
     def concat(parts: Sequence[Features]) -> Features:
         """One Features of several, in order. All must come from one backbone and one request."""
-        return parts[0] if len(parts) == 1 else Features._map(torch.cat, parts)
+        if len(parts) == 1:
+            return parts[0]
+        sources = [p.sources for p in parts if p.sources is not None]
+        joined = Sources.concat(sources) if len(sources) == len(parts) else None
+        return replace(Features._map(torch.cat, parts), sources=joined)
 
     @staticmethod
     def _map(combine: Callable[[list[Tensor]], Tensor], parts: Sequence[Features]) -> Features:

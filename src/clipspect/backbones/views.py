@@ -1,4 +1,4 @@
-"""The 22 views of the official AnoCLIP code, whose image scores are averaged (METHODS §3)."""
+"""The 22 views of the official AnoCLIP code, whose image scores are averaged (docs/methods.md §3)."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
-from clipspect.methods import METHODS, make_method
 from clipspect.methods.base import Method, MethodContext, Scores
+from clipspect.registry import list_methods, make_method
 
 DEFAULT_SHOTS = 4
 """References of a method that cannot run without any, as WinCLIP+ is usually reported."""
@@ -55,7 +55,7 @@ def make_candidates(
     Raises:
         UsageError: an unknown method, a setting no method has, a name given twice.
     """
-    wanted = list(METHODS) if list(names) == ["all"] else list(names)
+    wanted = list(list_methods()) if list(names) == ["all"] else list(names)
     if len(set(wanted)) < len(wanted):
         raise UsageError("name each method only once")
     known = {name: make_method(name).settings() for name in wanted}
@@ -94,6 +94,7 @@ class Measured:
     """
 
     needs_references = False
+    accepts_references = False
 
     def __init__(self, candidate: Candidate) -> None:
         """``references`` are set once they are encoded; ``seconds`` grows with every call."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any, cast
 
-import numpy as np
-
 import clipspect
-from clipspect.backbones.encoder import Encoder
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
-from clipspect.backbones.openclip.checkpoints import RANDOM
+from clipspect.backbones.base import RANDOM, Backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark.accumulator import Accumulator, Figures, Resolution
 from clipspect.benchmark.candidates import Candidate, Measured
 from clipspect.benchmark.datasets import digest
@@ -42,9 +39,11 @@ from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method
+from clipspect.model import AnomalyModel
 from clipspect.precision import resolve_precision
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.results.files import FolderLock, results_errors
+from clipspect.tensors import image_tensor, sources_of
 
 _TIMED = 8
 
@@ -138,9 +137,10 @@ class _Station:
     def detector(self, measured: Sequence[Measured]) -> Detector:
         s = self.settings
         reader = ImageLoader(ResizeSpec(self.backbone.image_size, s.aspect, s.interpolation), s.tile)
-        wording = PromptConfig(load_prompts(s.prompts), s.domain, (), ())
+        prompt_config = PromptConfig(load_prompts(s.prompts), s.domain, (), ())
         methods = cast(Sequence[Method], measured)
-        return Detector(self.backbone, methods, reader, wording, batch_size=s.batch_size, set_size=s.set_size)
+        model = AnomalyModel(self.backbone, tuple(methods), prompt_config, s.batch_size)
+        return Detector(model, reader, set_size=s.set_size)
 
 
 def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
@@ -275,12 +275,12 @@ def _encoding_seconds(
     """Seconds an image to encode what each candidate alone asks for, on the first few images."""
     paths = [sample.path for sample in category.samples[:_TIMED]]
     entries = load_images(paths, detector.reader, ahead=_TIMED)
-    pieces = [entry.image.pieces for entry in entries if entry.image is not None]
+    images = [entry.image for entry in entries if entry.image is not None]
     seconds = {}
     for one in measured:
-        encoder = Encoder(detector.backbone, one.candidate.method.request(), min(_TIMED, 8))
+        model = replace(detector.model, methods=(one.candidate.method,), batch_size=min(_TIMED, 8))
         started = perf_counter()
-        if pieces:
-            encoder.encode(np.concatenate(pieces))
-        seconds[one.name] = (perf_counter() - started) / max(len(pieces), 1)
+        if images:
+            model.encode(image_tensor(images, detector.backbone), sources_of(images))
+        seconds[one.name] = (perf_counter() - started) / max(len(images), 1)
     return seconds

@@ -33,11 +33,11 @@ def methods(
     """List the methods, or one method's settings for --set."""
     from rich.table import Table
 
-    from clipspect.methods import METHODS
+    from clipspect.registry import list_methods
 
     if name is None:
         table = Table("method", "about", title="Methods", title_justify="left")
-        for key, (_, about) in METHODS.items():
+        for key, about in list_methods().items():
             table.add_row(key, about)
         console().print(table)
         console().print("Settings of one: [bold]clipspect methods anoclip[/bold]")

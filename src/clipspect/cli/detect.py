@@ -16,9 +16,10 @@ from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
-    from clipspect.detection import Detection, Thresholds
+    from clipspect.detection import Detection
     from clipspect.detector import Detector
     from clipspect.results.run import Engine, RunSummary
+    from clipspect.types import Thresholds
 
 EXIT_ANOMALIES = 1
 EXIT_SOME_FAILED = 3
@@ -110,8 +111,8 @@ def detect(
     elif on_ray:
         thresholds = _calibrate_alone(detector, object, good, false_alarm_rate, context)
     else:
-        thresholds, company = _calibrate(detector, object, place, good, false_alarm_rate, context)
-        context["company"] = company
+        thresholds, context_images = _calibrate(detector, object, place, good, false_alarm_rate, context)
+        context["context_images"] = context_images
     if alone:
         flagged, failed = _one(detector, place, object, thresholds, context, overlays, as_json)
     else:
@@ -229,7 +230,7 @@ def _calibrate(
     run, known_good = find_images(source), find_images(good)
     with console(stderr=True).status(f"scoring the known-good images in {good}"):
         thresholds = detector.calibrate(
-            known_good, object, false_alarm_rate=rate, company=_beside(run, known_good), **context
+            known_good, object, false_alarm_rate=rate, context_images=_beside(run, known_good), **context
         )
     return thresholds, _beside(known_good, run) if detector.uses_sets else []
 

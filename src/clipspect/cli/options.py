@@ -11,7 +11,7 @@ import typer
 from clipspect.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipspect.detection import Thresholds
+    from clipspect.types import Thresholds
 
 
 class Maps(str, Enum):

@@ -51,7 +51,7 @@ def load_images(
     root: Path | None = None,
     templates: Templates | None = None,
     keep: Callable[[int, Source], bool] | None = None,
-    known: MutableMapping[int, LoadedImage] | None = None,
+    cache: MutableMapping[int, LoadedImage] | None = None,
 ) -> Iterator[LoadedImage]:
     """Entries in the order of the sources, at most ``ahead`` of them decoded and not yet taken.
 
@@ -62,9 +62,9 @@ def load_images(
         root: names are relative to it.
         templates: gives each image's own reference, decoded beside it.
         keep: whether to read the source at a position; the others are passed over and keep their position.
-        known: entries by position that were read before: taken out of here instead of read again.
+        cache: images by position that were read before; taken out of it instead of read again.
     """
-    known = {} if known is None else known
+    cache = {} if cache is None else cache
 
     def wanted() -> Iterator[tuple[int, Source]]:
         for position, source in enumerate(sources):
@@ -73,7 +73,7 @@ def load_images(
 
     def load(numbered: tuple[int, Source]) -> tuple[PreparedImage, PreparedImage | None]:
         position, source = numbered
-        if (before := known.pop(position, None)) is not None and before.image is not None:
+        if (before := cache.pop(position, None)) is not None and before.image is not None:
             return before.image, before.template
         image = reader.read(source, source_name(source, position, root))
         if templates is None:
@@ -96,12 +96,12 @@ def load_images(
 
 
 def cache_loaded(
-    entries: Iterable[LoadedImage], known: MutableMapping[int, LoadedImage], count: int
+    entries: Iterable[LoadedImage], cache: MutableMapping[int, LoadedImage], count: int
 ) -> Iterator[LoadedImage]:
     """The entries as they come; those of the first ``count`` positions are also kept, for :func:`load_images`."""
     for entry in entries:
         if entry.position < count:
-            known[entry.position] = entry
+            cache[entry.position] = entry
         yield entry
 
 

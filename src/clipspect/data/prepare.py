@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clipspect.data.convert import MAX_PIXELS, hash_pixels, to_pixels
 from clipspect.data.decode import decode_image, hash_file, read_image
 from clipspect.data.tiling import Tile, blend_tiles, plan_tiles
 from clipspect.data.transforms import ResizeSpec, make_thumbnail
 from clipspect.errors import ImageError, UsageError
+from clipspect.types import SIGNATURE_SIDE
 
 Source = Any
 """A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
@@ -39,10 +41,11 @@ class PreparedImage:
     """Gives (H, W, 3) again; files are read anew, so that a run's memory does not grow."""
 
     @property
-    def seeds(self) -> list[int]:
-        """One seed per piece, made of the content alone."""
-        own = int(self.content_hash[:14], 16)
-        return [own + number for number in range(len(self.tiles))]
+    def signature(self) -> NDArray[np.float32]:
+        """(F,) area means of the image in grey levels, which copies saved again share."""
+        side = (SIGNATURE_SIDE, SIGNATURE_SIDE)
+        means = Image.fromarray(self.thumbnail).resize(side, Image.Resampling.BOX)
+        return np.asarray(means, np.float32).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class ImageLoader:
         """How images are cut and fitted, in words: equal words give equal pieces of equal images."""
         tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
         return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}"
+
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on, as JSON-able values."""
+        return {
+            "aspect": self.fit.aspect,
+            "interpolation": self.fit.interpolation,
+            "tile": self.tile,
+            "max_pixels": self.max_pixels,
+        }
 
     def read(self, source: Source, name: str | None = None) -> PreparedImage:
         """Decode and cut one picture.

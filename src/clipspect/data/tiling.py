@@ -32,7 +32,7 @@ def plan_tiles(height: int, width: int, side: int | Literal["square"], overlap: 
     ``side`` is the tiles' side in pixels; neighbours overlap by at least ``overlap`` of it. An image
     smaller than a tile in one direction is not cut in that direction. ``"square"`` takes the shorter side and
     the fewest tiles that cover: two for every image up to 2 : 1, which is the official VisA setting of
-    AnoCLIP (METHODS §4).
+    AnoCLIP (docs/methods.md §4).
 
     Raises ValueError for a side below 1 or an overlap outside [0, 1).
     """

@@ -1,4 +1,4 @@
-"""From an image's pixels to a backbone's square input, and a map's way back (METHODS, Preprocessing)."""
+"""From an image's pixels to a backbone's square input, and a map's way back (docs/methods.md, preprocessing)."""
 
 from __future__ import annotations
 

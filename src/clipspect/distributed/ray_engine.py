@@ -77,7 +77,7 @@ class RayEngine:
             "source": self.source.location,
             "maps": "none",
             "references": self.references.digest if self.references else None,
-            "company": None,
+            "context_images": None,
         }
 
     def images(self) -> Sequence[str]:
@@ -203,9 +203,9 @@ _ACTOR = {"max_restarts": -1, "max_task_retries": 0}
 def pack_references(detector: Detector, source: Path, object: str) -> PackedReferences:
     """References for workers, from a ``.refs`` file or from images, which are encoded now.
 
-    Raises ReferenceError and ImageError as :meth:`Detector.read_references`.
+    Raises ReferencesError and ImageError as :meth:`Detector.read_references`.
     """
-    from clipspect.detector import REFERENCES_SUFFIX
+    from clipspect.references import REFERENCES_SUFFIX
 
     if source.suffix == REFERENCES_SUFFIX:
         return PackedReferences(source.read_bytes(), detector.read_references(source, object).digest)

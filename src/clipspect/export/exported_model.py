@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipspect.detection import Thresholds
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.methods.base import MethodContext
 from clipspect.prompts import clean_object_name
+from clipspect.types import Thresholds
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
 """Methods that need one image and no training: what a fixed graph can hold."""
@@ -44,9 +43,9 @@ class ExportedDetector(nn.Module):
             raise UsageError(
                 "a network is exported from fp32 weights; leave the detector's precision at fp32"
             )
+        self.model = detector.model.set_object(object)
         self.backbone, self.method = detector.backbone, detector.methods[0]
-        self.anchors = detector.anchors(object)
-        self.request = self.method.request().resolved(self.backbone.depth)
+        self.request = self.model.request.resolved(self.backbone.depth)
         self.network = self.backbone.network  # registered, so that its weights are the graph's
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
@@ -63,7 +62,7 @@ class ExportedDetector(nn.Module):
         images = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         features = self.backbone.features(images, self.request)
         size = self.backbone.image_size
-        scores = self.method.score(features, MethodContext(self.anchors, (size, size), seeds=()))
+        scores = self.model.score(features, size=(size, size))[self.method.name]
         return scores.image, scores.map
 
 

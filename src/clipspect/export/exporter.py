@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clipspect.detection import Thresholds
 from clipspect.detector import Detector
 from clipspect.errors import ResultsError, UsageError
 from clipspect.export.exported_model import INPUT, MAP, SCORE, ExportedDetector, metadata
 from clipspect.postprocess.agreement import MIN_AGREEMENT, MapAgreement, compare_maps
+from clipspect.types import Thresholds
 
 ExportPrecision = Literal["fp32", "bf16", "int8"]
 FORMATS = (".onnx", ".xml")

@@ -1,14 +1,13 @@
 """clipspect's methods as anomalib models: ``Engine().test(model=AnoClip(), datamodule=MVTecAD(...))``.
 
-The mathematics stays where it is: a model here encodes a batch with a backbone, hands the features to a method, and
-gives anomalib scores and maps. Zero-shot: nothing is trained and no label is used. The methods that compare
-images with each other (Dual-Image, mutual scoring) look once at the set that is about to be evaluated, before
-its first batch: at the images of the running stage's dataloader, at most ``set_size``, never at their labels.
+A model here passes a batch to an :class:`~clipspect.model.AnomalyModel` and gives anomalib its scores and maps.
+Zero-shot: nothing is trained and no label is used. The methods that compare images with each other (Dual-Image, mutual
+scoring) read the set that is about to be evaluated once, before its first batch: the images of the running stage's
+dataloader, at most ``set_size``, never their labels.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,80 +30,64 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import Compose, Normalize
 
-from clipspect.backbones.encoder import sample_pool
-from clipspect.backbones.features import Features
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.sources import Sources
 from clipspect.data.decode import hash_file
+from clipspect.data.pool import sample_pool
 from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
-from clipspect.methods import make_method
-from clipspect.methods.base import Method, MethodContext
-from clipspect.prompts import PromptConfig, clean_object_name, load_prompts
-from clipspect.prompts.anchors import TextAnchors, encode_anchors
+from clipspect.methods.base import Method
+from clipspect.model import AnomalyModel
+from clipspect.prompts import PromptConfig, load_prompts
+from clipspect.registry import make_method
 
 
 class ClipspectModel(nn.Module):
-    """A method over a backbone, from tensors to scores and maps."""
+    """An :class:`AnomalyModel` of one method behind anomalib's module interface."""
 
     def __init__(self, method: Method, backbone: str, weights: str | None, image_size: int | None) -> None:
         """Load the backbone; :class:`ClipspectModule` is the usual way."""
         super().__init__()
-        self.method = method
-        self.backbone = load_backbone(backbone, weights, image_size=image_size, device="cpu")
-        self.anchors: TextAnchors | None = None
-        self.state: Any = None
-        """What a method of scope "set" saw of the set."""
-        self._pool: Features | None = None
-        self._places: dict[str, int] = {}
+        loaded = load_backbone(backbone, weights, image_size=image_size, device="cpu")
+        self.method, self.backbone = method, loaded
+        self.model = AnomalyModel(loaded, (method,), PromptConfig(load_prompts()))
 
-    def name_object(self, noun: str, domain: str) -> None:
-        """Make the text anchors of an object on the present device."""
-        sentences = PromptConfig(load_prompts(), domain).sentences(
-            self.method.prompts, clean_object_name(noun)
-        )
-        self.anchors = encode_anchors(self.backbone, *sentences)
+    def name_object(self, name: str, domain: str) -> None:
+        """Encode the text anchors of an object on the present device."""
+        prompts = PromptConfig(load_prompts(), domain)
+        self.model = AnomalyModel(self.backbone, (self.method,), prompts).set_object(name)
 
     def look_at(self, images: Tensor, paths: Sequence[str]) -> None:
-        """Prepare a method of scope "set" with the images (M, 3, S, S) of its pool, normalised."""
-        features = [self.backbone.encode(part, self.method.request()) for part in images.split(8)]
-        self._pool, self._places = Features.concat(features), {path: i for i, path in enumerate(paths)}
-        self.state = self.method.prepare(self._pool, self._context(images, paths, list(range(len(paths)))))
+        """Fit a method of scope "set" to the images (M, 3, S, S) of its pool, normalized."""
+        self.model = self.model.fit_set(self.model.encode(images, self._sources(images, paths)))
 
     @torch.inference_mode()
     def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
-        """Scores (B,) and maps (B, S, S) of normalised images (B, 3, S, S).
+        """Scores (B,) and maps (B, S, S) of normalized images (B, 3, S, S).
 
         Raises:
             UsageError: no object was named, or a method that compares images was shown no set.
         """
-        if self.method.scope == "set" and self.state is None:
+        if self.method.scope == "set" and self.model.pool is None:
             raise UsageError(
                 f"{self.method.name} compares images of a set with each other; run it through an Engine, or use"
-                " AnoClip for single pictures"
+                " AnoClip for single images"
             )
-        names = list(paths) if paths is not None else [""] * len(images)
-        own = [self._places.get(name, -1) for name in names]
-        if self._pool is not None and min(own) >= 0:
-            features = self._pool[own]
-        else:
-            features = self.backbone.encode(images, self.method.request())
-        scores = self.method.score(features, self._context(images, names, own))
+        if not self.model.object_name:
+            raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
+        scores = self.model(images, self._sources(images, paths))[self.method.name]
         return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
 
-    def _context(self, images: Tensor, paths: Sequence[str], own: Sequence[int]) -> MethodContext:
-        if self.anchors is None:
-            raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
-        seeds = [_seed(path, image) for path, image in zip(paths, images, strict=True)]
-        height, width = int(images.shape[-2]), int(images.shape[-1])
-        return MethodContext(
-            self.anchors, (height, width), seeds, self.backbone, images, own=own, state=self.state
-        )
-
-
-def _seed(path: str, image: Tensor) -> int:
-    """The seed ``clipspect detect`` gives a file, or one of the pixels where there is none."""
-    content = hash_file(Path(path)) if path else hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest()
-    return int(content[:14], 16)
+    def _sources(self, images: Tensor, paths: Sequence[str] | None) -> Sources:
+        """The identity that ``clipspect detect`` gives the files; of the pixels where there are none."""
+        sources = Sources.of_tensors(images)
+        if paths is not None:
+            hashes = [
+                hash_file(Path(path)) if path else own
+                for path, own in zip(paths, sources.hashes, strict=True)
+            ]
+            sources = Sources(tuple(hashes), sources.tiles)
+        return sources.with_signatures(images, self.backbone.mean, self.backbone.std)
 
 
 class ClipspectPreProcessor(PreProcessor):

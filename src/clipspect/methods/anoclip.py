@@ -1,7 +1,7 @@
 """AnoCLIP: V-V patch tokens against domain-aware state anchors, zero-shot, one image at a time.
 
 Deng, Zhang, Bao, Li, "Bootstrap Fine-Grained Vision-Language Alignment for Unified Zero-Shot Anomaly Localization"
-(arXiv 2308.15939); METHODS §1–3.
+(arXiv 2308.15939); docs/methods.md §1–3.
 """
 
 from __future__ import annotations
@@ -48,10 +48,9 @@ class AnoCLIP(Method):
         )
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """METHODS §3: map from V-V tokens, image score from the class token."""
-        return Scores(
-            self.image_score(features, context), self.finish(self.patch_map(features, context), context)
-        )
+        """docs/methods.md §3: map from V-V tokens, image score from the class token."""
+        text = self.patch_map(features, context)
+        return Scores(self.image_score(features, context), self.finish(text, context), text=text)
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""

@@ -1,6 +1,6 @@
 """AnoCLIP+: AnoCLIP with an adapter trained for a few steps on the image itself.
 
-Deng, Zhang, Bao, Li (arXiv 2308.15939), §3.4; METHODS §4. The official loop carries the optimiser's moments
+Deng, Zhang, Bao, Li (arXiv 2308.15939), §3.4; docs/methods.md §4. The official loop carries the optimiser's moments
 from one image to the next, so its numbers depend on the order of the images; here every image starts afresh.
 """
 
@@ -57,7 +57,7 @@ class AnoCLIPPlus(AnoCLIP):
         adapted = self.adapted_map(tokens, descent.layers, context).reshape(-1, *features.grid)
         grid = keep_where(descent.finite, adapted, self.patch_map(features, context))
         notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
-        return Scores(self.image_score(features, context), self.finish(grid, context), notes)
+        return Scores(self.image_score(features, context), self.finish(grid, context), notes, grid)
 
     def make_adapter(self, context: MethodContext) -> Adapter:
         """The fixed part of the adapter for the context's object."""

@@ -15,7 +15,7 @@ from clipspect.errors import UsageError
 from clipspect.prompts.anchors import TextAnchors
 
 if TYPE_CHECKING:
-    from clipspect.backbones.openclip.backbone import Backbone
+    from clipspect.backbones.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,16 @@ class Scores:
     """(B, S, T) anomaly maps in [0, 1] at the input size."""
     notes: Sequence[tuple[str, ...]] = ()
     """Per image, what the user must know of its row (an adaptation that diverged); empty = nothing for anyone."""
+    text: Tensor | None = None
+    """(B, H, W) language map on the patch grid in [0, 1], not smoothed; None for methods without one."""
+    visual: Tensor | None = None
+    """(B, H, W) visual map on the patch grid in [0, 1], not smoothed; None for methods without one."""
 
     def __getitem__(self, index: slice) -> Scores:
         """The scores of some of the images."""
-        return Scores(self.image[index], self.map[index], self.notes[index])
+        text = None if self.text is None else self.text[index]
+        visual = None if self.visual is None else self.visual[index]
+        return Scores(self.image[index], self.map[index], self.notes[index], text, visual)
 
     @staticmethod
     def concat(parts: Sequence[Scores]) -> Scores:
@@ -39,14 +45,26 @@ class Scores:
         notes: list[tuple[str, ...]] = []
         for part in parts:
             notes.extend(part.notes or [()] * len(part.image))
-        return Scores(torch.cat([p.image for p in parts]), torch.cat([p.map for p in parts]), notes)
+
+        def join(maps: list[Tensor | None]) -> Tensor | None:
+            there = [one for one in maps if one is not None]
+            return torch.cat(there) if there and len(there) == len(maps) else None
+
+        return Scores(
+            torch.cat([p.image for p in parts]),
+            torch.cat([p.map for p in parts]),
+            notes,
+            join([p.text for p in parts]),
+            join([p.visual for p in parts]),
+        )
 
 
 @dataclass(frozen=True)
 class MethodContext:
     """Everything beside the features that a method may look at when it scores N images of one object."""
 
-    anchors: TextAnchors
+    text_anchors: TextAnchors | None
+    """None for methods that need no text."""
     size: tuple[int, int]
     """(S, T) of the input, and of the maps."""
     seeds: Sequence[int]
@@ -59,10 +77,16 @@ class MethodContext:
     """Features of explicit references, used for every image; None where the set itself is the reference."""
     paired_references: Features | None = None
     """Features of N explicit references, one for each image, in order."""
-    own: Sequence[int] = ()
-    """Per image its position in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
+    pool_index: Sequence[int] = ()
+    """Per image its row in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
     state: Any = None
     """What :meth:`Method.prepare` returned for the run."""
+
+    @property
+    def anchors(self) -> TextAnchors:
+        """The text anchors of a method that needs text."""
+        assert self.text_anchors is not None
+        return self.text_anchors
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,8 @@ class Method(ABC):
     """Whether explicit references mean anything to it."""
     needs_references: ClassVar[bool] = False
     """Whether it cannot run without explicit references."""
+    needs_text: ClassVar[bool] = True
+    """Whether it compares images with sentences; False for methods that run on a backbone without a text tower."""
 
     @property
     def prompts(self) -> str:
@@ -93,7 +119,7 @@ class Method(ABC):
         Args:
             pool: features of a bounded sample of the set's images (all of a small set), which serve as references
                 where no explicit ones are given, and as the set whose statistics align maps.
-            context: of the pool's images, in order; ``own`` is 0…M-1.
+            context: of the pool's images, in order; ``pool_index`` is 0…M-1.
 
         Returns:
             Whatever :meth:`score` wants to find in ``context.state``.

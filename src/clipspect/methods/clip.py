@@ -1,4 +1,4 @@
-"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline (METHODS §7)."""
+"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline (docs/methods.md §7)."""
 
 from __future__ import annotations
 
@@ -43,5 +43,7 @@ class CLIP(Method):
         pair = context.anchors.pair
         grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)
         return Scores(
-            abnormal_probability(features.image, pair, self.temperature), upsample(grid, context.size)
+            abnormal_probability(features.image, pair, self.temperature),
+            upsample(grid, context.size),
+            text=grid,
         )

@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from dataclasses import fields
 
-from clipspect.methods import method_class
+from clipspect.registry import method_class
 
 
 def describe_settings(name: str) -> list[tuple[str, str, str]]:

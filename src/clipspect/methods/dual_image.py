@@ -1,6 +1,6 @@
 """Dual-Image Enhanced CLIP: each image is the other's visual reference, either of which may be defective.
 
-Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; METHODS §5.
+Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from clipspect.backbones.features import Features
 from clipspect.methods.base import MethodContext, check_choice, check_range
-from clipspect.methods.joint import JointMethod
+from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import map_images, nearest_distances, non_self_indices
+from clipspect.methods.visual import map_images, nearest_distances
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The reference tokens of a set, and who is compared with which of them."""
+class PairedReferences(References):
+    """The reference tokens of a set, and which of them each image is compared with."""
 
     blocks: list[Tensor]
     """Per visual block (M, N, D) unit tokens."""
@@ -47,33 +47,38 @@ class DualImage(JointMethod):
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
 
-    def gather(self, pool: Features, context: MethodContext) -> Compared | None:
+    def gather(self, pool: Features, context: MethodContext) -> PairedReferences | None:
         """The explicit references, or the pool itself with its pairs; None where each image brings its own."""
         if context.paired_references is not None:
             return None
         if context.references is None:
             pairing = pair(self.pairing, self.references, context.seeds, pool.image)
-            return Compared(self.visual_tokens(pool), pairing)
-        return Compared(self.visual_tokens(context.references), None)
+            return PairedReferences(pool.sources, len(pool), True, self.visual_tokens(pool), pairing)
+        known = context.references
+        return PairedReferences(known.sources, len(known), False, self.visual_tokens(known), None)
 
-    def visual_map(self, features: Features, context: MethodContext, compared: Compared | None) -> Tensor:
+    def visual_map(
+        self, features: Features, context: MethodContext, compared: PairedReferences | None
+    ) -> Tensor:
         """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
+        allowed = self.allowed(features, context, compared)
 
         def compare(i: int) -> Tensor:
-            kept: list[int] | slice = slice(None)
             if compared is None:
                 assert context.paired_references is not None
                 known = self.visual_tokens(context.paired_references[i : i + 1])
-            elif compared.pairing is not None:
-                partners = compared.pairing.of(context.own[i], context.seeds[i], features.image[i])
-                known = [tokens[partners] for tokens in compared.blocks]
+                rows = [0]
             else:
-                known = compared.blocks
-                # An image among its own references is left out; as the only one it stays, and finds no difference.
-                kept = non_self_indices(blocks[-1][i], known[-1]) or kept
+                known, rows = compared.blocks, allowed[i]
+                if compared.pairing is not None:
+                    rows = compared.pairing.of(
+                        context.pool_index[i], context.seeds[i], features.image[i], rows
+                    )
+            if not rows:  # the row's note says that no other image was there
+                return blocks[-1].new_zeros(blocks[-1].shape[1])
             distances = [
-                nearest_distances(tokens[i], others)[kept].mean(0)
+                nearest_distances(tokens[i], others[rows]).mean(0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
             return torch.stack(distances).mean(0)

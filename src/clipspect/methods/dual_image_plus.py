@@ -1,8 +1,8 @@
 """Dual-Image+: Dual-Image with a linear layer trained for a few steps on the image and corrupted copies of it.
 
-Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; METHODS §6. What the paper's public text leaves open is decided here: the
-layer starts as the identity, and the mask of a copy is predicted from how much more abnormal each of its patches
-is than the same patch of the image, so that a true defect, which both have, is not taught to be normal.
+Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; docs/methods.md §6. What the paper's public text leaves open is decided
+here: the layer starts as the identity, and the mask of a copy is predicted from how much more abnormal each patch is
+than the same patch of the image, so that a true defect, which both have, is not taught to be normal.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DualImagePlus(DualImage):
             note if finite else (*note, DIVERGED)
             for note, finite in zip(self.notes(features, context), descent.finite.tolist(), strict=True)
         ]
-        return Scores(image, self.finish(grid, context), notes)
+        return Scores(image, self.finish(grid, context), notes, text, visual)
 
     def text_tokens(self, features: Features) -> Tensor:
         """(B, N, D) tokens of the text block."""

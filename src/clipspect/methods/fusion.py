@@ -1,4 +1,4 @@
-"""How a text map and a visual map are brought to one scale before they are averaged (METHODS §5).
+"""How a text map and a visual map are brought to one scale before they are averaged (docs/methods.md §5).
 
 The two are numbers of different kinds: probabilities around ½ and distances near 0. Each rule looks once at a pool of
 the set's maps and then changes every value by itself, so an image's map does not depend on the batch it is in. All

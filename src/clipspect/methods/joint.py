@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features, Span, span_blocks
-from clipspect.errors import ReferenceError, UsageError
+from clipspect.backbones.sources import Sources
+from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
@@ -22,11 +23,23 @@ FEWEST_SCORES = 8
 
 
 @dataclass(frozen=True)
+class References:
+    """What the visual score compares images with; methods add the form in which they keep the patches."""
+
+    sources: Sources | None
+    """Of the M references."""
+    count: int
+    """Number of references M."""
+    from_pool: bool
+    """Whether the references are the images of the set themselves."""
+
+
+@dataclass(frozen=True)
 class SetState:
     """What was seen of the set before its images are scored."""
 
-    compared: Any
-    """What the visual score compares with."""
+    compared: References | None
+    """What the visual score compares with; None where each image has a reference of its own."""
     visual: Tensor
     """(M, H, W) visual maps of the pool, so that none is made twice."""
     maps: Fusion
@@ -81,29 +94,40 @@ class JointMethod(AnoCLIP):
         )
 
     @abstractmethod
-    def gather(self, pool: Features, context: MethodContext) -> Any:
-        """Whatever :meth:`visual_map` compares with, from the pool or from the context's explicit references."""
+    def gather(self, pool: Features, context: MethodContext) -> References | None:
+        """Collect what :meth:`visual_map` compares with, from the pool or from explicit references."""
 
     @abstractmethod
     def visual_map(self, features: Features, context: MethodContext, compared: Any) -> Tensor:
         """(B, H, W) visual scores on the patch grid, before smoothing."""
+
+    def allowed(
+        self, features: Features, context: MethodContext, compared: References | None
+    ) -> list[list[int]]:
+        """Per image the rows of the references that are other images; the paired reference is always allowed."""
+        if compared is None:
+            return [[0]] * len(features)
+        pool_index = context.pool_index if compared.from_pool else ()
+        return non_self_indices(features, compared.sources, compared.count, pool_index)
 
     def prepare(self, pool: Features, context: MethodContext) -> SetState:
         """Gather what to compare with, make the pool's visual maps, and align both scores.
 
         Raises:
             UsageError: a pool of one image and no explicit reference, or no reference but the image itself.
-            ReferenceError: explicit references of another size.
+            ReferencesError: explicit references of another size.
         """
         for references in (context.references, context.paired_references):
             if references is not None and references.grid != pool.grid:
-                raise ReferenceError(
+                raise ReferencesError(
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
-        if all(self.notes(pool, context)):
-            raise UsageError("the only reference is the image itself; name another one as reference")
         compared = self.gather(pool, context)
+        if not any(self.allowed(pool, context, compared)):
+            raise UsageError(
+                "every image has only itself or a copy of it as reference; add other images or references"
+            )
         return self.align(pool, context, compared, self.visual_map(pool, context, compared))
 
     def align(self, pool: Features, context: MethodContext, compared: Any, visual: Tensor) -> SetState:
@@ -118,31 +142,22 @@ class JointMethod(AnoCLIP):
         )
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """METHODS §5: the mean of language and visual map, and of language score and highest visual value."""
+        """docs/methods.md §5: the mean of language and visual map, and of language score and highest visual value."""
         text, visual = self.both_maps(features, context)
         image, grid = self.join(text, visual, features, context)
-        return Scores(image, self.finish(grid, context), self.notes(features, context))
+        return Scores(image, self.finish(grid, context), self.notes(features, context), text, visual)
 
     def notes(self, features: Features, context: MethodContext) -> list[tuple[str, ...]]:
-        """Per image, whether explicit references hold nothing but the image itself."""
-        known = context.references
-        if known is None:
-            return [()] * len(features)
-
-        def alone(image: Tensor) -> bool:
-            # Reference by reference: most often the first one is another picture.
-            return not any(
-                non_self_indices(image, self.last_tokens(known[k : k + 1])) for k in range(len(known))
-            )
-
-        return [(ONLY_ITSELF,) if alone(image) else () for image in self.last_tokens(features)]
+        """Per image, whether its references hold nothing but the image itself."""
+        allowed = self.allowed(features, context, context.state.compared)
+        return [() if rows else (ONLY_ITSELF,) for rows in allowed]
 
     def both_maps(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """(B, H, W) language and visual map; visual maps of the pool's images are taken from the state."""
         state: SetState = context.state
         text = self.patch_map(features, context)
-        if min(context.own) >= 0:
-            return text, state.visual[list(context.own)]
+        if min(context.pool_index) >= 0:
+            return text, state.visual[list(context.pool_index)]
         return text, self.visual_map(features, context, state.compared)
 
     def join(
@@ -169,10 +184,6 @@ class JointMethod(AnoCLIP):
         """(B, N, D) unit tokens of each visual block."""
         patches = self._patches(features)
         return [normalize_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
-
-    def last_tokens(self, features: Features) -> Tensor:
-        """(B, N, D) unit tokens of the deepest visual block."""
-        return normalize_tokens(self._patches(features)[span_blocks(self.span, features.depth)[-1]])
 
     def _patches(self, features: Features) -> Mapping[int, Tensor]:
         return features.value_patches if self.path == "value" else features.ordinary_patches

@@ -1,7 +1,7 @@
 """Mutual scoring: every other image of the set is a reference, and what recurs in few of them is anomalous.
 
-Beyond the papers (METHODS §8): the dual-image idea with all unlabelled images at once, as MuSc (arXiv 2401.16753)
-scores them; leaving out what the language score calls abnormal is the idea of FiSeCLIP (arXiv 2507.11003).
+Beyond the papers (docs/methods.md §8): the dual-image idea with all unlabelled images at once, as MuSc scores them
+(arXiv 2401.16753). Leaving out what the language score calls abnormal is the idea of FiSeCLIP (arXiv 2507.11003).
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from torch import Tensor
 from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
 from clipspect.methods.base import MethodContext, check_range
-from clipspect.methods.joint import JointMethod
+from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import map_images, nearest_distances, non_self_indices
+from clipspect.methods.visual import map_images, nearest_distances
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The patches of all pool images, as they are or in an index; per visual block."""
+class SetReferences(References):
+    """The patches of all reference images, as they are or in an index; per visual block."""
 
     exact: list[Tensor]
     """(M, N, D) unit tokens; empty where there is an index instead."""
     indices: list[PatchIndex]
-    marks: Tensor | None = None
-    """(M, n, D) some unit tokens of explicit references, by which an image among them is recognised."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Mutual(JointMethod):
         check_range("left_out", self.left_out, 0, 0.95)
         check_range("exact_limit", self.exact_limit, 1, 1e6)
 
-    def gather(self, pool: Features, context: MethodContext) -> Compared:
+    def gather(self, pool: Features, context: MethodContext) -> SetReferences:
         """Unit tokens of the pool, or of the explicit references, without the patches left out.
 
         Raises:
@@ -64,52 +62,43 @@ class Mutual(JointMethod):
         if context.references is None and len(pool) < 2:
             raise UsageError("mutual compares images with each other and was given one; give it a folder")
         blocks = self.visual_tokens(references)
-        marks = None if context.references is None else _some(blocks[-1])
         if self.left_out > 0:
             suspicion = self.patch_map(references, context).flatten(1)  # (M, N)
             count = max(round((1 - self.left_out) * suspicion.shape[1]), 1)
             kept = suspicion.argsort(dim=1, stable=True)[:, :count, None]
             blocks = [t.gather(1, kept.expand(-1, -1, t.shape[-1])) for t in blocks]
+        origin = (references.sources, len(references), context.references is None)
         if len(references) <= self.exact_limit:
-            return Compared(blocks, [], marks)
-        return Compared([], [PatchIndex(tokens) for tokens in blocks], marks)
+            return SetReferences(*origin, blocks, [])
+        return SetReferences(*origin, [], [PatchIndex(tokens) for tokens in blocks])
 
-    def visual_map(self, features: Features, context: MethodContext, compared: Compared) -> Tensor:
+    def visual_map(self, features: Features, context: MethodContext, compared: SetReferences) -> Tensor:
         """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
         blocks = self.visual_tokens(features)
 
+        allowed = self.allowed(features, context, compared)
+
         def compare(i: int) -> Tensor:
-            own = self._own_places(i, _some(blocks[-1]), context, compared)
+            rows = allowed[i]
+            if not rows:  # the row's note says that no other image was there
+                return blocks[-1].new_zeros(blocks[-1].shape[1])
             each = [
-                self._lowest_mean(tokens[i], own, known)
+                self._lowest_mean(tokens[i], rows, known)
                 for tokens, known in zip(blocks, compared.exact, strict=False)
             ]
+            excluded = sorted(set(range(compared.count)) - set(rows))
             each += [
-                index.lowest_mean(tokens[i], own, self._count(index.images - len(own)))
+                index.lowest_mean(tokens[i], excluded, self._count(len(rows)))
                 for tokens, index in zip(blocks, compared.indices, strict=False)
             ]
             return torch.stack(each).mean(0)
 
         return map_images(compare, features.image).reshape(-1, *features.grid)
 
-    def _own_places(self, i: int, marks: Tensor, context: MethodContext, compared: Compared) -> list[int]:
-        """Where an image itself is among those it is compared with; nowhere if nothing else is there."""
-        if compared.marks is None:
-            return [context.own[i]] if context.own[i] >= 0 else []
-        others = non_self_indices(marks[i], compared.marks)
-        return sorted(set(range(len(compared.marks))) - set(others)) if others else []
-
-    def _lowest_mean(self, tokens: Tensor, own: list[int], known: Tensor) -> Tensor:
-        """(N,) of one image's (N, D) tokens against (M, R, D) exactly."""
-        distances = nearest_distances(tokens, known)  # (M, N)
-        if own:
-            distances = distances[[k for k in range(len(known)) if k not in own]]
+    def _lowest_mean(self, tokens: Tensor, rows: list[int], known: Tensor) -> Tensor:
+        """(N,) of one image's (N, D) tokens against some of (M, R, D) exactly."""
+        distances = nearest_distances(tokens, known if len(rows) == len(known) else known[rows])
         return distances.topk(self._count(len(distances)), dim=0, largest=False).values.mean(0)
 
     def _count(self, others: int) -> int:
         return max(math.ceil(self.lowest * others), 1)
-
-
-def _some(tokens: Tensor) -> Tensor:
-    """(B, n, D) of (B, N, D): some 64 tokens of each image, evenly spread."""
-    return tokens[:, :: max(tokens.shape[1] // 64, 1)]

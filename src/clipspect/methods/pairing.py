@@ -1,4 +1,4 @@
-"""Which images of a set each image is compared with (METHODS §5): never itself, never a matter of order or batch."""
+"""Which images of a set each image is compared with (docs/methods.md §5), independent of order and batch."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ class Pairing:
     cycle: Sequence[int]
     """The pool in a random circular order."""
 
-    def of(self, own: int, seed: int, embedding: Tensor) -> list[int]:
-        """Positions in the pool of one image's references.
+    def of(self, own: int, seed: int, embedding: Tensor, allowed: Sequence[int]) -> list[int]:
+        """Choose the references of one image.
 
         Args:
-            own: the image's own position in the pool, -1 where it is not part of it.
+            own: the image's own row in the pool, -1 where it is not part of it.
             seed: of the image's content.
             embedding: (D,) unit, of the image.
+            allowed: rows of the pool that are other images (:func:`~clipspect.methods.visual.non_self_indices`).
+
+        Returns:
+            At most ``count`` of the allowed rows.
         """
-        others = len(self.cycle) - (own >= 0)
-        count = min(self.count, others)
         if self.rule == "nearest":
-            likeness = self.embeddings @ embedding
-            if own >= 0:
-                likeness[own] = -2  # below any cosine
-            return [int(i) for i in likeness.argsort(descending=True, stable=True)[:count]]
-        # Following one circle, no image meets itself, and each is used as often as any other.
+            likeness = (self.embeddings @ embedding)[list(allowed)]
+            nearest = likeness.argsort(descending=True, stable=True)[: self.count]
+            return [allowed[int(i)] for i in nearest]
+        # One circular order: no image meets itself, and each is used as often as any other.
         place = self.cycle.index(own) if own >= 0 else seed % len(self.cycle) - 1
-        return [self.cycle[(place + step) % len(self.cycle)] for step in range(1, count + 1)]
+        following = (self.cycle[(place + step) % len(self.cycle)] for step in range(1, len(self.cycle) + 1))
+        return [row for row in following if row in set(allowed)][: self.count]
 
 
 def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pairing:

@@ -1,4 +1,4 @@
-"""The arithmetic methods share: pure functions on tensors, batch first (METHODS §2, §3, §5)."""
+"""The arithmetic methods share: pure functions on tensors, batch first (docs/methods.md §2, §3, §5)."""
 
 from __future__ import annotations
 

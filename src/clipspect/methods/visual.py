@@ -1,4 +1,4 @@
-"""Visual scores: how far each patch is from the nearest patch of a reference (METHODS §5).
+"""Visual scores: how far each patch is from the nearest patch of a reference (docs/methods.md §5).
 
 Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is "seen before" and 1 its opposite.
 One image at a time, so that a number never depends on which other images share its batch, and in blocks, so
@@ -7,7 +7,7 @@ that memory is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.cpu.linear import linear
+from clipspect.backbones.features import Features
+from clipspect.backbones.sources import Sources
 
 _COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32, for each lane
-ONLY_ITSELF = "its only reference is the image itself, so nothing visual could be compared"
-"""The note of a row whose visual map is zero for want of another picture."""
+ONLY_ITSELF = "its only reference is the image itself or a copy of it, so nothing visual could be compared"
+"""The note of a row whose visual map is zero because no other image is available."""
 
 
 def normalize_tokens(patches: Tensor) -> Tensor:
@@ -53,12 +55,24 @@ def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
     )
 
 
-def non_self_indices(image: Tensor, references: Tensor) -> list[int]:
-    """Which of the reference images are not the image itself, encoded in another batch perhaps.
+def non_self_indices(
+    features: Features, references: Sources | None, count: int, pool_index: Sequence[int] = ()
+) -> list[list[int]]:
+    """Find the references each image may be compared with: not itself, its tiles or copies of it.
 
     Args:
-        image: (N, D) unit tokens.
-        references: (M, N, D) unit tokens of the same block.
+        features: of N images.
+        references: sources of the references, where they are known.
+        count: number M of references.
+        pool_index: each image's own row among the references, -1 where it has none.
+
+    Returns:
+        Per image the rows of the references that remain.
     """
-    likeness = torch.einsum("nd,mnd->m", image, references) / len(image)
-    return [i for i, mean in enumerate(likeness.tolist()) if mean < 1 - 1e-6]
+    excluded = torch.zeros(len(features), count, dtype=torch.bool)
+    if features.sources is not None and references is not None:
+        excluded |= features.sources.same_image(references)
+    for row, own in enumerate(pool_index):
+        if own >= 0:
+            excluded[row, own] = True
+    return [(~row).nonzero().flatten().tolist() for row in excluded]

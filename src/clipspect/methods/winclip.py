@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.openclip.value_attention import window_index
-from clipspect.errors import ReferenceError, UsageError
+from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_range
 from clipspect.methods.scoring import abnormal_probability, upsample
 from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, non_self_indices, normalize_tokens
@@ -67,7 +67,8 @@ class WinCLIP(Method):
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Image score from the class token; map from all scales, upsampled without aligned corners."""
         grid = self.text_grid(features, context)
-        return Scores(self.text_score(features, context), upsample(grid, context.size, align_corners=False))
+        maps = upsample(grid, context.size, align_corners=False)
+        return Scores(self.text_score(features, context), maps, text=grid)
 
     def text_score(self, features: Features, context: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding."""
@@ -100,13 +101,14 @@ class WinCLIPPlus(WinCLIP):
 
         Raises:
             UsageError: no references.
-            ReferenceError: references of another size.
+            ReferencesError: references of another size.
         """
         visual = self.visual_grid(features, context)
-        grid = (self.text_grid(features, context) + visual) / 2
+        text = self.text_grid(features, context)
+        grid = (text + visual) / 2
         image = (self.text_score(features, context) + visual.amax((1, 2))) / 2
         notes = [() if others else (ONLY_ITSELF,) for others in _others(features, context)]
-        return Scores(image, upsample(grid, context.size, align_corners=False), notes)
+        return Scores(image, upsample(grid, context.size, align_corners=False), notes, text, visual)
 
     def visual_grid(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
@@ -115,7 +117,7 @@ class WinCLIPPlus(WinCLIP):
         if references is None:
             raise UsageError("winclip+ compares with normal images; name some with --reference")
         if references.grid != features.grid:
-            raise ReferenceError(
+            raise ReferencesError(
                 f"the references have {references.grid} patches, the images {features.grid};"
                 f" they must be encoded at the same size"
             )
@@ -126,9 +128,9 @@ class WinCLIPPlus(WinCLIP):
                 nearest_distances(tokens, known[i : i + 1] if paired else known)
                 for i, tokens in enumerate(queries)
             ]
-            # An image among its own references is left out; as the only one it stays, and finds no difference.
+            # Without another reference the distance is 0 and the row's note says so.
             return torch.stack(
-                [d[rows or slice(None)].amin(0) for d, rows in zip(nearest, others, strict=True)]
+                [d[rows].amin(0) if rows else d[0] * 0 for d, rows in zip(nearest, others, strict=True)]
             )
 
         others = _others(features, context)
@@ -147,8 +149,7 @@ def _others(features: Features, context: MethodContext) -> list[list[int]]:
     """Per image which of the references it is compared with are not the image itself."""
     if context.references is None:
         return [[0]] * len(features)
-    known = _raw_tokens(context.references)
-    return [non_self_indices(image, known) for image in _raw_tokens(features)]
+    return non_self_indices(features, context.references.sources, len(context.references))
 
 
 def _raw_tokens(features: Features) -> Tensor:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipspect.detection import Region
 from clipspect.postprocess.maps import resize_map
+from clipspect.types import Region
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.detection import Region
+from clipspect.types import Region
 
 MIN_CELLS = 4
 """Cells of a map with a side of 64 or more that a region must cover: fewer only graze the threshold."""

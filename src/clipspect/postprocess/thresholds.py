@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipspect.detection import Detection, Thresholds
+from clipspect.detection import Detection
 from clipspect.errors import UsageError
+from clipspect.types import Thresholds
 
 MIN_IMAGES_TO_GUESS = 8
 NEUTRAL_SCORE = 0.5

@@ -26,7 +26,7 @@ class TextAnchors:
     """What the sentences of one object become. P normal and Q abnormal sentences."""
 
     pair: Tensor
-    """(2, D) unit anchors, normal then abnormal: mean of the raw embeddings, then one normalisation (METHODS §2)."""
+    """(2, D) unit anchors, normal then abnormal: mean of raw embeddings, then normalized (docs/methods.md §2)."""
     bank_normal: Tensor
     """(P, D) unit embeddings of the single normal sentences."""
     bank_abnormal: Tensor
@@ -34,7 +34,7 @@ class TextAnchors:
 
     @property
     def bank(self) -> Tensor:
-        """(P+Q, D) all single sentences, normal first: the fixed bank of AnoCLIP+ (METHODS §4)."""
+        """(P+Q, D) all single sentences, normal first: the fixed bank of AnoCLIP+ (docs/methods.md §4)."""
         return torch.cat([self.bank_normal, self.bank_abnormal])
 
 

@@ -1,4 +1,4 @@
-"""From an object's name to sentences: state phrases × templates × domain phrases, built by rule (METHODS §2)."""
+"""From an object's name to sentences: states × templates × domain phrases, built by rule (docs/methods.md §2)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PromptSet:
     states_outer: bool = False
     """Order of the sentences: states as the outer loop (WinCLIP), else templates (AnoCLIP)."""
 
-    def sentences(self, noun: str, domain: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        """Normal and abnormal sentences for a noun, used as it stands.
+    def sentences(self, object_name: str, domain: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        """Normal and abnormal sentences for a object name, used as it stands.
 
         Args:
-            noun: the object's name, see :func:`clean_object_name`.
+            object_name: the object's name, see :func:`clean_object_name`.
             domain: phrases such as "industrial image"; unused where the set is not domain-aware.
         """
         templates = [_qualify(t, phrase) for phrase in domain for t in self.templates]
@@ -40,7 +40,7 @@ class PromptSet:
             templates = list(self.templates)
 
         def compose(states: tuple[str, ...]) -> list[str]:
-            phrases = [state.format(noun) for state in states]
+            phrases = [state.format(object_name) for state in states]
             if self.states_outer:
                 return [t.format(p) for p in phrases for t in templates]
             return [t.format(p) for t in templates for p in phrases]
@@ -71,10 +71,10 @@ class PromptTable:
             raise UsageError(f"unknown prompt set {name!r}; there are: {', '.join(sorted(self.sets))}")
         return self.sets[name]
 
-    def domain(self, name: str, noun: str) -> tuple[str, ...]:
+    def domain(self, name: str, object_name: str) -> tuple[str, ...]:
         """The phrases of a domain; ``auto`` takes "texture" for nouns known to be one or several, else "object"."""
         if name == "auto":
-            last = noun.lower().split()[-1]
+            last = object_name.lower().split()[-1]
             name = "texture" if {last, last.removesuffix("s")} & self.textures else "object"
         if name not in self.domains:
             raise UsageError(f"unknown domain {name!r}; there are: auto, {', '.join(sorted(self.domains))}")
@@ -87,16 +87,16 @@ class PromptConfig:
 
     table: PromptTable
     domain: str = "auto"
-    """"auto" (object or texture by the noun), or a domain of the table."""
+    """"auto" (object or texture by the object name), or a domain of the table."""
     normal: tuple[str, ...] = ()
     """The user's own normal states, such as "{} fresh from the mould"."""
     abnormal: tuple[str, ...] = ()
     """The user's own abnormal states, such as "{} with a scratch"."""
 
-    def sentences(self, prompt_set: str, noun: str) -> tuple[list[str], list[str]]:
-        """Normal and abnormal sentences of a prompt set for a noun."""
+    def sentences(self, prompt_set: str, object_name: str) -> tuple[list[str], list[str]]:
+        """Normal and abnormal sentences of a prompt set for a object name."""
         states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
-        return states.sentences(noun, self.table.domain(self.domain, noun))
+        return states.sentences(object_name, self.table.domain(self.domain, object_name))
 
 
 def clean_object_name(name: str) -> str:
@@ -111,7 +111,9 @@ def clean_object_name(name: str) -> str:
     if not words:
         raise UsageError(f"the object's name {name!r} is empty; name what is on the images, e.g. 'metal nut'")
     if len(words) > 80:
-        raise UsageError(f"the object's name is {len(words)} characters long; use a short noun of up to 80")
+        raise UsageError(
+            f"the object's name is {len(words)} characters long; use a short object name of up to 80"
+        )
     return words
 
 

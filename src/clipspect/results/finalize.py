@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.data.prefetch import prefetch
-from clipspect.detection import Thresholds
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.heatmap import colour_scale, draw_overlay
 from clipspect.postprocess.thresholds import guess_thresholds
@@ -25,6 +24,7 @@ from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.rows import LIGHT_COLUMNS, apply_thresholds, map_of, regions_of
 from clipspect.results.run import OverlayChoice, method_suffix, output_path
 from clipspect.results.store import CSV, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
+from clipspect.types import Thresholds
 
 SAMPLES_PER_IMAGE = 256
 SAMPLES = 1_000_000

@@ -13,14 +13,14 @@ from typing import Any
 
 import clipspect
 from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
-from clipspect.detection import Thresholds
 from clipspect.errors import ResultsError, UsageError
 from clipspect.postprocess.heatmap import colour_scale
 from clipspect.results.files import write_whole
 from clipspect.results.finalize import RunTotals, finish_run, sample_rows
 from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
+from clipspect.types import Thresholds
 
-OF_THE_SOURCE = ("source", "company", "maps")
+OF_THE_SOURCE = ("source", "context_images", "maps")
 """Settings that may differ between folders whose scores can be compared."""
 _FROM_ROWS = "From the rows; how it was chosen is not known."
 

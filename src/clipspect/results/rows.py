@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.detection import Detection, Region, Thresholds
+from clipspect.detection import Detection
 from clipspect.postprocess.regions import find_regions
+from clipspect.types import Region, Thresholds
 
 LIGHT_COLUMNS = (
     "path", "content_hash", "width", "height", "object", "method", "model", "weights", "score", "flag",

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.data.find import find_images
-from clipspect.detection import Detection, Thresholds
+from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.maps import write_grey
 from clipspect.results.files import open_whole
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import MAPS, ResultStore, iterate_rows
+from clipspect.types import Thresholds
 
 SHOWN_ERRORS = 20
 
@@ -40,14 +41,14 @@ class DetectorLike(Protocol):
         *,
         object: str,
         root: Path | None,
-        only: Callable[[Path], bool] | None,
+        should_score: Callable[[Path], bool] | None,
         references: Any,
         templates: Any,
-        company: Iterable[Path],
+        context_images: Iterable[Path],
     ) -> Iterator[Detection]:
         """One detection per method and image, in order; ``path`` is relative to ``root``.
 
-        ``only`` says which images to score; the others, and ``company``, merely belong to the set.
+        ``should_score`` says which images to score; the others, and ``context_images``, merely belong to the set.
         """
 
 
@@ -119,7 +120,7 @@ class LocalEngine:
     """The results folder, for the maps."""
     references: Any = None
     templates: Any = None
-    company: Sequence[Path] = ()
+    context_images: Sequence[Path] = ()
     maps: MapFormat = "none"
 
     @property
@@ -141,7 +142,7 @@ class LocalEngine:
             "source": row_path(str(self.source.resolve())),
             "maps": self.maps,
             "references": next((r.digest for r in (self.references, self.templates) if r is not None), None),
-            "company": _digest(self.company) if self.company else None,
+            "context_images": _digest(self.context_images) if self.context_images else None,
         }
 
     def images(self) -> Sequence[str]:
@@ -166,10 +167,10 @@ class LocalEngine:
             list(self.paths.values()),
             object=self.object,
             root=self.root,
-            only=wanted.__contains__,
+            should_score=wanted.__contains__,
             references=self.references,
             templates=self.templates,
-            company=self.company,
+            context_images=self.context_images,
         )
         for detection in stream:
             _write_map(self.out, detection, self.maps, several=several)
@@ -199,7 +200,7 @@ def run_folder(
     out: Path,
     references: Any = None,
     templates: Any = None,
-    company: Sequence[Path] = (),
+    context_images: Sequence[Path] = (),
     thresholds: Thresholds | None = None,
     maps: MapFormat = "none",
     overlays: OverlayChoice = "all",
@@ -211,11 +212,11 @@ def run_folder(
     """Score the images of ``source`` (a folder or one file) into the results folder ``out``.
 
     ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
-    ``company`` are images that belong to the set beside those of ``source`` and are not scored; their contents
+    ``context_images`` are images that belong to the set beside those of ``source`` and are not scored; their contents
     are part of the settings too. :func:`run_engine` says the rest.
     """
     return run_engine(
-        LocalEngine(detector, source, object, out, references, templates, company, maps),
+        LocalEngine(detector, source, object, out, references, templates, context_images, maps),
         out=out,
         thresholds=thresholds,
         overlays=overlays,

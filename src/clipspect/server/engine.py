@@ -11,12 +11,13 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.presets import PRESETS
-from clipspect.detection import Detection, Thresholds
-from clipspect.errors import ClipspectError, ReferenceError, UsageError
-from clipspect.methods import METHODS, make_method, method_class
+from clipspect.detection import Detection
+from clipspect.errors import ClipspectError, ReferencesError, UsageError
 from clipspect.prompts import clean_object_name
+from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
 from clipspect.server.reference_store import ReferenceStore
+from clipspect.types import Thresholds
 
 if TYPE_CHECKING:
     from clipspect.backbones.features import Features
@@ -128,7 +129,7 @@ class Engine:
                     "needs_references": method_class(name).needs_references,
                     "looks_at_the_whole_set": method_class(name).scope == "set",
                 }
-                for name, (_, about) in METHODS.items()
+                for name, about in list_methods().items()
             ],
         }
 
@@ -159,7 +160,7 @@ class Engine:
         model, count, each = inquiry.model, len(inquiry.images), len(inquiry.methods)
         images = "1 image" if count == 1 else f"{count} images"
         how = f"with {' and '.join(inquiry.methods)} on {model}"
-        noun = clean_object_name(inquiry.object)
+        object_name = clean_object_name(inquiry.object)
         if model in self.models and model not in self._loaded:
             yield step(f"Loading the model {model}; the first time takes longest")
         detector = self.detector(inquiry.methods, model)
@@ -167,10 +168,9 @@ class Engine:
             yield step("Encoding the references")
         with self._busy:
             references = self._references(detector, inquiry)
-        yield step(f"Reading the sentences about “{noun}”")
+        yield step(f"Reading the sentences about “{object_name}”")
         with self._busy:
-            for method in detector.methods:
-                detector.anchors(noun, method)
+            detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
         yield step(f"{first} {images} {how}")
         stream = detector.stream(
@@ -209,18 +209,18 @@ class Engine:
     def keep_references(self, inquiry: InspectRequest) -> Kept:
         """Encode an inquiry's images as known-good references and keep them for later ones.
 
-        Raises UsageError (a method without references), ImageError, ReferenceError.
+        Raises UsageError (a method without references), ImageError, ReferencesError.
         """
         (method,) = inquiry.methods
         if not method_class(method).accepts_references:
             raise UsageError(f"{method} uses no references; choose a method that does, such as dual-image")
         detector = self.detector(inquiry.methods, inquiry.model)
-        noun = clean_object_name(inquiry.object)
-        name, path = self.shelf.place(detector.settings(), noun, inquiry.images)
+        object_name = clean_object_name(inquiry.object)
+        name, path = self.shelf.place(detector.settings(), object_name, inquiry.images)
         with self._busy, _unnamed(path, name):
             count = detector.write_references(inquiry.images, inquiry.object, path)
             self.shelf.tidy()
-        return Kept(id=name, count=count, object=noun, method=method, model=inquiry.model)
+        return Kept(id=name, count=count, object=object_name, method=method, model=inquiry.model)
 
     def _make(self, methods: tuple[str, ...], model: str) -> Detector:
         import clipspect
@@ -230,9 +230,7 @@ class Engine:
         if model not in self._loaded:
             self._loaded[model] = clipspect.load(model=model, **self._options)
         base = self._loaded[model]
-        return Detector(
-            base.backbone, made, base.reader, base.wording, batch_size=self._options["batch_size"]
-        )
+        return Detector(replace(base.model, methods=tuple(made)), base.reader)
 
     def _references(self, detector: Detector, inquiry: InspectRequest) -> Features | None:
         if isinstance(inquiry.references, str):
@@ -246,7 +244,7 @@ class Engine:
         groups: dict[object, list[int]] = {}
         for position, ticket in enumerate(tickets):
             inquiry = ticket.inquiry
-            alone = any(m in METHODS and method_class(m).scope == "set" for m in inquiry.methods)
+            alone = any(m in list_methods() and method_class(m).scope == "set" for m in inquiry.methods)
             kept = inquiry.references if isinstance(inquiry.references, str) else None
             alone = alone or (kept is None and bool(inquiry.references))
             key = position if alone else (inquiry.methods, inquiry.model, inquiry.object, kept)
@@ -288,5 +286,5 @@ def _unnamed(path: Path, name: str) -> Iterator[None]:
     """Errors about a file of the shelf name its id: where it lies is nobody's business."""
     try:
         yield
-    except ReferenceError as error:
-        raise ReferenceError(str(error).replace(str(path), f"references {name}")) from None
+    except ReferencesError as error:
+        raise ReferencesError(str(error).replace(str(path), f"references {name}")) from None

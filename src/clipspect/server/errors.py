@@ -8,7 +8,7 @@ from typing import Any
 from clipspect.errors import (
     ClipspectError,
     ImageError,
-    ReferenceError,
+    ReferencesError,
     ResultsError,
     UsageError,
     WeightsError,
@@ -20,7 +20,7 @@ _RETRYABLE = (429, 503)
 _STATUSES: Sequence[tuple[type[ClipspectError], int, str]] = (
     (UsageError, 422, "impossible_request"),
     (ImageError, 422, "unreadable_image"),
-    (ReferenceError, 422, "unusable_references"),
+    (ReferencesError, 422, "unusable_references"),
     (WeightsError, 500, "weights"),
     (ResultsError, 500, "storage"),
 )

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from clipspect.detection import Thresholds
-from clipspect.methods import DEFAULT_METHOD
+from clipspect.registry import DEFAULT_METHOD
 from clipspect.server.engine import InspectRequest
 from clipspect.server.reference_store import ID_PATTERN
+from clipspect.types import Thresholds
 
 # A whole picture of one grey pixel, so that the documentation's example can be sent as it stands.
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2xTLXQAAAABJRU5ErkJggg=="

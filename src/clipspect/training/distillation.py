@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.value_attention import encode_vit
 from clipspect.data.find import find_images
 from clipspect.data.loader import load_images

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
-from clipspect.methods import DEFAULT_METHOD, METHODS
+from clipspect.registry import DEFAULT_METHOD, list_methods
 from clipspect.server.engine import Engine
 from clipspect.server.limits import Limits
 from clipspect.ui.page import NOTHING_YET, Page
@@ -44,12 +44,12 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                         folder = gr.File(
                             file_count="directory", show_label=False, height=160, elem_id="folder"
                         )
-                noun = gr.Textbox(
+                object_name = gr.Textbox(
                     label="Object", placeholder="metal nut", info="What is on them, in plain words.",
                     max_length=80, elem_id="object",
                 )  # fmt: skip
                 method = gr.Dropdown(
-                    list(METHODS), value=DEFAULT_METHOD, label="Method", info=METHODS[DEFAULT_METHOD][1],
+                    list(list_methods()), value=DEFAULT_METHOD, label="Method", info=list_methods()[DEFAULT_METHOD],
                     elem_id="method",
                 )  # fmt: skip
                 model = gr.Dropdown(
@@ -110,7 +110,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                             }
                 with gr.Tab("Compare methods"):
                     chosen = gr.CheckboxGroup(
-                        list(METHODS), value=COMPARED, label="Methods", elem_id="compared"
+                        list(list_methods()), value=COMPARED, label="Methods", elem_id="compared"
                     )
                     compare = gr.Button("Compare", variant="primary", elem_id="compare")
                     compare_status = gr.Markdown(elem_id="compare-status")
@@ -121,20 +121,20 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                             side_by_side = [
                                 gr.Image(type="pil", format="jpeg", interactive=False, visible=False,
                                          min_width=180, buttons=["fullscreen"])
-                                for _ in METHODS
+                                for _ in list_methods()
                             ]  # fmt: skip
                         compare_opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Heat opacity")
 
         # outside of what is hidden at first: Gradio would show them with it
         takers = {what: gr.DownloadButton(visible="hidden", elem_id=f"take-{what}") for what in DOWNLOADS}
-        asked = [files, folder, noun, method, model, references]
+        asked = [files, folder, object_name, method, model, references]
         shown = [found, index, pixel, image, opacity]
         answered = [status, found, index, results, gallery, pixel, image]
         drawn = [overlay, verdict, table]
         pressed = [go.click]
         for button, example in zip((one, pair, many), _examples(), strict=True):
             filled = button.click(
-                lambda e=example: e, None, [files, folder, noun, method, references], **_QUIET
+                lambda e=example: e, None, [files, folder, object_name, method, references], **_QUIET
             )
             pressed.append(filled.success)
         for button in (go, one, pair, many):
@@ -145,14 +145,14 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
         for slider in (pixel, image, opacity):
             slider.input(page.show, shown, drawn, trigger_mode="always_last", **_QUIET)
         gallery.select(_selected, None, index, **_QUIET).then(page.show, shown, drawn, **_QUIET)
-        method.change(lambda name: gr.update(info=METHODS[name][1]), method, method, **_QUIET)
+        method.change(lambda name: gr.update(info=list_methods()[name]), method, method, **_QUIET)
         references.change(page.take_references, [references, method], [beside, box, method], **_QUIET)
         for what, maker in makers.items():
             # writes the file, and then presses the hidden button that hands it over
             maker.click(partial(page.download, what), shown, takers[what], **_QUIET).success(
                 None, js=f"() => setTimeout(() => document.querySelector('#take-{what}').click(), 100)"
             )
-        again = [files, folder, noun, chosen, model, references]
+        again = [files, folder, object_name, chosen, model, references]
         comparing = compare.click(
             page.compare, again, [compare_status, compared, which],
             show_progress_on=[compare_status], **_PRIVATE,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipspect.errors import ClipspectError, UsageError
-from clipspect.methods import METHODS, method_class
+from clipspect.registry import list_methods, method_class
 from clipspect.server.engine import Engine, InspectRequest, Progress
 from clipspect.server.limits import Limits, sniff
 from clipspect.ui import view
@@ -27,7 +27,7 @@ class Asked:
 
     files: list[str] | None
     folder: list[str] | None
-    noun: str
+    object_name: str
     model: str
     references: list[str] | None
 
@@ -54,14 +54,14 @@ class Page:
         self,
         files: list[str] | None,
         folder: list[str] | None,
-        noun: str,
+        object_name: str,
         method: str,
         model: str,
         references: list[str] | None,
     ) -> Iterator[tuple[Any, ...]]:
         """Score the images; the status as it changes, and at the end what was found."""
         nothing_yet = [gr.skip()] * 6
-        for progress, names in self._steps(Asked(files, folder, noun, model, references), [method]):
+        for progress, names in self._steps(Asked(files, folder, object_name, model, references), [method]):
             if not progress.done:
                 yield progress.message, *nothing_yet
                 continue
@@ -94,13 +94,13 @@ class Page:
         self,
         files: list[str] | None,
         folder: list[str] | None,
-        noun: str,
+        object_name: str,
         methods: list[str],
         model: str,
         references: list[str] | None,
     ) -> Iterator[tuple[Any, ...]]:
         """Score the images with several methods over one encoding of each; those that cannot are left out."""
-        asked = Asked(files, folder, noun, model, references)
+        asked = Asked(files, folder, object_name, model, references)
         possible = [name for name in methods if _possible(name, len(asked.paths), bool(references))]
         if not possible:
             possible = methods  # the engine says what is wrong
@@ -128,7 +128,7 @@ class Page:
             judged.append((method, detection))
             picture = found.picture(index, used.image, used.pixel, opacity)
             pictures.append(gr.update(value=picture, label=method, visible=True))
-        hidden = len(METHODS) - len(pictures)
+        hidden = len(list_methods()) - len(pictures)
         return [view.comparison_table(judged), *pictures, *[gr.update(value=None, visible=False)] * hidden]
 
     def take_references(self, references: list[str] | None, method: str) -> tuple[Any, Any, Any]:
@@ -167,7 +167,7 @@ class Page:
             given = tuple(Path(path).read_bytes() for path in asked.references or ())
             self.limits.check(images)
             self.limits.check(given, "reference")
-            inquiry = InspectRequest(images, asked.noun or "", tuple(methods), asked.model, given)
+            inquiry = InspectRequest(images, asked.object_name or "", tuple(methods), asked.model, given)
             for progress in self.engine.inspect(inquiry):
                 yield progress, [path.name for path in paths]
         except ClipspectError as error:

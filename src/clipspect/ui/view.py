@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.detection import Detection, Thresholds
+from clipspect.detection import Detection
 from clipspect.postprocess.heatmap import colour_scale
 from clipspect.postprocess.maps import write_grey
 from clipspect.postprocess.thresholds import MIN_IMAGES_TO_GUESS, given_thresholds, guess_for
 from clipspect.results.export import light_rows, write_csv
+from clipspect.types import Thresholds
 
 if TYPE_CHECKING:
     from PIL import Image

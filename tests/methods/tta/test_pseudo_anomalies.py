@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clipspect.methods import make_method
 from clipspect.methods.tta.pseudo_anomalies import corrupted_copies, perlin_noise
+from clipspect.registry import make_method
 
 KINDS = ["mixed", "cut-paste", "perlin", "noise"]
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.cpu.batch_parallel import parallel_map
+from clipspect.backbones.base import Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
-from clipspect.backbones.openclip.checkpoints import RANDOM, build_model
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
 from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
 from clipspect.backbones.openclip.value_attention import (
@@ -27,19 +24,18 @@ from clipspect.backbones.openclip.value_attention import (
     encode_vit,
     encode_windows,
 )
-from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PRECISIONS = get_args(Precision)
 _SENTENCES_PER_PASS = 512
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class Backbone:
-    """An open_clip vision transformer or ModifiedResNet with its text tower. Never trained or changed."""
+class OpenClipBackbone(Backbone):
+    """An open_clip vision transformer or ModifiedResNet with its text tower."""
+
+    has_text = True
 
     def __init__(
         self,
@@ -67,12 +63,9 @@ class Backbone:
         self.depth = len(visual.transformer.resblocks) if self.is_vit else 1
         self.patch = int(visual.patch_size[0]) if self.is_vit else 32
         own = visual.image_size
-        self.image_size = int(image_size or (own if isinstance(own, int) else own[0]))
-        if self.image_size % self.patch or self.image_size < self.patch:
-            near = max(round(self.image_size / self.patch), 1) * self.patch
-            raise UsageError(
-                f"image size {self.image_size} is not a multiple of {name}'s patch of {self.patch} pixels; try {near}"
-            )
+        side = int(image_size or (own if isinstance(own, int) else own[0]))
+        self.image_size = check_image_size(side, self.patch, name)
+        self.supports_int8 = self.is_vit
         preprocess = getattr(visual, "preprocess_cfg", {})
         mean = preprocess.get("mean") or getattr(visual, "image_mean", None)
         std = preprocess.get("std") or getattr(visual, "image_std", None)
@@ -95,20 +88,14 @@ class Backbone:
             cast_products(towers.transformer, self._dtype)
         self._model = towers
         self._tokenizer = tokenizer
-        self._fingerprint: str | None = None
 
-    def to(self, device: str | torch.device) -> None:
-        """Move to another device."""
-        self.device = torch.device(device)
-        self._model.to(self.device)
-
-    def with_precision(self, precision: Precision) -> Backbone:
+    def with_precision(self, precision: Precision) -> OpenClipBackbone:
         """A copy whose matrix products run in another precision; made of float32 weights, UsageError otherwise."""
         if self.precision != "fp32":
             raise UsageError(
                 f"weights already rounded to {self.precision} cannot serve {precision}; load fp32"
             )
-        return Backbone(
+        return OpenClipBackbone(
             copy.deepcopy(self._model),
             self._tokenizer,
             name=self.name,
@@ -123,40 +110,6 @@ class Backbone:
         """The open_clip model, or one like it."""
         model: nn.Module = self._model
         return model
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the weights are random: a control, never a result."""
-        return self.weights.startswith(RANDOM)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over precision, names, shapes and every byte of the weights: the same on every machine."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256(self.precision.encode())
-            for name, tensor in sorted(self._model.state_dict().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
-
-    def encode(self, images: Tensor, request: FeatureRequest) -> Features:
-        """Encode a batch once, with everything that was asked for and nothing else.
-
-        Args:
-            images: (B, 3, S, T) float32, normalised with :attr:`mean` and :attr:`std`; sides multiples of the patch.
-            request: what the methods need.
-
-        Raises:
-            UsageError: a block, window or view this backbone cannot give.
-        """
-        resolved = request.resolved(self.depth)
-
-        @torch.inference_mode()
-        def encode(part: Tensor) -> Features:
-            return self.features(part.to(self.device), resolved)
-
-        return Features.concat(parallel_map(encode, images, self.device))
 
     def features(self, images: Tensor, request: FeatureRequest) -> Features:
         """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""
@@ -239,48 +192,11 @@ def _is_vit(visual: nn.Module, name: str) -> bool:
     return isinstance(visual, VisionTransformer)
 
 
-def load_backbone(
-    model: str = DEFAULT_MODEL,
-    weights: str | None = None,
-    *,
-    image_size: int | None = None,
-    device: str = "auto",
-    precision: Precision = "fp32",
-    seed: int = 0,
-) -> Backbone:
-    """Load a backbone by name.
+def load_openclip(
+    model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
+) -> OpenClipBackbone:
+    """Load a preset, an open_clip architecture, "hf-hub:org/name", a folder or a checkpoint file."""
+    from clipspect.backbones.openclip.checkpoints import build_model
 
-    Args:
-        model: a preset ("tiny", "ViT-B-16-plus-240", …), any open_clip ViT or ResNet architecture, "hf-hub:org/name",
-            a folder with ``open_clip_config.json`` and weights, or an OpenAI checkpoint file.
-        weights: a pretrained tag, a checkpoint file (safetensors, or ``.pt`` read with ``weights_only``), "random"
-            for a seeded control, or None for the preset's own.
-        image_size: input side in pixels, a multiple of the patch; None for the preset's or the model's own.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: arithmetic of the two towers; features come out as float32 either way.
-        seed: of random weights.
-
-    Raises:
-        UsageError: unknown name or impossible setting.
-        WeightsError: weights that are not here or not readable; the message says which file and how to pass it.
-    """
-    if precision not in _PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(_PRECISIONS)}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from error
     built, tokenizer, label = build_model(model, weights, seed)
-    if image_size is None and model in PRESETS:
-        image_size = PRESETS[model].image_size
-    backbone = Backbone(
-        built, tokenizer, name=model, weights=label, image_size=image_size, device=device, precision=precision
-    )
-    if backbone.is_random:
-        warnings.warn(
-            f"{model} runs with random weights: a control whose scores mean nothing by themselves",
-            stacklevel=2,
-        )
-    return backbone
+    return OpenClipBackbone(built, tokenizer, name=model, weights=label, image_size=image_size, device=device)

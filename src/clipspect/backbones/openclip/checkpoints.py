@@ -21,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from clipspect.backbones.base import RANDOM
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, is_plain_config
 from clipspect.backbones.openclip.torchscript import is_torchscript, read_tensors
 from clipspect.backbones.presets import PRESETS
 from clipspect.errors import UsageError, WeightsError
 
-RANDOM = "random"
 _CONFIG = "open_clip_config.json"
 _DIGEST_SUFFIX = ".sha256"
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")

@@ -1,4 +1,4 @@
-"""The value-value (V-V) path of METHODS §1 as one forward pass beside the ordinary one; training-free.
+"""The value-value (V-V) path of docs/methods.md §1 as one forward pass beside the ordinary one; training-free.
 
 AnoCLIP (arXiv 2308.15939), §3.2. A second residual stream starts as the tokens after ``ln_pre`` and gains, at every
 block, ``out_proj(softmax(v vᵀ / √d) v)`` with ``v`` taken from the *ordinary* path: no MLP, no read-back. Pure
@@ -113,7 +113,7 @@ def encode_vit(
     start_block: int = 0,
     unprojected: bool = False,
 ) -> tuple[Tokens, tuple[int, int]]:
-    """One forward pass of an open_clip vision transformer with the V-V stream beside it (METHODS §1).
+    """One forward pass of an open_clip vision transformer with the V-V stream beside it (docs/methods.md §1).
 
     Only what is asked for is computed: the stream ends at the last block asked for, and the last block's ordinary
     path is computed for the class token alone unless its patches are wanted.
@@ -167,7 +167,7 @@ def encode_resnet(
 ) -> tuple[Tokens, tuple[int, int]]:
     """The same for an open_clip ``ModifiedResNet``, whose only attention is its pool ("block" 1).
 
-    METHODS §1: in the V-V affinity ``v`` is unit-normalised and the scale is eight times the usual one.
+    docs/methods.md §1: in the V-V affinity ``v`` is unit-normalised and the scale is eight times the usual one.
 
     Args:
         visual: an open_clip ``ModifiedResNet``.

@@ -32,7 +32,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Adapter:
-    """The fixed part of an adapter on patch tokens (METHODS §4)."""
+    """The fixed part of an adapter on patch tokens (docs/methods.md §4)."""
 
     bank: Tensor | None = None
     """(P, D) sentence embeddings of the text-bank adapter, or None for the linear one: output as it is."""

@@ -39,7 +39,7 @@ def optimize(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
 ) -> BatchedAdamW:
-    """Train B layers for some steps, each on its own loss, with a fresh AdamW for each (METHODS §4).
+    """Train B layers for some steps, each on its own loss, with a fresh AdamW for each (docs/methods.md §4).
 
     Works inside ``torch.inference_mode`` as long as the loss only uses tensors made by :func:`trainable`, and
     leaves no graph behind. Images do not share anything: one that diverges leaves the others as they are.

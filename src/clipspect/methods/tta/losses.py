@@ -16,7 +16,7 @@ def state_logits(tokens: Tensor, pair: Tensor, temperature: float = 1.0) -> Tens
 
 
 def noise_contrast_loss(clean: Tensor, noisy: Tensor) -> Tensor:
-    """AnoCLIP+'s loss: ``H(P(Φ(p))) + ½ mean(−log P_abn(Φ(p̃)) − log P_norm(Φ(p)))`` (METHODS §4).
+    """AnoCLIP+'s loss: ``H(P(Φ(p))) + ½ mean(−log P_abn(Φ(p̃)) − log P_norm(Φ(p)))`` (docs/methods.md §4).
 
     Args:
         clean: (B, ..., 2) normal and abnormal logits of the adapted tokens, or of any map made of them.
@@ -32,7 +32,7 @@ def noise_contrast_loss(clean: Tensor, noisy: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """(B,) mean cross-entropy of (B, N, 2) logits with (B, N) abnormal probabilities (METHODS §6)."""
+    """(B,) mean cross-entropy of (B, N, 2) logits with (B, N) abnormal probabilities (docs/methods.md §6)."""
     log = logits.log_softmax(-1)
     return -(target * log[..., 1] + (1 - target) * log[..., 0]).mean(1)
 

@@ -1,4 +1,4 @@
-"""Pseudo-anomalies made of nothing but the image itself (METHODS §6): a corrupted copy and its mask.
+"""Pseudo-anomalies made of nothing but the image itself (docs/methods.md §6): a corrupted copy and its mask.
 
 Dual-Image Enhanced CLIP (arXiv 2405.04782), §3.4, in the manner of CutPaste (arXiv 2104.04015) and DRAEM (arXiv
 2108.07610), without their texture data sets. Every copy is drawn from a generator seeded by the image's content.

@@ -1,0 +1,52 @@
+"""Load a backbone by name: presets and open_clip models, or a plug-in's ``prefix:name``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import get_args
+
+from clipspect.backbones.base import Backbone, Precision, check_device
+from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
+from clipspect.errors import UsageError
+from clipspect.registry import backbone_loader
+
+
+def load_backbone(
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    *,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> Backbone:
+    """Load a backbone by name.
+
+    Args:
+        model: a preset ("tiny", "ViT-B-16-plus-240", …), any open_clip ViT or ResNet architecture, "hf-hub:org/name",
+            a folder with ``open_clip_config.json`` and weights, or an OpenAI checkpoint file.
+        weights: a pretrained tag, a checkpoint file (safetensors, or ``.pt`` read with ``weights_only``), "random"
+            for a seeded control, or None for the preset's own.
+        image_size: input side in pixels, a multiple of the patch; None for the preset's or the model's own.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: arithmetic of the two towers; features come out as float32 either way.
+        seed: of random weights.
+
+    Raises:
+        UsageError: unknown name or impossible setting.
+        WeightsError: weights that are not here or not readable; the message says which file and how to pass it.
+    """
+    if precision not in get_args(Precision):
+        raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(get_args(Precision))}")
+    device = check_device(device)
+    if image_size is None and model in PRESETS:
+        image_size = PRESETS[model].image_size
+    load = backbone_loader(model)
+    backbone = load(model, weights, image_size=image_size, device=device, seed=seed)
+    backbone = backbone.with_precision(precision) if precision != "fp32" else backbone
+    if backbone.is_random:
+        warnings.warn(
+            f"{model} runs with random weights: a control whose scores mean nothing by themselves",
+            stacklevel=2,
+        )
+    return backbone

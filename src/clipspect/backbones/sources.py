@@ -1,0 +1,110 @@
+"""Which image each row of a batch comes from: tiles share a source, and copies of a file are the same source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipspect.types import SIGNATURE_SIDE
+
+MAX_MEAN_DIFFERENCE = 1.0
+"""Grey levels. A file saved again as JPEG of quality 50 differs by up to 0.8 (benchmarks/duplicates.py)."""
+MAX_DIFFERENCE = 6.0
+"""Grey levels of any one cell; the re-saved files reach 4, other images of the same part 10 and more."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The origin of N rows."""
+
+    hashes: tuple[str, ...]
+    """Content hash (hex) of the image each row comes from. All tiles of an image have the same one."""
+    tiles: tuple[int, ...]
+    """Number of each row's tile within its image, from 0."""
+    signatures: Tensor | None = None
+    """(N, F) float32 area means of the whole image in grey levels, or None where pixels are not compared."""
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return len(self.hashes)
+
+    @staticmethod
+    def of_tensors(images: Tensor) -> Sources:
+        """Give N images without files the hashes of their values; only equal tensors are the same image."""
+        digests = (hashlib.sha256(image.detach().cpu().numpy().tobytes()).hexdigest() for image in images)
+        return Sources(tuple(digests), (0,) * len(images))
+
+    def with_signatures(self, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Sources:
+        """Add signatures of (N, 3, S, T) normalized whole images."""
+        shape = (1, 3, 1, 1)
+        pixels = 255 * (images.cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape))
+        means = F.adaptive_avg_pool2d(pixels, SIGNATURE_SIDE)
+        return replace(self, signatures=means.permute(0, 2, 3, 1).flatten(1))
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per row, from the content alone: results depend on neither batch nor order."""
+        return [int(digest[:14], 16) + tile for digest, tile in zip(self.hashes, self.tiles, strict=True)]
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """What identifies each row: hash and tile."""
+        return list(zip(self.hashes, self.tiles, strict=True))
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Sources:
+        """The sources of some of the rows."""
+        chosen = torch.arange(len(self.hashes))[index].tolist()
+        signatures = None if self.signatures is None else self.signatures[chosen]
+        return Sources(
+            tuple(self.hashes[i] for i in chosen), tuple(self.tiles[i] for i in chosen), signatures
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[Sources]) -> Sources:
+        """Join sources in order; signatures are dropped where one part has none."""
+        signatures = [p.signatures for p in parts if p.signatures is not None]
+        joined = torch.cat(signatures) if len(signatures) == len(parts) else None
+        return Sources(
+            tuple(h for p in parts for h in p.hashes), tuple(t for p in parts for t in p.tiles), joined
+        )
+
+    def same_image(self, others: Sources) -> Tensor:
+        """Find which of M other rows come from the same image, a copy of it, or a re-saved copy.
+
+        Where more than half of the other images look like copies, the images of the set are alike by nature (a fixed
+        camera, identical parts) and only equal hashes count.
+
+        Args:
+            others: M sources.
+
+        Returns:
+            (N, M) bool on the CPU.
+        """
+        equal = torch.tensor([[a == b for b in others.hashes] for a in self.hashes]).reshape(
+            len(self), len(others)
+        )
+        if self.signatures is None or others.signatures is None:
+            return equal
+        near = self._near(others.signatures) & ~equal
+        remaining = (~equal).sum(1, keepdim=True)
+        return equal | (near & (2 * near.sum(1, keepdim=True) <= remaining))
+
+    def distinct(self) -> list[int]:
+        """Rows without copies: of several files of one image, the first."""
+        same = self.same_image(self)
+        kept: list[int] = []
+        for row in range(len(self)):
+            if not any(same[row, other] and self.tiles[other] == self.tiles[row] for other in kept):
+                kept.append(row)
+        return kept
+
+    def _near(self, others: Tensor) -> Tensor:
+        assert self.signatures is not None
+        mean = torch.cdist(self.signatures, others, p=1) / others.shape[1]
+        largest = torch.cdist(self.signatures, others, p=float("inf"))
+        return (mean <= MAX_MEAN_DIFFERENCE) & (largest <= MAX_DIFFERENCE)

@@ -1,0 +1,12 @@
+"""Which images of a set serve as each other's references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+
+def sample_pool(names: Sequence[str], limit: int) -> set[int]:
+    """Choose positions of a set's pool: all of a small set, else a repeatable choice by name."""
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    return set(order[:limit])

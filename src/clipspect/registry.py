@@ -1,0 +1,135 @@
+"""Methods and backbones by name: those of the package, and those of installed plug-ins.
+
+A plug-in is a package with entry points in the group ``clipspect.methods`` (name → a :class:`Method` class) or
+``clipspect.backbones`` (prefix → a loader; users type ``prefix:name`` as the model). See ``examples/plugin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clipspect.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipspect.backbones.base import Backbone
+    from clipspect.methods.base import Method
+
+BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
+    "anoclip": ("anoclip:AnoCLIP", "text only, one image at a time, no training (AnoCLIP)"),
+    "anoclip+": (
+        "anoclip_plus:AnoCLIPPlus",
+        "anoclip, refined for a few steps on each image alone (AnoCLIP+)",
+    ),
+    "dual-image": (
+        "dual_image:DualImage",
+        "text, and another image of the set as reference (Dual-Image Enhanced CLIP)",
+    ),
+    "dual-image+": (
+        "dual_image_plus:DualImagePlus",
+        "dual-image, refined on each image and corrupted copies of it (Dual-Image+)",
+    ),
+    "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
+    "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
+    "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference images (WinCLIP+)"),
+}
+"""name → (module:class below ``clipspect.methods``, one line for people); listing them imports no torch."""
+
+DEFAULT_METHOD = "anoclip"
+
+
+class BackboneLoader(Protocol):
+    """What a backbone plug-in provides."""
+
+    def __call__(
+        self, model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
+    ) -> Backbone:
+        """Load a backbone in float32. ``model`` is what the user typed, prefix included."""
+        ...
+
+
+@cache
+def _plugins(group: str) -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def list_methods() -> dict[str, str]:
+    """Every method's name with one line about it; a plug-in's class has it as ``about``."""
+    listed = {name: about for name, (_, about) in BUILT_IN_METHODS.items()}
+    for name, point in _plugins("clipspect.methods").items():
+        listed.setdefault(name, str(getattr(point.load(), "about", f"plug-in ({point.value})")))
+    return listed
+
+
+def method_class(name: str) -> type[Method]:
+    """Find a method's class by name. Raises UsageError with a suggestion for an unknown one."""
+    found: type[Method]
+    if name in BUILT_IN_METHODS:
+        module, _, attribute = BUILT_IN_METHODS[name][0].partition(":")
+        found = getattr(import_module(f"clipspect.methods.{module}"), attribute)
+        return found
+    plugins = _plugins("clipspect.methods")
+    if name not in plugins:
+        known = [*BUILT_IN_METHODS, *plugins]
+        raise UsageError(f"unknown method {name!r}; {suggest(name, known)}there are: {', '.join(known)}")
+    found = plugins[name].load()
+    return found
+
+
+def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """Make a method with its settings.
+
+    Args:
+        name: one of :func:`list_methods`.
+        settings: field → value; strings are read as the field's type, as from a command line.
+
+    Raises:
+        UsageError: an unknown method or setting, or a value that is not of its type.
+    """
+    found = method_class(name)
+    known = {f.name: type(f.default) for f in fields(found)}
+    values: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        if key not in known:
+            raise UsageError(
+                f"{name} has no setting {key!r}; {suggest(key, list(known))}it has: {', '.join(known) or 'none'}"
+            )
+        values[key] = _parse(f"{name}'s {key}", value, known[key]) if isinstance(value, str) else value
+    return found(**values)
+
+
+def backbone_loader(model: str) -> BackboneLoader:
+    """Find what loads a model: a plug-in for its ``prefix:``, open_clip for everything else."""
+    prefix, colon, _ = model.partition(":")
+    plugins = _plugins("clipspect.backbones")
+    if colon and prefix in plugins:
+        loader: BackboneLoader = plugins[prefix].load()
+        return loader
+    from clipspect.backbones.openclip.backbone import load_openclip
+
+    return load_openclip
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Return "did you mean 'x'? " where something known is close to a name, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def _parse(what: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{what} is true or false, not {text!r}")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise UsageError(f"{what} is a {'whole ' if kind is int else ''}number, not {text!r}") from error
+    return text

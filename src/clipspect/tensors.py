@@ -1,0 +1,160 @@
+"""Loaded images to tensors for the model, and the model's scores back to Detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipspect.backbones.base import Backbone
+from clipspect.backbones.features import Features
+from clipspect.backbones.sources import Sources
+from clipspect.data.loader import LoadedImage, batches
+from clipspect.data.prepare import ImageLoader, PreparedImage
+from clipspect.data.transforms import normalize
+from clipspect.detection import Detection
+from clipspect.errors import ImageError
+from clipspect.methods.base import Method, Scores
+from clipspect.methods.visual import ONLY_ITSELF
+from clipspect.model import AnomalyModel, Encoded
+from clipspect.types import Thresholds
+
+RANDOM_WEIGHTS = "random weights: a control, not a result"
+
+
+def image_tensor(images: Sequence[PreparedImage], backbone: Backbone) -> Tensor:
+    """(N, 3, S, S) normalized tiles of some images, in order."""
+    pieces = np.concatenate([image.pieces for image in images])
+    return torch.from_numpy(normalize(pieces, backbone.mean, backbone.std))
+
+
+def sources_of(images: Sequence[PreparedImage]) -> Sources:
+    """Tell which image each of their N tiles comes from."""
+    counts = [len(image.pieces) for image in images]
+    signatures = np.stack([image.signature for image in images])
+    return Sources(
+        tuple(chain.from_iterable([image.content_hash] * n for image, n in zip(images, counts, strict=True))),
+        tuple(chain.from_iterable(range(n) for n in counts)),
+        torch.from_numpy(signatures).repeat_interleave(torch.tensor(counts), 0),
+    )
+
+
+def to_tensors(loaded: Sequence[LoadedImage], backbone: Backbone) -> tuple[Tensor, Sources, Tensor | None]:
+    """Tiles, their sources, and the tiles of their own references, of images that could be read."""
+    images = [one.image for one in loaded if one.image is not None]
+    templates = [one.template for one in loaded if one.template is not None]
+    paired = image_tensor(templates, backbone) if templates else None
+    return image_tensor(images, backbone), sources_of(images), paired
+
+
+def encode_pool(
+    loaded: Iterable[LoadedImage], model: AnomalyModel, limit: int
+) -> tuple[Encoded, Features | None] | None:
+    """Encode images until their tiles exceed ``limit``; images that cannot be read are left out.
+
+    Returns:
+        The encoded images and the features of their own references, or None where none can be read.
+    """
+    parts: list[Encoded] = []
+    paired: list[Features] = []
+    count = 0
+    for batch in batches(loaded, model.batch_size):
+        readable = [one for one in batch if one.image is not None]
+        fitting = []
+        for one in readable:
+            assert one.image is not None
+            if count and count + len(one.image.pieces) > limit:
+                break
+            count += len(one.image.pieces)
+            fitting.append(one)
+        if fitting:
+            images, sources, templates = to_tensors(fitting, model.backbone)
+            parts.append(model.encode(images, sources))
+            if templates is not None:
+                paired.append(model.encode(templates).features)
+        if len(fitting) < len(readable):
+            break  # the limit
+    if not parts:
+        return None
+    return Encoded.concat(parts), Features.concat(paired) if paired else None
+
+
+def make_detections(
+    batch: Sequence[LoadedImage],
+    scores: Mapping[str, Scores],
+    seconds: float,
+    model: AnomalyModel,
+    reader: ImageLoader,
+    thresholds: Thresholds | None,
+) -> Iterator[Detection]:
+    """Yield one Detection per image and method, in order.
+
+    Args:
+        batch: images, some of which may carry an error instead.
+        scores: method → scores of the tiles of all readable images, in order.
+        seconds: per image.
+        model: that gave the scores.
+        reader: stitches the maps of tiles.
+        thresholds: attached to every Detection.
+    """
+    start = 0
+    for loaded in batch:
+        stop = start + (len(loaded.image.pieces) if loaded.image else 0)
+        for method in model.methods:
+            own = scores[method.name][start:stop] if stop > start else None
+            yield _make_detection(loaded, method, own, seconds, model, reader, thresholds)
+        start = stop
+
+
+def _make_detection(
+    loaded: LoadedImage,
+    method: Method,
+    scores: Scores | None,
+    seconds: float,
+    model: AnomalyModel,
+    reader: ImageLoader,
+    thresholds: Thresholds | None,
+) -> Detection:
+    image = loaded.image
+    warnings: tuple[str, ...] = (RANDOM_WEIGHTS,) * model.backbone.is_random
+    if method.accepts_references and image and loaded.template:
+        warnings += (ONLY_ITSELF,) if image.content_hash == loaded.template.content_hash else ()
+    common: dict[str, Any] = {
+        "path": loaded.name,
+        "content_hash": image.content_hash if image else loaded.content_hash,
+        "width": image.width if image else 0,
+        "height": image.height if image else 0,
+        "object": model.object_name,
+        "method": method.name,
+        "model": model.backbone.name,
+        "weights": model.backbone.weights,
+        "thresholds": thresholds,
+    }
+    if image is None or scores is None:
+        reason = loaded.error.reason if isinstance(loaded.error, ImageError) else str(loaded.error)
+    else:
+        maps, image_scores = scores.map.float().cpu().numpy(), scores.image.float().cpu().numpy()
+        if np.isfinite(maps).all() and np.isfinite(image_scores).all():
+            return Detection(
+                score=reader.aggregate_scores(image_scores),
+                score_map=reader.stitch_tiles(image, maps),
+                seconds=seconds,
+                warnings=(*warnings, *dict.fromkeys(chain.from_iterable(scores.notes))),
+                thumbnail=image.thumbnail,
+                pixels=image.pixels,
+                **common,
+            )
+        reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"
+    return Detection(
+        score=float("nan"),
+        score_map=None,
+        seconds=perf_counter() - loaded.started,
+        error=reason,
+        warnings=warnings,
+        **common,
+    )
