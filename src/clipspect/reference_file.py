@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from clipspect import __version__
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError
 
-_FORMAT = "clipspect references 2"
-"""2: the header holds a digest of everything else in the file."""
+_FORMAT = "clipspect references 3"
+"""3: each row's source; 2: the header holds a digest of everything else in the file."""
+_OLD_FORMAT = "clipspect references 2"
 _KEY = "clipspect"
 
 
@@ -126,6 +128,7 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
         "request": _request_to_json(request.resolved(features.depth)),
         "grid": features.grid,
         "depth": features.depth,
+        "sources": None if features.sources is None else features.sources.keys,
     }
     tensors = _tensors(features)
     header["digest"] = _digest(header, tensors)
@@ -150,7 +153,7 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as stored:
             header = json.loads((stored.metadata() or {}).get(_KEY, "null"))
-            if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _OLD_FORMAT):
                 raise ReferencesError(
                     f"{path} is not a file of clipspect references, or one of another version of it"
                 )
@@ -159,6 +162,8 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
             raise ReferencesError(f"{path} is damaged: it is not what was written; copy or build it again")
         manifest = Manifest(**header["manifest"])
         features = _features(tensors, tuple(header["grid"]), int(header["depth"]))
+        sources = _sources(header, manifest, tensors.get("signatures"))
+        features = replace(features, sources=sources)
         request = _request_from_json(header["request"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise ReferencesError(f"{path} is damaged or not a file of clipspect references ({error})") from error
@@ -176,8 +181,24 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _sources(header: Mapping[str, Any], manifest: Manifest, signatures: Tensor | None) -> Sources | None:
+    """The image each row comes from. A file of format 2 tells it where images were not cut into tiles."""
+    keys = header.get("sources")
+    if header["format"] == _OLD_FORMAT and len(manifest.sources) == manifest.count:
+        keys = [(digest, 0) for digest in manifest.sources.values()]
+    if keys is None:
+        return None
+    return Sources(
+        tuple(str(digest) for digest, _ in keys),
+        tuple(int(tile) for _, tile in keys),
+        None if signatures is None else signatures.cpu(),
+    )
+
+
 def _tensors(features: Features) -> dict[str, Tensor]:
     tensors = {"image": features.image}
+    if features.sources is not None and features.sources.signatures is not None:
+        tensors["signatures"] = features.sources.signatures
     for name in ("value_patches", "ordinary_patches", "windows"):
         tensors |= {f"{name}.{key}": tensor for key, tensor in getattr(features, name).items()}
     for name in ("views", "unprojected"):

@@ -94,7 +94,7 @@ def merge_results(
     known = {m: thresholds or _common_thresholds(manifests, m) for m in settings["methods"]}
     with ResultStore(out, settings, overwrite=overwrite) as store:
         for number, folder in enumerate(folders):
-            for name, rows in _make_probe_images(folder, prefix=prefix):
+            for name, rows in _grouped_rows(folder, prefix=prefix):
                 taken = [row for row in rows if row["method"] in settings["methods"]]
                 if winners[name][0] == number and any(choice.takes(row) for row in taken):
                     for row in taken:
@@ -196,7 +196,7 @@ def _common_thresholds(manifests: Sequence[Mapping[str, Any]], method: str) -> T
     return Thresholds(**found[0]) if found[0] and all(one == found[0] for one in found) else None
 
 
-def _make_probe_images(
+def _grouped_rows(
     folder: Path, *, prefix: bool, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Each image's new name and its rows, which are neighbours."""
@@ -209,7 +209,7 @@ def _winners(folders: Sequence[Path], *, prefix: bool) -> dict[str, tuple[int, s
     columns = ["path", "content_hash", "error", "finished_at"]
     best: dict[str, tuple[tuple[bool, Any], int, str]] = {}
     for number, folder in enumerate(folders):
-        for name, rows in _make_probe_images(folder, prefix=prefix, columns=columns):
+        for name, rows in _grouped_rows(folder, prefix=prefix, columns=columns):
             whole = all(row["error"] is None for row in rows)
             rank, content = (whole, max(row["finished_at"] for row in rows)), rows[0]["content_hash"]
             other = best.get(name)
