@@ -24,19 +24,22 @@ if TYPE_CHECKING:
     from clipspect.detection import Detection
     from clipspect.detector import Detector
     from clipspect.loading import load
-    from clipspect.types import Region, Thresholds
+    from clipspect.postprocess.calibration import Calibration
+    from clipspect.references import GoodImages
+    from clipspect.types import Region
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "ClipspectError",
     "Detection",
     "Detector",
+    "GoodImages",
     "ImageError",
     "ReferencesError",
     "Region",
     "ResultsError",
-    "Thresholds",
     "UsageError",
     "WeightsError",
     "load",
@@ -45,7 +48,8 @@ __all__ = [
 _LAZY = {
     "Detection": "detection",
     "Region": "types",
-    "Thresholds": "types",
+    "Calibration": "postprocess.calibration",
+    "GoodImages": "references",
     "Detector": "detector",
     "load": "loading",
 }

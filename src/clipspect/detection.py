@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.errors import ImageError, ResultsError, UsageError
-from clipspect.types import Region, Thresholds
+from clipspect.postprocess.calibration import Calibration, Summary, calibrate_unlabeled, summarize
+from clipspect.types import FLAGS, Region, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,71 +27,104 @@ class Detection:
     """
 
     path: str
-    """Path below the folder that was asked for, with forward slashes; or the file's or the picture's name."""
+    """Path below the folder that was asked for, with forward slashes; or the name of the file or image."""
     content_hash: str
-    """SHA-256 (hex) of the file's bytes, or of shape and pixels of a picture without a file."""
+    """SHA-256 (hex) of the file's bytes, or of shape and pixels of an image without a file."""
     width: int
     height: int
     object: str
     method: str
     model: str
     weights: str
-    score: float
-    """Anomaly score of the image in [0, 1]; NaN where ``error`` is set."""
+    raw_score: float
+    """The method's own image score in [0, 1], as published; NaN where ``error`` is set. For ranking and benchmarks."""
     score_map: NDArray[np.float32] | None = field(repr=False, compare=False)
-    """(h, w) in [0, 1] over the whole image, at the method's own resolution."""
+    """(h, w) the method's own map in [0, 1] over the whole image, as published. For benchmarks."""
     seconds: float
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    thresholds: Thresholds | None = None
-    """The thresholds of the run; None where every image stands alone and a guess takes their place."""
+    layers: NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
+    """(K, h, w) log-odds over the whole image, from which score and regions are made; None = from ``score_map``."""
+    class_logit: float | None = None
+    """Log-odds of the class token's text score, where the method has one."""
+    calibration: Calibration | None = None
+    """Of the run; None where the image is judged alone."""
     thumbnail: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     """The image at most 256 pixels a side, for previews, where it was at hand."""
     pixels: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
     """Gives the image (H, W, 3), reading it again where that is needed."""
 
+    @cached_property
+    def compact_layers(self) -> NDArray[np.float16]:
+        """(K, h, w) log-odds as they are stored. Raises ImageError where there is no map."""
+        from clipspect.postprocess.maps import layers_of_map
+
+        if self.layers is not None:
+            return self.layers
+        return layers_of_map(self._map)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What a calibration needs of this image. Raises ImageError without a map."""
+        return summarize(self.compact_layers, self.class_logit)
+
+    @cached_property
+    def calibration_used(self) -> Calibration:
+        """The calibration of the run, or the scale of this image alone, which allows no threshold."""
+        return self.calibration or calibrate_unlabeled([self.summary])
+
+    @cached_property
+    def score(self) -> float:
+        """Calibrated anomaly score in [0, 1], the highest value of the map; NaN where ``error`` is set.
+
+        0.5 is the threshold for every method, model and product.
+        """
+        if self.score_map is None:
+            return float("nan")
+        used = self.calibration_used
+        return float(used.probability(used.peak(self.summary)))
+
+    @cached_property
+    def compact_map(self) -> NDArray[np.float32]:
+        """(h, w) calibrated scores at the stored resolution. Raises ImageError without a map."""
+        used = self.calibration_used
+        return used.probability(used.map(self.compact_layers, self.class_logit)).astype(np.float32)
+
     @property
     def anomaly_map(self) -> NDArray[np.float32]:
-        """(H, W) in [0, 1] at the image's own size. Raises ImageError where there is no map."""
+        """(H, W) calibrated scores in [0, 1] at the image's own size. Raises ImageError where there is no map."""
         from clipspect.postprocess.maps import resize_map
 
-        return resize_map(self._map, self.height, self.width)
+        return resize_map(self.compact_map, self.height, self.width)
 
     @cached_property
-    def compact_map(self) -> NDArray[np.float16]:
-        """(h, w) area means, long side ≤ 128, or 512 for tiled images: what is stored.
+    def verdict(self) -> Verdict:
+        """What is said of the image; see :data:`clipspect.types.Verdict`."""
+        from clipspect.postprocess.verdict import verdict_of
 
-        Raises ImageError where there is no map.
-        """
-        from clipspect.postprocess.maps import shrink_map
+        return "error" if self.score_map is None else verdict_of(self.calibration_used, self.score)
 
-        return shrink_map(self._map)
+    @property
+    def threshold(self) -> float | None:
+        """The score from which on images are flagged; None where no threshold can be given."""
+        from clipspect.postprocess.verdict import threshold_of
 
-    @cached_property
-    def thresholds_used(self) -> Thresholds:
-        """The thresholds of the run, or a guess from this image. Raises ImageError without a map."""
-        if self.thresholds is not None:
-            return self.thresholds
-        from clipspect.postprocess.thresholds import guess_thresholds
-
-        return guess_thresholds([self.score], [float(self.compact_map.max())], self.compact_map)
+        return None if self.score_map is None else threshold_of(self.calibration_used)
 
     @cached_property
     def regions(self) -> list[Region]:
-        """Regions of the compact map at the pixel threshold, highest peak first; none where there is no map.
-
-        Always the compact map, so that Python, the command line and a rebuilt report agree.
-        """
+        """Regions above the threshold, highest peak first; at least one if and only if the image is flagged."""
         if self.score_map is None:
             return []
         from clipspect.postprocess.regions import find_regions
 
-        return find_regions(self.compact_map, self.thresholds_used.pixel, self.height, self.width)
+        values = self.calibration_used.map(self.compact_layers, self.class_logit)
+        return find_regions(values, self.calibration_used, self.height, self.width)
 
     @property
     def flag(self) -> bool | None:
-        """Whether the score reaches the image threshold; None where the image could not be scored."""
-        return None if self.score_map is None else self.score >= self.thresholds_used.image
+        """Whether the image asks for a look; None where it could not be scored."""
+        return None if self.score_map is None else self.verdict in FLAGS
 
     @property
     def pred_score(self) -> float:
@@ -104,28 +138,25 @@ class Detection:
 
     @property
     def pred_mask(self) -> NDArray[np.bool_]:
-        """(H, W): where the anomaly map reaches the pixel threshold. Raises ImageError without a map."""
-        return self.anomaly_map >= self.thresholds_used.pixel
+        """(H, W) the regions' cells; empty where nothing is flagged. Raises ImageError without a map."""
+        from clipspect.postprocess.regions import region_mask
 
-    def overlay(
-        self, opacity: float = 0.5, scale: tuple[float, float] | None = None, max_side: int | None = None
-    ) -> Image.Image:
-        """The image with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
+        values = self.calibration_used.map(self.compact_layers, self.class_logit)
+        return region_mask(values, self.calibration_used, self.height, self.width)
 
-        ``scale`` gives the map values at the cool and the warm end of the colours, so that pictures can share
-        one; without it they span this image's own values around the pixel threshold.
+    def overlay(self, opacity: float = 0.5, max_side: int | None = None) -> Image.Image:
+        """Draw the image with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
+
+        Colors are clear below a score of 0.25 and hot from 0.5, the threshold, for every image alike.
 
         Raises ImageError without a map, UsageError where the image is not at hand.
         """
-        from clipspect.postprocess.heatmap import colour_scale, draw_overlay
+        from clipspect.postprocess.heatmap import draw_overlay
 
-        score_map = self._map
+        scores = self.compact_map
         if self.pixels is None:
             raise UsageError(f"{self.path}: the image is not at hand; detect it again to draw on it")
-        scale = scale or colour_scale(score_map, self.thresholds_used.pixel)
-        return draw_overlay(
-            self.pixels(), score_map, self.regions, scale=scale, opacity=opacity, max_side=max_side
-        )
+        return draw_overlay(self.pixels(), scores, self.regions, opacity=opacity, max_side=max_side)
 
     def save(self, path: str | Path) -> None:
         """Write the overlay; the suffix of ``path`` tells the format.
@@ -135,13 +166,31 @@ class Detection:
         picture = self.overlay()
         try:
             picture.save(path)
-        except ValueError as error:  # Pillow's word for a suffix it does not know
-            raise UsageError(f"{path}: unknown picture format; end it in .png or .jpg") from error
+        except ValueError as error:  # Pillow's error for a suffix it does not know
+            raise UsageError(f"{path}: unknown image format; end it in .png or .jpg") from error
         except OSError as error:
             raise ResultsError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay, for notebooks."""
+        import io
+
+        if self.score_map is None or self.pixels is None:
+            return None
+        buffer = io.BytesIO()
+        self.overlay(max_side=800).save(buffer, "PNG")
+        return buffer.getvalue()
 
     @property
     def _map(self) -> NDArray[np.float32]:
         if self.score_map is None:
             raise ImageError(self.path, self.error or "has no anomaly map")
         return self.score_map
+
+
+def move_threshold(detection: Detection, threshold: float) -> Detection:
+    """The same detection, flagged from another score than 0.5. Raises UsageError outside (0, 1)."""
+    if not 0 < threshold < 1:
+        raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+    calibration = replace(detection.calibration_used, score_threshold=threshold)
+    return replace(detection, calibration=calibration)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,15 +19,15 @@ from clipspect.data.find import find_images
 from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
 from clipspect.data.pool import sample_pool
 from clipspect.data.prefetch import prefetch
-from clipspect.data.prepare import ImageLoader, Source
+from clipspect.data.prepare import ImageLoader, Source, hash_source
 from clipspect.detection import Detection
 from clipspect.errors import ClipspectError, ImageError, UsageError
 from clipspect.methods.base import Method, Scores
-from clipspect.model import AnomalyModel
+from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.agreement import MapAgreement
-from clipspect.references import calibrate, encode_references, read_references, write_references
+from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
+from clipspect.references import GoodImages, calibrate, encode_references, read_references, write_references
 from clipspect.tensors import encode_pool, make_detections, to_tensors
-from clipspect.types import Thresholds
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class RunContext:
 
     model: AnomalyModel
     """Knows the object, the references and the set."""
-    thresholds: Thresholds | None
+    calibrations: Mapping[str, Calibration]
+    """method → calibration; a method without one is judged by what surrounds it."""
 
 
 class Detector:
@@ -98,7 +101,7 @@ class Detector:
         object: str,
         *,
         references: Features | None = None,
-        thresholds: Thresholds | None = None,
+        good: GoodImages | None = None,
     ) -> Any:
         """Detect anomalies on one image or many.
 
@@ -107,7 +110,8 @@ class Detector:
                 (3, H, W): one Detection. A folder, list or tuple: a list of them. Any other iterable: a lazy iterator.
             object: what is on the images, in plain words: "metal nut".
             references: encoded references (see :meth:`encode_references`) for methods that use them.
-            thresholds: see :meth:`calibrate`; without them flags and regions are a guess.
+            good: known-good images (see :meth:`calibrate`). Without them, 20 images or more are compared with each
+                other, fewer are ranked, and one image alone is held against the level the model ships with.
 
         Returns:
             One :class:`Detection` for one image and one method; a list, or an iterator, otherwise.
@@ -116,16 +120,17 @@ class Detector:
             ImageError: the one image cannot be read. Among many, its Detection carries the error.
             UsageError: an impossible name or setting, a method that needs a pair given one image.
         """
-        options: dict[str, Any] = {"object": object, "references": references, "thresholds": thresholds}
+        options: dict[str, Any] = {"object": object, "references": references, "good": good}
         if isinstance(source, str | Path) and Path(source).is_dir():
-            return list(self.stream(find_images(Path(source)), root=Path(source), **options))
+            images = find_images(Path(source))
+            return self._judge_together(self.stream(images, root=Path(source), **options), good)
         if isinstance(source, str | Path) or not _is_many(source):
             found = list(self.stream([source], **options))
             if found[0].error is not None:
                 raise ImageError(found[0].path, found[0].error)
             return found[0] if len(self.methods) == 1 else found
         many = self.stream(source, **options)
-        return list(many) if isinstance(source, list | tuple) else many
+        return self._judge_together(many, good) if isinstance(source, list | tuple) else many
 
     def stream(
         self,
@@ -136,8 +141,7 @@ class Detector:
         references: Features | None = None,
         templates: Templates | None = None,
         should_score: Callable[[Path], bool] | None = None,
-        context_images: Iterable[Source] = (),
-        thresholds: Thresholds | None = None,
+        good: GoodImages | None = None,
     ) -> Iterator[Detection]:
         """Yield Detections in the order of the images, decoded ahead in threads, in bounded memory.
 
@@ -148,8 +152,7 @@ class Detector:
             references: encoded references for every image.
             templates: gives each image's own reference file.
             should_score: which files to score; the others merely belong to the set.
-            context_images: further images of the set, never scored (see :meth:`calibrate`).
-            thresholds: attached to every Detection.
+            good: known-good images, which then serve as references and calibration.
 
         Yields:
             One Detection per image and method. An image that cannot be read or scored yields Detections that carry
@@ -161,17 +164,14 @@ class Detector:
         sources = images
         pool: Iterable[LoadedImage] = ()
         cache: dict[int, LoadedImage] = {}  # of the pool, which is bounded: its images are decoded once
-        if self.uses_sets:
+        if self.uses_sets and good is None:
             sources = list(images)
-            members = [*sources, *context_images]
-            chosen = self.sample_pool([source_name(s, i) for i, s in enumerate(members)])
+            chosen = self.sample_pool([source_name(s, i) for i, s in enumerate(sources)])
             pool = load_images(
-                members, self.reader, ahead=self.ahead, templates=templates, keep=lambda i, _: i in chosen
+                sources, self.reader, ahead=self.ahead, templates=templates, keep=lambda i, _: i in chosen
             )
             pool = cache_loaded(pool, cache, len(sources))
-        run = self.begin(
-            object, references=references, templates=templates is not None, pool=pool, thresholds=thresholds
-        )
+        run = self.begin(object, references=references, templates=templates is not None, pool=pool, good=good)
         loaded = load_images(
             sources,
             self.reader,
@@ -194,7 +194,8 @@ class Detector:
         references: Features | None = None,
         templates: bool = False,
         pool: Iterable[LoadedImage] = (),
-        thresholds: Thresholds | None = None,
+        good: GoodImages | None = None,
+        own_references: bool = False,
     ) -> RunContext:
         """Prepare to :meth:`score`: anchors, and what methods of scope "set" learn from the set's pool.
 
@@ -203,16 +204,33 @@ class Detector:
             references: encoded references for every image.
             templates: whether the loaded images bring their own references.
             pool: the images of the set that :meth:`sample_pool` names; ignored where no method needs them.
-            thresholds: attached to every Detection.
+            good: known-good images; they take the place of the pool.
+            own_references: whether the images of the pool are the references, as known-good images are.
 
         Raises:
             UsageError: a method that needs references or a pair has none.
         """
-        self.model.check_references(given=references is not None or templates)
-        model = self.model.set_object(object).set_references(references)
-        if model.uses_sets and (encoded := encode_pool(pool, model, self.set_size)) is not None:
+        calibrations = {} if good is None else dict(good.calibrations)
+        for name, one in calibrations.items():
+            if one.fingerprint and one.fingerprint != self.fingerprint(name):
+                raise UsageError(
+                    f"the calibration of {name} was made with another model, method setting or preparation of images;"
+                    " calibrate again"
+                )
+        model = self.model.set_object(object)
+        encoded: tuple[Encoded, Features | None] | None = None
+        if good is not None and good.pool is not None:
+            encoded, own_references = (good.pool, None), True
+        elif model.uses_sets or own_references:
+            encoded = encode_pool(pool, model, self.set_size)
+        takes = any(m.accepts_references for m in self.methods)
+        if own_references and takes and references is None and not templates and encoded is not None:
+            references = encoded[0].features
+        model.check_references(given=references is not None or templates)
+        model = model.set_references(references)
+        if model.uses_sets and encoded is not None:
             model = model.fit_set(*encoded)
-        return RunContext(model, thresholds)
+        return RunContext(model, calibrations)
 
     def score(self, loaded: Iterable[LoadedImage], run: RunContext) -> Iterator[Detection]:
         """Yield one Detection per image and method, in order; images are taken in batches, lazily.
@@ -223,7 +241,7 @@ class Detector:
         for batch, scored in prefetch(waiting, lambda b: self._score(b, run.model), workers=1, ahead=2):
             if isinstance(scored, ClipspectError):
                 raise scored
-            yield from make_detections(batch, *scored, run.model, self.reader, run.thresholds)
+            yield from make_detections(batch, *scored, run.model, self.reader, run.calibrations)
 
     def _score(self, batch: Sequence[LoadedImage], model: AnomalyModel) -> tuple[Mapping[str, Scores], float]:
         """Scores of the batch's tiles by method, and seconds per image."""
@@ -233,6 +251,35 @@ class Detector:
         started = perf_counter()
         scores = model(*to_tensors(readable, model.backbone))
         return scores, (perf_counter() - started) / len(readable)
+
+    def set_identity(self, images: Sequence[Path]) -> str | None:
+        """Hash of the contents of the images that serve as each other's references; None without set methods."""
+        if not self.uses_sets:
+            return None
+        chosen = self.sample_pool([source_name(path, i) for i, path in enumerate(images)])
+        hashes = sorted(hash_source(images[i]) for i in chosen)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def fingerprint(self, method: str) -> str:
+        """Hash of model, method and preparation: what a calibration belongs to."""
+        settings = self.settings()
+        kept = {
+            k: v for k, v in settings.items() if k not in ("clipspect", "methods", "set_size", "max_pixels")
+        }
+        made = {**kept, "method": method, "settings": settings["methods"][method]}
+        return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _judge_together(self, found: Iterable[Detection], good: GoodImages | None) -> list[Detection]:
+        """Detections of images that belong together, each method's judged by one calibration."""
+        detections = list(found)
+        if good is not None:
+            return detections
+        calibrations = {
+            m.name: calibrate_unlabeled(summaries)
+            for m in self.methods
+            if (summaries := [d.summary for d in detections if d.method == m.name and d.error is None])
+        }
+        return [replace(d, calibration=calibrations.get(d.method)) for d in detections]
 
     encode_references = encode_references
     write_references = write_references

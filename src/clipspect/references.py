@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,13 @@ from clipspect.backbones.features import Features
 from clipspect.data.find import find_images
 from clipspect.data.loader import Templates, load_images
 from clipspect.data.prepare import Source
+from clipspect.detection import Detection
 from clipspect.errors import UsageError
+from clipspect.model import Encoded
+from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE, Calibration, calibrate_good
 from clipspect.prompts import clean_object_name
 from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.tensors import image_tensor, sources_of
-from clipspect.types import Thresholds
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -96,44 +100,73 @@ def read_references(detector: Detector, source: Path, object: str) -> Features:
     )
 
 
+@dataclass(frozen=True)
+class GoodImages:
+    """Known-good images of a product: references and calibration in one."""
+
+    calibrations: Mapping[str, Calibration]
+    """method → calibration, each image scored without itself as reference."""
+    pool: Encoded | None
+    """The encoded images, for methods that compare images; None where no method does."""
+    failed: tuple[tuple[str, str], ...] = ()
+    """(name, reason) of images that could not be scored and are left out."""
+
+    @property
+    def set_digest(self) -> str | None:
+        """Hash of the images that scores depend on; None where scores depend on the image alone."""
+        if self.pool is None or self.pool.features.sources is None:
+            return None
+        keys = sorted(self.pool.features.sources.hashes)
+        return hashlib.sha256("".join(keys).encode()).hexdigest()
+
+
 def calibrate(
     detector: Detector,
     good: str | Path | Iterable[Source],
     object: str,
     *,
-    false_alarm_rate: float = 0.01,
+    false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
     references: Features | None = None,
     templates: Templates | None = None,
-    context_images: Iterable[Source] = (),
-) -> Thresholds:
-    """Take thresholds from known-good images, without any label of a defect.
+) -> GoodImages:
+    """Make references and a calibration of known-good images, without any label of a defect.
 
-    A method that compares images with each other scores an image by the set it is in. Its thresholds mean the same
-    in a run only if both look at one set: pass the run's images as ``context_images`` here, and the good ones as
-    ``context_images`` of the run.
+    Methods that compare images use the good images as references, and score each of them without itself. Pass the
+    result to :meth:`Detector.detect` as ``good``.
 
     Args:
-        detector: of one method.
-        good: a folder or an iterable of images without defects.
+        detector: of one or several methods.
+        good: a folder or an iterable of images without defects; 10 or more are advised, 3 are needed.
         object: what is on them.
         false_alarm_rate: share of good images that may be flagged, in (0, 1).
-        references: what the run's images are compared with.
-        templates: gives each image's own reference file, as in the run.
-        context_images: the images of the run.
+        references: other references than the good images themselves.
+        templates: gives each image its own reference, as in the run.
 
     Raises:
-        UsageError: several methods, or no good image that can be read.
+        UsageError: no good image that can be read, or a rate outside (0, 1).
     """
-    from clipspect.postprocess.thresholds import thresholds_from_good
-
-    if len(detector.methods) > 1:
-        raise UsageError("thresholds belong to one method; calibrate each by itself")
-    images = find_images(Path(good)) if isinstance(good, str | Path) else good
-    stream = detector.stream(
-        images, object=object, references=references, templates=templates, context_images=context_images
-    )
-    scored = [d for d in stream if d.error is None]
-    if not scored:
+    if not 0 < false_alarm_rate < 1:
+        raise UsageError(f"false-alarm rate {false_alarm_rate}: give a share between 0 and 1, such as 0.05")
+    images = find_images(Path(good)) if isinstance(good, str | Path) else list(good)
+    loaded = list(load_images(images, detector.reader, ahead=detector.ahead, templates=templates))
+    failed = tuple((one.name, str(one.error)) for one in loaded if one.error is not None)
+    readable = [one for one in loaded if one.image is not None]
+    if not readable:
         raise UsageError("none of the known-good images could be read")
-    peaks = [float(d.compact_map.max()) for d in scored]
-    return thresholds_from_good([d.score for d in scored], peaks, false_alarm_rate)
+    run = detector.begin(
+        object, references=references, templates=templates is not None, pool=readable, own_references=True
+    )
+    found: dict[str, list[Detection]] = {m.name: [] for m in detector.methods}
+    for detection in detector.score(loaded, run):
+        if detection.error is None:
+            found[detection.method].append(detection)
+    calibrations = {
+        name: calibrate_good(
+            [d.summary for d in scored],
+            false_alarm_rate,
+            [d.content_hash for d in scored],
+            detector.fingerprint(name),
+        )
+        for name, scored in found.items()
+    }
+    return GoodImages(calibrations, run.model.pool, failed)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import Features
@@ -22,7 +24,8 @@ from clipspect.errors import ImageError
 from clipspect.methods.base import Method, Scores
 from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.model import AnomalyModel, Encoded
-from clipspect.types import Thresholds
+from clipspect.postprocess.calibration import Calibration
+from clipspect.postprocess.maps import enlarge_factor, shrink_layer
 
 RANDOM_WEIGHTS = "random weights: a control, not a result"
 
@@ -90,7 +93,7 @@ def make_detections(
     seconds: float,
     model: AnomalyModel,
     reader: ImageLoader,
-    thresholds: Thresholds | None,
+    calibrations: Mapping[str, Calibration],
 ) -> Iterator[Detection]:
     """Yield one Detection per image and method, in order.
 
@@ -100,14 +103,14 @@ def make_detections(
         seconds: per image.
         model: that gave the scores.
         reader: stitches the maps of tiles.
-        thresholds: attached to every Detection.
+        calibrations: method → calibration.
     """
     start = 0
     for loaded in batch:
         stop = start + (len(loaded.image.pieces) if loaded.image else 0)
         for method in model.methods:
             own = scores[method.name][start:stop] if stop > start else None
-            yield _make_detection(loaded, method, own, seconds, model, reader, thresholds)
+            yield _make_detection(loaded, method, own, seconds, model, reader, calibrations.get(method.name))
         start = stop
 
 
@@ -118,7 +121,7 @@ def _make_detection(
     seconds: float,
     model: AnomalyModel,
     reader: ImageLoader,
-    thresholds: Thresholds | None,
+    calibration: Calibration | None,
 ) -> Detection:
     image = loaded.image
     warnings: tuple[str, ...] = (RANDOM_WEIGHTS,) * model.backbone.is_random
@@ -133,7 +136,7 @@ def _make_detection(
         "method": method.name,
         "model": model.backbone.name,
         "weights": model.backbone.weights,
-        "thresholds": thresholds,
+        "calibration": calibration or _shipped_level(method, model),
     }
     if image is None or scores is None:
         reason = loaded.error.reason if isinstance(loaded.error, ImageError) else str(loaded.error)
@@ -141,8 +144,10 @@ def _make_detection(
         maps, image_scores = scores.map.float().cpu().numpy(), scores.image.float().cpu().numpy()
         if np.isfinite(maps).all() and np.isfinite(image_scores).all():
             return Detection(
-                score=reader.aggregate_scores(image_scores),
+                raw_score=reader.aggregate_scores(image_scores),
                 score_map=reader.stitch_tiles(image, maps),
+                layers=_stitch_layers(scores, image, reader),
+                class_logit=_class_logit(scores, reader),
                 seconds=seconds,
                 warnings=(*warnings, *dict.fromkeys(chain.from_iterable(scores.notes))),
                 thumbnail=image.thumbnail,
@@ -151,10 +156,32 @@ def _make_detection(
             )
         reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"
     return Detection(
-        score=float("nan"),
+        raw_score=float("nan"),
         score_map=None,
         seconds=perf_counter() - loaded.started,
         error=reason,
         warnings=warnings,
         **common,
     )
+
+
+def _stitch_layers(scores: Scores, image: PreparedImage, reader: ImageLoader) -> NDArray[np.float16] | None:
+    """(K, h, w) log-odds layers over the whole image, as they are stored."""
+    if scores.layers is None:
+        return None
+    factor = enlarge_factor(scores.layers.shape[-2:])
+    layers = F.interpolate(scores.layers.float(), scale_factor=factor, mode="bilinear", align_corners=False)
+    parts = layers.cpu().numpy()  # (tiles, K, h, w)
+    stitched = [shrink_layer(reader.stitch_tiles(image, parts[:, k])) for k in range(parts.shape[1])]
+    return np.stack(stitched).astype(np.float16)
+
+
+def _class_logit(scores: Scores, reader: ImageLoader) -> float | None:
+    if scores.class_logit is None:
+        return None
+    return reader.aggregate_scores(scores.class_logit.float().cpu().numpy())
+
+
+def _shipped_level(method: Method, model: AnomalyModel) -> Calibration | None:
+    """The level that the model ships with for one image under this method, if there is one."""
+    return model.backbone.levels.get(method.name) if method.scope == "image" else None

@@ -11,7 +11,7 @@ SIGNATURE_SIDE = 32
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of an image whose map values reach the pixel threshold, in image pixels."""
+    """A connected part of an image whose scores reach the threshold, in image pixels."""
 
     left: int
     top: int
@@ -20,19 +20,19 @@ class Region:
     area: int
     """Pixels covered, at most width · height."""
     peak: float
-    """Highest map value in the region, in [0, 1]."""
+    """Highest score in the region, in [0, 1]; at least the threshold."""
     peak_x: int
     peak_y: int
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """From which values on an image and its pixels count as anomalous."""
+Verdict = Literal["flagged", "clean", "stands_out", "suspicious", "undecided", "error"]
+"""What is said of an image (docs/calibration.md).
 
-    image: float
-    """Scores ≥ this flag the image."""
-    pixel: float
-    """Map values ≥ this belong to regions."""
-    source: Literal["given", "good images", "guess"]
-    note: str
-    """How they came about, in one or two sentences for people."""
+- flagged, clean: against a threshold from known-good images, or one a user chose (then "undecided" instead of "clean").
+- stands_out: unlike the other unlabeled images of the run; never "clean".
+- suspicious: one image alone, above the level the model ships with.
+- undecided: nothing can be said; the score ranks.
+- error: the image could not be read or scored.
+"""
+FLAGS: frozenset[str] = frozenset({"flagged", "stands_out", "suspicious"})
+"""Verdicts that ask for a look."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import UsageError
+from clipspect.postprocess.calibration import Calibration
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 RANDOM = "random"
@@ -45,6 +47,8 @@ class Backbone(ABC):
     """Whether :meth:`encode_text` works."""
     supports_int8: bool = False
     """Whether :meth:`with_precision` offers int8."""
+    levels: Mapping[str, Calibration] = MappingProxyType({})
+    """method → level of one image alone, measured on rendered clean scenes; shipped with some models."""
     _fingerprint: str | None = None
 
     @property

@@ -11,15 +11,16 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
-from clipspect.data.find import OVERLAY_SUFFIX, find_images
+from clipspect.data.find import OVERLAY_SUFFIX
+from clipspect.detection import move_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
     from clipspect.detector import Detector
+    from clipspect.references import GoodImages
     from clipspect.results.run import Engine, RunSummary
-    from clipspect.types import Thresholds
 
 EXIT_ANOMALIES = 1
 EXIT_SOME_FAILED = 3
@@ -35,7 +36,7 @@ def detect(
     ],
     object: opt.ObjectOption,
     out: opt.OutOption = None,
-    method: opt.MethodOption = "anoclip",
+    method: opt.MethodOption = None,
     compare: opt.CompareOption = None,
     set_: opt.SetOption = None,
     model: opt.ModelOption = "tiny",
@@ -56,9 +57,8 @@ def detect(
     templates: opt.TemplatesOption = None,
     set_size: opt.SetSizeOption = 128,
     good: opt.GoodOption = None,
-    false_alarm_rate: opt.FalseAlarmOption = 0.01,
+    false_alarm_rate: opt.FalseAlarmOption = None,
     threshold: opt.ThresholdOption = None,
-    pixel_threshold: opt.PixelThresholdOption = None,
     maps: opt.MapsOption = opt.Maps.none,
     overlays: opt.OverlaysOption = opt.Overlays.all,
     csv: opt.CsvOption = False,
@@ -83,9 +83,12 @@ def detect(
     alone = not on_ray and place.is_file() and out is None
     if alone and (csv or maps is not opt.Maps.none):
         raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
+    if false_alarm_rate is not None and good is None:
+        raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
+    chosen = method or _default_method(place, on_ray, good, reference, templates, told=not compare)
     clean_object_name(object)  # a name that says nothing is told before the model is loaded
     recipe: dict[str, Any] = {
-        "method": compare.replace(" ", "").split(",") if compare else method,
+        "method": compare.replace(" ", "").split(",") if compare else chosen,
         "model": model,
         "weights": weights,
         "image_size": image_size,
@@ -104,22 +107,21 @@ def detect(
     }
     detector = load_detector(settings=set_, **recipe)
     context = _references(detector, object, place, reference, templates)
-    if good is None:
-        thresholds = opt.parse_thresholds(threshold, pixel_threshold)
-    elif threshold is not None or pixel_threshold is not None:
-        raise UsageError("--good and --threshold both set the thresholds; use one of them")
-    elif on_ray:
-        thresholds = _calibrate_alone(detector, object, good, false_alarm_rate, context)
-    else:
-        thresholds, context_images = _calibrate(detector, object, place, good, false_alarm_rate, context)
-        context["context_images"] = context_images
+    calibrated = None
+    if good is not None:
+        if on_ray and detector.uses_sets:
+            raise UsageError(
+                "with --engine ray --good serves methods that score each image by itself; use --method anoclip"
+            )
+        calibrated = _calibrate(detector, object, good, false_alarm_rate, context)
     if alone:
-        flagged, failed = _one(detector, place, object, thresholds, context, overlays, as_json)
+        flagged, failed = _one(detector, place, object, calibrated, threshold, context, overlays, as_json)
     else:
         target = out or Path(f"{_name_of(source)}-results")
         options = {
             "out": target,
-            "thresholds": thresholds,
+            "calibrations": {} if calibrated is None else calibrated.calibrations,
+            "threshold": threshold,
             "overlays": overlays.value,
             "csv": csv,
             "report": report,
@@ -144,7 +146,9 @@ def detect(
         else:
             from clipspect.results.run import LocalEngine
 
-            scoring = LocalEngine(detector, place, object, target, maps=maps.value, **context)
+            scoring = LocalEngine(
+                detector, place, object, target, good=calibrated, maps=maps.value, **context
+            )
             summary = run_with_progress(scoring, **options)
         flagged, failed = summary.flagged, summary.failed
         if as_json:
@@ -211,34 +215,46 @@ def _name_of(source: str) -> str:
     return PurePosixPath(source.partition("?")[0]).name if "://" in source else Path(source).resolve().name
 
 
-def _calibrate_alone(
-    detector: Detector, object: str, good: Path, rate: float, context: dict[str, Any]
-) -> Thresholds:
-    """Thresholds from good images on this machine, for images that are scored elsewhere."""
-    if detector.uses_sets:
-        raise UsageError(
-            "with --engine ray --good serves methods that score each image by itself; give --threshold"
-        )
-    with console(stderr=True).status(f"scoring the known-good images in {good}"):
-        return detector.calibrate(good, object, false_alarm_rate=rate, **context)
+def _default_method(
+    source: Path,
+    on_ray: bool,
+    good: Path | None,
+    reference: Path | None,
+    templates: Path | None,
+    *,
+    told: bool,
+) -> str:
+    """The method that fits what was given, and why, said on stderr."""
+    if on_ray:
+        method, why = "anoclip", "each image is scored by itself"
+    elif good is not None or reference is not None or templates is not None:
+        method, why = "dual-image", "text, and your images as references"
+    elif source.is_dir():
+        method, why = "dual-image", "text, and the images of the folder as each other's references"
+    else:
+        method, why = "anoclip", "one image, text only"
+    if told:
+        console(stderr=True).print(f"method: {method} ({why})", style="dim", highlight=False)
+    return method
 
 
 def _calibrate(
-    detector: Detector, object: str, source: Path, good: Path, rate: float, context: dict[str, Any]
-) -> tuple[Thresholds, list[Path]]:
-    """Thresholds from good images, and those of them that join the run's set so that both see one set."""
-    run, known_good = find_images(source), find_images(good)
-    with console(stderr=True).status(f"scoring the known-good images in {good}"):
-        thresholds = detector.calibrate(
-            known_good, object, false_alarm_rate=rate, context_images=_beside(run, known_good), **context
+    detector: Detector, object: str, good: Path, rate: float | None, context: dict[str, Any]
+) -> GoodImages:
+    """References and calibration from known-good images; those that cannot be read are named."""
+    from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
+
+    with console(stderr=True).status(f"encoding and scoring the known-good images in {good}"):
+        calibrated = detector.calibrate(
+            good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, **context
         )
-    return thresholds, _beside(known_good, run) if detector.uses_sets else []
-
-
-def _beside(images: list[Path], others: list[Path]) -> list[Path]:
-    """The images that are not among the others: a copy of itself is nobody's partner."""
-    known = {path.resolve() for path in others}
-    return [path for path in images if path.resolve() not in known]
+    for name, reason in calibrated.failed:
+        console(stderr=True).print(
+            f"warning: {name}: left out of the known-good images ({reason})",
+            style="bold yellow",
+            markup=False,
+        )
+    return calibrated
 
 
 def _references(
@@ -261,24 +277,26 @@ def _one(
     detector: Detector,
     source: Path,
     object: str,
-    thresholds: Thresholds | None,
+    good: GoodImages | None,
+    threshold: float | None,
     context: dict[str, Any],
     overlays: opt.Overlays,
     json_wanted: bool,
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
-    from clipspect.results.export import row_json
+    from clipspect.results.export import detection_json
 
-    found: list[Detection] = list(
-        detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **context)
-    )
+    found: list[Detection] = [
+        d if threshold is None or d.error else move_threshold(d, threshold)
+        for d in detector.stream([source], object=object, root=source.parent, good=good, **context)
+    ]
     failed = 0
     for detection in found:
         if detection.error is not None:
             message = f"failed {source}: {detection.error}"
             console(stderr=True).print(message, style="bold red", highlight=False, markup=False)
             if json_wanted:
-                print(json.dumps({**row_json(detection), "overlay": None}))
+                print(json.dumps({**detection_json(detection), "overlay": None}))
             failed += 1
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
@@ -287,7 +305,11 @@ def _one(
         if overlay is not None:
             detection.save(overlay)
         if json_wanted:
-            print(json.dumps({**row_json(detection), "overlay": None if overlay is None else str(overlay)}))
+            print(
+                json.dumps(
+                    {**detection_json(detection), "overlay": None if overlay is None else str(overlay)}
+                )
+            )
         else:
             print_detection(detection, overlay)
     return sum(bool(d.flag) for d in found), failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from clipspect.cli.detect import load_detector
 from clipspect.cli.output import console
 from clipspect.data.find import find_images
 from clipspect.errors import UsageError
+from clipspect.registry import DEFAULT_METHOD
 
 
 def export(
@@ -20,7 +22,7 @@ def export(
         Path,
         typer.Option("--out", "-o", help="bottle.onnx, or bottle.xml for OpenVINO.", show_default=False),
     ],
-    method: opt.MethodOption = "anoclip",
+    method: opt.MethodOption = None,
     set_: opt.SetOption = None,
     model: opt.ModelOption = "tiny",
     weights: opt.WeightsOption = None,
@@ -43,18 +45,18 @@ def export(
     normal_state: opt.NormalOption = None,
     abnormal_state: opt.AbnormalOption = None,
     good: opt.GoodOption = None,
-    false_alarm_rate: opt.FalseAlarmOption = 0.01,
+    false_alarm_rate: opt.FalseAlarmOption = None,
     threshold: opt.ThresholdOption = None,
-    pixel_threshold: opt.PixelThresholdOption = None,
 ) -> None:
     """Write one ONNX file (or an OpenVINO model) with the object's text anchors baked in: image in, score and map out.
 
-    The file is run and compared with torch before it is kept. Thresholds go into its metadata.
+    The file is run and compared with torch before it is kept. With --good the calibration is baked
+    in, and the threshold is 0.5.
     """
     if precision not in ("fp32", "bf16", "int8"):
         raise UsageError(f"unknown precision {precision!r}; there are: fp32, bf16, int8")
     detector = load_detector(
-        method=method,
+        method=method or DEFAULT_METHOD,
         settings=set_,
         model=model,
         weights=weights,
@@ -66,13 +68,16 @@ def export(
         normal=normal_state or (),
         abnormal=abnormal_state or (),
     )
-    if good is not None and (threshold is not None or pixel_threshold is not None):
-        raise UsageError("--good and --threshold both set the thresholds; use one of them")
-    thresholds = (
-        opt.parse_thresholds(threshold, pixel_threshold)
-        if good is None
-        else detector.calibrate(good, object, false_alarm_rate=false_alarm_rate)
-    )
+    calibration = None
+    if good is not None:
+        from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
+
+        rate = DEFAULT_FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
+        (calibration,) = detector.calibrate(good, object, false_alarm_rate=rate).calibrations.values()
+        if threshold is not None:
+            calibration = replace(calibration, score_threshold=threshold)
+    elif threshold is not None or false_alarm_rate is not None:
+        raise UsageError("--threshold and --false-alarm-rate are about a calibration; add --good FOLDER")
     with console(stderr=True).status(f"writing {out} and running it"):
         from clipspect.export.exporter import export_detector
 
@@ -80,7 +85,7 @@ def export(
             detector,
             object,
             out,
-            thresholds=thresholds,
+            calibration=calibration,
             precision=precision,  # type: ignore[arg-type]
             calibrate=find_images(calibrate) if calibrate else (),
             bar=bar,

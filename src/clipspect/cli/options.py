@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from clipspect.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipspect.types import Thresholds
 
 
 class Maps(str, Enum):
@@ -49,7 +46,8 @@ ObjectOption = Annotated[
     str, typer.Option("--object", "-o", help="What is on the images, in plain words: 'metal nut'.")
 ]
 MethodOption = Annotated[
-    str, typer.Option("--method", "-m", help="See [bold]clipspect methods[/bold].", rich_help_panel=MODEL)
+    str | None,
+    typer.Option("--method", "-m", help="See [bold]clipspect methods[/bold].", rich_help_panel=MODEL),
 ]
 CompareOption = Annotated[
     str | None,
@@ -180,20 +178,24 @@ SetSizeOption = Annotated[
 ]
 GoodOption = Annotated[
     Path | None,
-    typer.Option("--good", help="Known-good images to set the thresholds by.", rich_help_panel=JUDGE),
+    typer.Option(
+        "--good",
+        help="Known-good images: references and threshold in one; 10 or more are advised.",
+        rich_help_panel=JUDGE,
+    ),
 ]
 FalseAlarmOption = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--false-alarm-rate", help="Share of good images that may be flagged.", rich_help_panel=JUDGE
+        "--false-alarm-rate",
+        help="Share of good images that may be flagged, with --good [default: 0.05].",
+        rich_help_panel=JUDGE,
+        show_default=False,
     ),
 ]
 ThresholdOption = Annotated[
-    float | None, typer.Option("--threshold", help="Flag scores from here on.", rich_help_panel=JUDGE)
-]
-PixelThresholdOption = Annotated[
     float | None,
-    typer.Option("--pixel-threshold", help="Map values from here on are regions.", rich_help_panel=JUDGE),
+    typer.Option("--threshold", help="Flag scores from here on [default: 0.5].", rich_help_panel=JUDGE),
 ]
 EngineOption = Annotated[
     EngineName,
@@ -243,17 +245,6 @@ FailOption = Annotated[
     bool,
     typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT),
 ]
-
-
-def parse_thresholds(image: float | None, pixel: float | None) -> Thresholds | None:
-    """--threshold and --pixel-threshold; UsageError for the second alone and for numbers outside [0, 1]."""
-    if image is None:
-        if pixel is not None:
-            raise UsageError("--pixel-threshold goes with --threshold")
-        return None
-    from clipspect.postprocess.thresholds import given_thresholds
-
-    return given_thresholds(image, pixel)
 
 
 def parse_tile(text: str | None) -> int | Literal["square"] | None:

@@ -20,27 +20,29 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr)
 
 
+STYLES = {"flagged": "bold red", "stands_out": "bold red", "suspicious": "bold yellow", "clean": "bold green"}
+
+
 def print_detection(detection: Detection, overlay: Path | None) -> None:
-    """One image for people."""
+    """Print one image's result."""
     from rich.markup import escape
 
+    from clipspect.postprocess.verdict import WORDS, describe
+
     out = console()
-    used = detection.thresholds_used
-    verdict = "[bold red]anomalous[/]" if detection.flag else "[bold green]normal[/]"
-    guess = " [dim](threshold is a guess)[/]" if used.source == "guess" else ""
+    style = STYLES.get(detection.verdict, "bold")
+    threshold = "" if detection.threshold is None else f", threshold {detection.threshold:g}"
     out.print(
-        f"{escape(detection.path)}  score [bold]{detection.score:.3f}[/]  {verdict}, threshold {used.image:.3f}{guess}",
+        f"{escape(detection.path)}  score [bold]{detection.score:.3f}[/]{threshold}"
+        f"  [{style}]{WORDS[detection.verdict]}[/]",
         highlight=False,
     )
-    if detection.regions and not detection.flag:
-        out.print(
-            f"  below the threshold; these places reach that of pixels, {used.pixel:.3f}:", highlight=False
-        )
     for region in detection.regions[:10]:
         out.print(
             f"  region at ({region.left}, {region.top}), {region.width}×{region.height} px, peak {region.peak:.3f}",
             highlight=False,
         )
+    out.print(f"  [dim]{escape(describe(detection.calibration_used))}[/]", highlight=False, soft_wrap=True)
     for warning in detection.warnings:
         out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
     if overlay is not None:
@@ -48,25 +50,35 @@ def print_detection(detection: Detection, overlay: Path | None) -> None:
 
 
 def print_summary(summary: RunSummary) -> None:
-    """What a run left behind."""
+    """Print what a run found and where it is."""
     from rich.markup import escape
+
+    from clipspect.postprocess.verdict import WORDS, describe
 
     out = console()
     for warning in summary.warnings:
         out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
     for path, reason in summary.errors:
         out.print(f"[bold red]failed[/] {escape(path)}: {escape(reason)}", highlight=False)
-    kept = f", {summary.kept} of them from an earlier run" if summary.kept else ""
+    kept = f" ({summary.kept} from an earlier run)" if summary.kept else ""
+    counts = ", ".join(
+        f"[{STYLES.get(verdict, 'default')}]{number} {WORDS[verdict]}[/]"
+        for verdict, number in sorted(summary.verdicts.items())
+    )
     out.print(
-        f"{summary.images} images{kept}: [bold]{summary.flagged} flagged[/], {summary.failed} failed,"
-        f" {summary.seconds:.1f} s",
+        f"{plural(summary.images, 'image')}{kept}: {counts or 'none'}; {summary.seconds:.1f} s",
         highlight=False,
     )
-    for method, thresholds in summary.thresholds.items():
-        name = f"{method} " if len(summary.thresholds) > 1 else ""
-        out.print(f"{name}threshold {thresholds.image:.3f}: {escape(thresholds.note)}", highlight=False)
+    for method, calibration in summary.calibrations.items():
+        name = f"{method}: " if len(summary.calibrations) > 1 else ""
+        out.print(f"{name}{escape(describe(calibration))}", highlight=False, soft_wrap=True)
     if summary.report is not None:
         out.print(f"report: {escape(str(summary.report))}", highlight=False, soft_wrap=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 image", "3 images"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def print_rows(folder: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from clipspect.cli import options as opt
 from clipspect.cli.output import console
 from clipspect.errors import UsageError
 
@@ -23,10 +22,7 @@ MethodsOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option("--threshold", help="Judge all rows anew: flag scores from here on.")
-]
-PixelThresholdOption = Annotated[
-    float | None, typer.Option("--pixel-threshold", help="Map values from here on are regions.")
+    float | None, typer.Option("--threshold", help="Judge all rows again: flag scores from here on.")
 ]
 
 
@@ -50,18 +46,16 @@ def merge(
         bool, typer.Option("--prefix", help="Put each folder's name before its images' names.")
     ] = False,
     threshold: ThresholdOption = None,
-    pixel_threshold: PixelThresholdOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """One results folder of several that were made with the same settings.
 
-    An image that is in several is taken once, the latest scored one. Where the folders' thresholds differ and none
-    is given, one is guessed from all rows.
+    An image that is in several is taken once, the latest scored one. Folders
+    that were judged with different known-good images are refused.
     """
     from clipspect.results.merge import merge_results
 
-    thresholds = opt.parse_thresholds(threshold, pixel_threshold)
-    outcome = merge_results(folders, out, prefix=prefix, thresholds=thresholds, overwrite=overwrite)
+    outcome = merge_results(folders, out, prefix=prefix, threshold=threshold, overwrite=overwrite)
     _say(out, outcome.images, outcome.flagged, outcome.failed)
 
 
@@ -80,7 +74,6 @@ def filter(
     name: Annotated[str, typer.Option("--name", help="Pattern of names: 'line 2/*.png'.")] = "*",
     method: MethodsOption = None,
     threshold: ThresholdOption = None,
-    pixel_threshold: PixelThresholdOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """A results folder of some of the images of another; --threshold judges them anew, after the choice."""
@@ -91,7 +84,7 @@ def filter(
         out,
         choice=RowFilter(flagged, failed, min_score, max_score, name),
         methods=method or (),
-        thresholds=opt.parse_thresholds(threshold, pixel_threshold),
+        threshold=threshold,
         overwrite=overwrite,
     )
     _say(out, outcome.images, outcome.flagged, outcome.failed)
@@ -113,7 +106,7 @@ def export(
     from clipspect.results.coco import write_coco
     from clipspect.results.export import write_csv
     from clipspect.results.files import open_beside
-    from clipspect.results.rows import LIGHT_COLUMNS
+    from clipspect.results.schema import LIGHT_COLUMNS
     from clipspect.results.store import iterate_rows, read_manifest
 
     methods = list(read_manifest(folder)["settings"]["methods"])

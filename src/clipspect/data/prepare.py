@@ -102,7 +102,7 @@ class ImageLoader:
         return PreparedImage(label, digest, height, width, tiles, pieces, make_thumbnail(pixels), again)
 
     def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The pieces' maps (n, S, S) as one map (h, w) over the whole image, at the pieces' resolution."""
+        """Join the tiles' maps (n, s, s) of any size s to one map (h, w) over the whole image, at their resolution."""
         parts = [
             self.fit.undo(one, tile.height, tile.width) for one, tile in zip(maps, image.tiles, strict=True)
         ]
@@ -111,7 +111,7 @@ class ImageLoader:
         from clipspect.postprocess.maps import resize_map
 
         side = max(max(t.height, t.width) for t in image.tiles)
-        scale = min(1.0, self.fit.size / side)
+        scale = min(1.0, maps.shape[-1] / side)
         tiles = [_scaled(tile, scale) for tile in image.tiles]
         size = (max(t.top + t.height for t in tiles), max(t.left + t.width for t in tiles))
         sized = [resize_map(part, tile.height, tile.width) for part, tile in zip(parts, tiles, strict=True)]

@@ -43,9 +43,10 @@ class ResizeSpec:
         return np.pad(np.asarray(image), ((top, below), (left, right), (0, 0)), mode="edge")
 
     def undo(self, score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-        """The part of a (size, size) map that shows an image of that height and width, padding cut off."""
-        top, left, h, w = self._content(height, width)
-        return score_map[top : top + h, left : left + w]
+        """Cut off the padding: the part of a square map of any side that shows an image of that height and width."""
+        share = len(score_map) / self.size
+        top, left, h, w = (round(edge * share) for edge in self._content(height, width))
+        return score_map[top : top + max(h, 1), left : left + max(w, 1)]
 
     def _content(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height, width of the image inside the square."""

@@ -7,6 +7,7 @@ handed out again in smaller ones, until the image that ends workers stands alone
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
@@ -77,8 +78,16 @@ class RayEngine:
             "source": self.source.location,
             "maps": "none",
             "references": self.references.digest if self.references else None,
-            "context_images": None,
+            "good": None,
+            "set": self._set_identity(),
         }
+
+    def _set_identity(self) -> str | None:
+        """As :meth:`Detector.set_identity`, of images wherever they are."""
+        if not self.detector.uses_sets:
+            return None
+        hashes = sorted(self.hashes([name for _, name in self._pool()]).values())
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def images(self) -> Sequence[str]:
         """All of the source."""
@@ -188,7 +197,7 @@ class RayEngine:
                 method=method.name,
                 model=self.detector.backbone.name,
                 weights=self.detector.backbone.weights,
-                score=float("nan"),
+                raw_score=float("nan"),
                 score_map=None,
                 seconds=0.0,
                 error=LOST,

@@ -13,8 +13,9 @@ from clipspect.data.loader import READERS, LoadedImage
 from clipspect.data.prefetch import prefetch
 from clipspect.distributed.sources import ImageSource
 from clipspect.errors import ClipspectError, ImageError, UsageError
-from clipspect.results.rows import detection_to_row, detections_schema
+from clipspect.results.rows import detection_to_row
 from clipspect.results.run import preview_of
+from clipspect.results.schema import arrow_schema
 
 if TYPE_CHECKING:
     from clipspect.backbones.features import Features
@@ -32,7 +33,7 @@ def output_schema() -> Any:
     """Arrow schema of what a worker gives: rows, and the failure."""
     import pyarrow as pa
 
-    return detections_schema().append(pa.field(FAILURE, pa.string()))
+    return arrow_schema().append(pa.field(FAILURE, pa.string()))
 
 
 class ScoreBatch:

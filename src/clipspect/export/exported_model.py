@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
+from clipspect.methods.base import Scores
+from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
+from clipspect.postprocess.maps import enlarge_factor
+from clipspect.postprocess.verdict import describe
 from clipspect.prompts import clean_object_name
-from clipspect.types import Thresholds
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
 """Methods that need one image and no training: what a fixed graph can hold."""
@@ -24,7 +28,7 @@ class ExportedDetector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, detector: Detector, object: str) -> None:
+    def __init__(self, detector: Detector, object: str, calibration: Calibration | None = None) -> None:
         """Bake in what a detector knows of an object.
 
         Raises:
@@ -47,6 +51,7 @@ class ExportedDetector(nn.Module):
         self.backbone, self.method = detector.backbone, detector.methods[0]
         self.request = self.model.request.resolved(self.backbone.depth)
         self.network = self.backbone.network  # registered, so that its weights are the graph's
+        self.calibration = calibration
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
 
@@ -57,19 +62,41 @@ class ExportedDetector(nn.Module):
             image: (B, S, S, 3) uint8 RGB.
 
         Returns:
-            (B,) image scores and (B, S, S) anomaly maps in [0, 1].
+            (B,) image scores and (B, S, S) anomaly maps in [0, 1]: calibrated, with the threshold 0.5, where a
+            calibration was given, else the method's own.
         """
         images = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         features = self.backbone.features(images, self.request)
         size = self.backbone.image_size
         scores = self.model.score(features, size=(size, size))[self.method.name]
-        return scores.image, scores.map
+        return (scores.image, scores.map) if self.calibration is None else self._calibrated(scores, size)
+
+    def _calibrated(self, scores: Scores, size: int) -> tuple[Tensor, Tensor]:
+        """Scores and maps as :class:`Calibration` gives them."""
+        used, layers = self.calibration, scores.layers
+        assert used is not None
+        assert layers is not None
+        factor = enlarge_factor(layers.shape[-2:])
+        layers = F.interpolate(layers, scale_factor=factor, mode="bilinear", align_corners=False)
+        shape = (1, -1, 1, 1)
+        centers, spreads = (torch.tensor(values).view(shape) for values in (used.centers, used.spreads))
+        joined = ((layers - centers) / spreads).amax(1)  # (B, h, w)
+        if scores.class_logit is not None and used.class_spread is not None:
+            z = ((scores.class_logit - used.class_center) / used.class_spread).clamp(
+                -CLASS_LIMIT, CLASS_LIMIT
+            )
+            joined = joined + CLASS_WEIGHT * z[:, None, None]
+        below = (0.5 * (joined - used.base) / used.width).clamp(0, 0.5)
+        above = 1 - 0.5 * torch.exp(-(joined - used.threshold).clamp_min(0) / used.width)
+        maps = torch.where(joined < used.threshold, below, above)
+        image = maps.amax((1, 2))
+        return image, F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def metadata(detector: Detector, object: str, thresholds: Thresholds | None) -> dict[str, str]:
-    """What a reader of the file must know, as strings: settings, how to prepare images, thresholds.
+def metadata(detector: Detector, object: str, calibration: Calibration | None) -> dict[str, str]:
+    """What a reader of the file must know, as strings: settings, how to prepare images, calibration.
 
-    Without thresholds the keys ``threshold`` and ``pixel_threshold`` are missing: none was given, and none is made up.
+    Without a calibration the key ``threshold`` is missing, and scores are the method's own.
     """
     fit, settings = detector.reader.fit, detector.settings()
     kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
@@ -81,11 +108,11 @@ def metadata(detector: Detector, object: str, thresholds: Thresholds | None) -> 
         "outputs": f"{SCORE}: (batch,); {MAP}: (batch, {fit.size}, {fit.size}); both in [0, 1]",
         "resize": f"{fit.interpolation} (Pillow's), {fit.aspect}",
     }
-    if thresholds is not None:
+    if calibration is not None:
         described |= {
-            "threshold": thresholds.image,
-            "pixel_threshold": thresholds.pixel,
-            "threshold_source": thresholds.source,
-            "threshold_note": thresholds.note,
+            "threshold": calibration.score_threshold,
+            "threshold_source": calibration.rule,
+            "threshold_note": describe(calibration),
+            "calibration": calibration.to_dict(),
         }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}

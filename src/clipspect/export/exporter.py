@@ -22,7 +22,7 @@ from clipspect.detector import Detector
 from clipspect.errors import ResultsError, UsageError
 from clipspect.export.exported_model import INPUT, MAP, SCORE, ExportedDetector, metadata
 from clipspect.postprocess.agreement import MIN_AGREEMENT, MapAgreement, compare_maps
-from clipspect.types import Thresholds
+from clipspect.postprocess.calibration import Calibration
 
 ExportPrecision = Literal["fp32", "bf16", "int8"]
 FORMATS = (".onnx", ".xml")
@@ -47,7 +47,7 @@ def export_detector(
     object: str,
     path: Path,
     *,
-    thresholds: Thresholds | None = None,
+    calibration: Calibration | None = None,
     precision: ExportPrecision = "fp32",
     calibrate: Sequence[Path] = (),
     bar: float = MIN_AGREEMENT,
@@ -58,7 +58,7 @@ def export_detector(
         detector: one exportable method in fp32.
         object: what is on the images.
         path: ``.onnx`` for one file with everything in it, ``.xml`` for OpenVINO's pair of files.
-        thresholds: go into the metadata.
+        calibration: baked into the network, whose scores then have the threshold 0.5.
         precision: "fp32"; for OpenVINO also "bf16", which asks the runtime for bfloat16, and "int8".
         calibrate: images for int8, and to compare with torch; those in the wheel where none are given and none
             are needed.
@@ -75,8 +75,8 @@ def export_detector(
         raise UsageError(f"{precision} is exported for OpenVINO: end the file's name in .xml")
     if precision == "int8" and not calibrate:
         raise UsageError("int8 needs images to calibrate on; name a folder with --calibrate")
-    network = ExportedDetector(detector, object).eval()
-    described = {**metadata(detector, object, thresholds), "precision": precision}
+    network = ExportedDetector(detector, object, calibration).eval()
+    described = {**metadata(detector, object, calibration), "precision": precision}
     images = _pieces(detector, calibrate)
     compared = images[:: max(len(images) // _COMPARED, 1)][:_COMPARED]
     with tempfile.TemporaryDirectory(prefix="clipspect-export-") as folder:

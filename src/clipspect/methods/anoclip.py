@@ -14,7 +14,10 @@ from torch import Tensor
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range
-from clipspect.methods.scoring import abnormal_probability, smooth, upsample
+from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
+
+VERDICT_SMOOTHING = 3
+"""Side of the mean filter on maps that a verdict is made of, whatever the method's own setting."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ class AnoCLIP(Method):
     def score(self, features: Features, context: MethodContext) -> Scores:
         """docs/methods.md §3: map from V-V tokens, image score from the class token."""
         text = self.patch_map(features, context)
-        return Scores(self.image_score(features, context), self.finish(text, context), text=text)
+        image = self.image_score(features, context)
+        layers = verdict_layers(smooth(text, VERDICT_SMOOTHING))
+        return Scores(
+            image, self.finish(text, context), text=text, layers=layers, class_logit=log_odds(image)
+        )
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""

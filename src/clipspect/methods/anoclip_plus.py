@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from clipspect.backbones.features import Features
-from clipspect.methods.anoclip import AnoCLIP
+from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
-from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.tta.adapters import Adapter, Layers, draw_layers, draw_noise
 from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
 from clipspect.methods.tta.losses import keep_where, noise_contrast_loss, state_logits
@@ -57,7 +57,9 @@ class AnoCLIPPlus(AnoCLIP):
         adapted = self.adapted_map(tokens, descent.layers, context).reshape(-1, *features.grid)
         grid = keep_where(descent.finite, adapted, self.patch_map(features, context))
         notes = [() if finite else (DIVERGED,) for finite in descent.finite.tolist()]
-        return Scores(self.image_score(features, context), self.finish(grid, context), notes, grid)
+        image = self.image_score(features, context)
+        layers = verdict_layers(smooth(grid, VERDICT_SMOOTHING))
+        return Scores(image, self.finish(grid, context), notes, grid, layers, log_odds(image))
 
     def make_adapter(self, context: MethodContext) -> Adapter:
         """The fixed part of the adapter for the context's object."""

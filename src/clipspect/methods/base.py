@@ -30,14 +30,16 @@ class Scores:
     """Per image, what the user must know of its row (an adaptation that diverged); empty = nothing for anyone."""
     text: Tensor | None = None
     """(B, H, W) language map on the patch grid in [0, 1], not smoothed; None for methods without one."""
-    visual: Tensor | None = None
-    """(B, H, W) visual map on the patch grid in [0, 1], not smoothed; None for methods without one."""
+    layers: Tensor | None = None
+    """(B, K, H, W) log-odds maps on the patch grid that the verdict is made of (docs/calibration.md): the joint map
+    with the visual half unsmoothed and smoothed, or one map; None = the log-odds of :attr:`map`."""
+    class_logit: Tensor | None = None
+    """(B,) log-odds of the class token's text score; None for methods without one."""
 
     def __getitem__(self, index: slice) -> Scores:
         """The scores of some of the images."""
-        text = None if self.text is None else self.text[index]
-        visual = None if self.visual is None else self.visual[index]
-        return Scores(self.image[index], self.map[index], self.notes[index], text, visual)
+        optional = (None if t is None else t[index] for t in (self.text, self.layers, self.class_logit))
+        return Scores(self.image[index], self.map[index], self.notes[index], *optional)
 
     @staticmethod
     def concat(parts: Sequence[Scores]) -> Scores:
@@ -55,7 +57,8 @@ class Scores:
             torch.cat([p.map for p in parts]),
             notes,
             join([p.text for p in parts]),
-            join([p.visual for p in parts]),
+            join([p.layers for p in parts]),
+            join([p.class_logit for p in parts]),
         )
 
 

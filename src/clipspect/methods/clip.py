@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.methods.base import Method, MethodContext, Scores, check_range
-from clipspect.methods.scoring import abnormal_probability, upsample
+from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,11 @@ class CLIP(Method):
         """Abnormal probabilities of the image embedding and of the ordinary patch tokens."""
         pair = context.anchors.pair
         grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)
+        image = abnormal_probability(features.image, pair, self.temperature)
         return Scores(
-            abnormal_probability(features.image, pair, self.temperature),
+            image,
             upsample(grid, context.size),
             text=grid,
+            layers=verdict_layers(smooth(grid)),
+            class_logit=log_odds(image),
         )

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.methods.anoclip import VERDICT_SMOOTHING
 from clipspect.methods.anoclip_plus import DIVERGED
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.dual_image import DualImage
-from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.tta.adapters import Layers
 from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
 from clipspect.methods.tta.losses import (
@@ -72,7 +73,9 @@ class DualImagePlus(DualImage):
             note if finite else (*note, DIVERGED)
             for note, finite in zip(self.notes(features, context), descent.finite.tolist(), strict=True)
         ]
-        return Scores(image, self.finish(grid, context), notes, text, visual)
+        layers = verdict_layers(grid, smooth(grid, VERDICT_SMOOTHING))
+        class_logit = log_odds(self.image_score(features, context))
+        return Scores(image, self.finish(grid, context), notes, text, layers, class_logit)
 
     def text_tokens(self, features: Features) -> Tensor:
         """(B, N, D) tokens of the text block."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from clipspect.backbones.features import FeatureRequest, Features, Span, span_blocks
 from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError, UsageError
-from clipspect.methods.anoclip import AnoCLIP
+from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
-from clipspect.methods.scoring import abnormal_probability
+from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.visual import ONLY_ITSELF, non_self_indices, normalize_tokens
 
 FEWEST_SCORES = 8
@@ -145,7 +145,25 @@ class JointMethod(AnoCLIP):
         """docs/methods.md §5: the mean of language and visual map, and of language score and highest visual value."""
         text, visual = self.both_maps(features, context)
         image, grid = self.join(text, visual, features, context)
-        return Scores(image, self.finish(grid, context), self.notes(features, context), text, visual)
+        return Scores(
+            image,
+            self.finish(grid, context),
+            self.notes(features, context),
+            text,
+            self.layers(text, visual, context),
+            log_odds(self.image_score(features, context)),
+        )
+
+    def layers(self, text: Tensor, visual: Tensor, context: MethodContext) -> Tensor:
+        """(B, K, H, W) log-odds of the joint map with the visual half as it is and, but for templates, smoothed."""
+        state: SetState = context.state
+        language = smooth(text, VERDICT_SMOOTHING)
+        if self.output == "text":
+            return verdict_layers(language)
+        halves = [visual] if state.compared is None else [visual, smooth(visual, VERDICT_SMOOTHING)]
+        if self.output == "visual":
+            return verdict_layers(*halves)
+        return verdict_layers(*(state.maps(language, half, self.text_weight) for half in halves))
 
     def notes(self, features: Features, context: MethodContext) -> list[tuple[str, ...]]:
         """Per image, whether its references hold nothing but the image itself."""

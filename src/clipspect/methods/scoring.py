@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,28 @@ def abnormal_probability(tokens: Tensor, anchors: Tensor, temperature: float = 1
     """
     cosines = F.normalize(tokens, dim=-1) @ anchors.T
     return (cosines / temperature).softmax(-1)[..., 1]
+
+
+def log_odds(probability: Tensor) -> Tensor:
+    """log(p / (1 − p)), finite for 0 and 1."""
+    return probability.logit(1e-6)
+
+
+def verdict_layers(*maps: Tensor) -> Tensor:
+    """Stack maps as log-odds layers, each map's outer ring of patches replaced by its inner neighbors.
+
+    Patches at the border see the padding of the backbone's context; their scores are not comparable with others.
+
+    Args:
+        maps: K maps (B, H, W) in [0, 1].
+
+    Returns:
+        (B, K, H, W).
+    """
+    layers = log_odds(torch.stack(maps, 1))
+    if min(layers.shape[-2:]) < 5:
+        return layers
+    return F.pad(layers[..., 1:-1, 1:-1], (1, 1, 1, 1), mode="replicate")
 
 
 def smooth(maps: Tensor, kernel: int = 3) -> Tensor:

@@ -17,7 +17,7 @@ from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.openclip.value_attention import window_index
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_range
-from clipspect.methods.scoring import abnormal_probability, upsample
+from clipspect.methods.scoring import abnormal_probability, log_odds, upsample, verdict_layers
 from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, non_self_indices, normalize_tokens
 
 _SIZES = (2, 3)
@@ -68,7 +68,8 @@ class WinCLIP(Method):
         """Image score from the class token; map from all scales, upsampled without aligned corners."""
         grid = self.text_grid(features, context)
         maps = upsample(grid, context.size, align_corners=False)
-        return Scores(self.text_score(features, context), maps, text=grid)
+        image = self.text_score(features, context)
+        return Scores(image, maps, text=grid, layers=verdict_layers(grid), class_logit=log_odds(image))
 
     def text_score(self, features: Features, context: MethodContext) -> Tensor:
         """(B,) abnormal probability of the image embedding."""
@@ -108,7 +109,9 @@ class WinCLIPPlus(WinCLIP):
         grid = (text + visual) / 2
         image = (self.text_score(features, context) + visual.amax((1, 2))) / 2
         notes = [() if others else (ONLY_ITSELF,) for others in _others(features, context)]
-        return Scores(image, upsample(grid, context.size, align_corners=False), notes, text, visual)
+        maps = upsample(grid, context.size, align_corners=False)
+        class_logit = log_odds(self.text_score(features, context))
+        return Scores(image, maps, notes, text, verdict_layers(grid), class_logit)
 
     def visual_grid(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""

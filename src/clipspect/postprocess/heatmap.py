@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from clipspect.postprocess.maps import resize_map
 from clipspect.types import Region
@@ -21,36 +21,20 @@ INFERNO = np.array(
     ]
 )  # fmt: skip
 """(11, 3) evenly spaced colours whose lightness rises evenly: they also read in grey print."""
-COOL, WARM = 0.15, 0.6
-"""Parts of the colour scale below which the heat is clear and above which it has its full opacity."""
+COOL, WARM = 0.25, 0.5
+"""Scores below which the heat is clear and from which it has its full opacity: 0.5 is the threshold."""
 HEAT_SIDE = 1024
 """Long side at which heat is coloured; smooth maps lose nothing, and large images cost no floats."""
 
 
-def colour_scale(pixel_samples: ArrayLike, pixel_threshold: float) -> tuple[float, float]:
-    """Low and high end of one colour scale for all images the samples come from.
-
-    Low is the median, so ordinary material stays clear. The high end is where the threshold would lie at two
-    thirds, but at least the 99.9 % quantile, so that the worst defects do not all look alike, and at most as
-    far again beyond it, so that the most suspicious places show even where nothing reaches the threshold.
-    """
-    samples = np.asarray(pixel_samples, dtype=np.float64).ravel()
-    if not len(samples):
-        return 0.0, 1.0
-    low = float(np.median(samples))
-    most = float(np.quantile(samples, 0.999)) - low
-    return low, min(low + max(min(1.5 * (pixel_threshold - low), 2 * most), most), 1.0) + 1e-6
-
-
-def colour_heat(values: NDArray[np.float32], scale: tuple[float, float], opacity: float) -> NDArray[np.uint8]:
-    """(H, W, 4) RGBA of map values (H, W): clear at the cool end, of ``opacity`` at the warm one."""
-    low, high = scale
+def color_heat(values: NDArray[np.float32], opacity: float) -> NDArray[np.uint8]:
+    """(H, W, 4) RGBA of scores (H, W): clear below 0.25, of ``opacity`` from the threshold 0.5."""
     levels = np.arange(256) / 255
     stops = np.linspace(0, 1, len(INFERNO))
     colours = [np.interp(levels, stops, INFERNO[:, channel]) for channel in range(3)]
     alpha = 255 * opacity * np.clip((levels - COOL) / (WARM - COOL), 0, 1)
     table = np.stack([*colours, alpha], axis=-1).round().astype(np.uint8)
-    return np.asarray(table[(np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)])
+    return np.asarray(table[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)])
 
 
 def draw_overlay(
@@ -58,14 +42,12 @@ def draw_overlay(
     score_map: NDArray[np.float32],
     regions: Sequence[Region],
     *,
-    scale: tuple[float, float],
     opacity: float = 0.5,
     max_side: int | None = None,
 ) -> Image.Image:
     """An image (H, W, 3) with its map (h, w) as heat and its regions boxed with their peaks, RGB.
 
-    ``scale`` are the map values at the two ends of the colours. The picture has the image's size, or at
-    most ``max_side`` on its long side.
+    The map holds calibrated scores. The result has the image's size, or at most ``max_side`` on its long side.
     """
     from PIL import Image
 
@@ -76,7 +58,7 @@ def draw_overlay(
     heat_factor = min(1.0, HEAT_SIDE / max(photo.size))
     heat_width, heat_height = _scaled(photo.size, heat_factor)
     values = resize_map(score_map, heat_height, heat_width)
-    heat = Image.fromarray(colour_heat(values, scale, opacity))
+    heat = Image.fromarray(color_heat(values, opacity))
     if heat.size != photo.size:
         heat = heat.resize(photo.size, Image.Resampling.BILINEAR)
     photo.paste(heat, mask=heat.getchannel("A"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 COMPACT_SIDE = 128
-COMPACT_SIDE_TILED = 512
-"""Long side of the stored map of a tiled image, whose own map is longer than 1024."""
+"""Long side of a stored map made from a method's own map."""
+LAYER_SIDE = 72
+"""Fewest cells of a stored layer's side; patch grids are enlarged by an odd factor, which keeps their peaks."""
+MAX_LAYER_SIDE = 512
+"""Most cells of a stored layer's long side, of tiled images."""
 
 
 def resize_map(score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -21,13 +25,29 @@ def resize_map(score_map: NDArray[np.float32], height: int, width: int) -> NDArr
 
 
 def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The compact map that is stored: area means, long side at most 128 (512 for maps longer than 1024),
-    float16.
+    """Shrink a map (h, w) by area means to a long side of at most 128, as float16; smaller maps keep their size."""
+    return _shrink(score_map, COMPACT_SIDE)
 
-    A map already that small keeps its size.
-    """
+
+def layers_of_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
+    """(1, h, w) log-odds layer of a method's own map in [0, 1], for methods without layers."""
+    clipped = np.clip(shrink_map(score_map).astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)), np.float16)[None]
+
+
+def enlarge_factor(grid: Sequence[int]) -> int:
+    """Odd factor by which a patch grid (h, w) is enlarged: cell centers stay cells, so the highest value stays."""
+    factor = max(1, -(-LAYER_SIDE // max(grid)))
+    return factor + 1 - factor % 2
+
+
+def shrink_layer(layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shrink a stitched layer (h, w) to at most 512 cells a side."""
+    return _shrink(layer, MAX_LAYER_SIDE).astype(np.float32)
+
+
+def _shrink(score_map: NDArray[np.float32], side: int) -> NDArray[np.float16]:
     height, width = score_map.shape
-    side = COMPACT_SIDE if max(height, width) <= 1024 else COMPACT_SIDE_TILED
     factor = min(1.0, side / max(height, width))
     if factor == 1:
         return score_map.astype(np.float16)

@@ -1,4 +1,4 @@
-"""Regions: connected parts of a map at or above a threshold."""
+"""Regions: connected parts of a map that contain a value above the threshold."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.postprocess.calibration import GROW_FROM, Calibration
+from clipspect.postprocess.verdict import threshold_of
 from clipspect.types import Region
 
 MIN_CELLS = 4
-"""Cells of a map with a side of 64 or more that a region must cover: fewer only graze the threshold."""
+"""Cells a region must cover in a map with a side of 64 or more; the region of the highest peak always stays."""
 MAX_REGIONS = 100
-"""Regions kept of one image, the highest peaks first; more of them show no object but noise."""
+"""Regions kept of one image, the highest peaks first."""
 
 
-def find_regions(score_map: NDArray[Any], threshold: float, height: int, width: int) -> list[Region]:
-    """Regions of a map (h, w) where it is ≥ ``threshold``, in pixels of its image of height × width.
+def find_regions(
+    values: NDArray[np.float64], calibration: Calibration, height: int, width: int
+) -> list[Region]:
+    """Find the regions of an image.
 
-    Cells touching by an edge or a corner belong together. Sorted by peak, highest first. Regions below
-    ``MIN_CELLS`` are dropped; in maps smaller than 64 a side every cell counts.
+    Seeds are cells at or above the threshold t; they grow to b + ¾ (t − b). Cells that touch by an edge or a corner
+    belong together. There is at least one region if and only if the image's highest value reaches t.
+
+    Args:
+        values: (h, w) map on the scale of U (:meth:`Calibration.map`).
+        calibration: gives t and b.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        Regions in image pixels, highest peak first.
     """
-    from scipy import ndimage
-
-    values = score_map.astype(np.float64)  # a threshold just above a float16 value must stay above it
-    labels, _ = ndimage.label(values >= threshold, structure=np.ones((3, 3)))
-    least = MIN_CELLS if max(values.shape) >= 64 else 1
+    labels, kept = _grow(values, calibration)
     cell_height, cell_width = height / values.shape[0], width / values.shape[1]
     regions = []
-    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+    for label, (rows, columns) in kept.items():
         inside = labels[rows, columns] == label
-        cells = int(inside.sum())
-        if cells < least:
-            continue
         part = np.where(inside, values[rows, columns], -np.inf)
         peak_row, peak_column = np.unravel_index(int(part.argmax()), part.shape)
         left, top = int(columns.start * cell_width), int(rows.start * cell_height)
@@ -44,11 +50,48 @@ def find_regions(score_map: NDArray[Any], threshold: float, height: int, width: 
                 top=top,
                 width=right - left,
                 height=bottom - top,
-                area=max(1, round(cells * cell_height * cell_width)),
-                peak=float(part.max()),
+                area=min(
+                    (right - left) * (bottom - top),
+                    max(1, round(int(inside.sum()) * cell_height * cell_width)),
+                ),
+                peak=float(calibration.probability(part.max())),
                 peak_x=min(width - 1, int((columns.start + peak_column + 0.5) * cell_width)),
                 peak_y=min(height - 1, int((rows.start + peak_row + 0.5) * cell_height)),
             )
         )
     regions.sort(key=lambda region: (-region.peak, region.top, region.left))
     return regions[:MAX_REGIONS]
+
+
+def region_mask(
+    values: NDArray[np.float64], calibration: Calibration, height: int, width: int
+) -> NDArray[np.bool_]:
+    """(height, width) whether a pixel belongs to a region; arguments as of :func:`find_regions`."""
+    labels, kept = _grow(values, calibration)
+    cells = np.isin(labels, list(kept))
+    rows = np.minimum((np.arange(height) + 0.5) * values.shape[0] / height, values.shape[0] - 1).astype(int)
+    columns = np.minimum((np.arange(width) + 0.5) * values.shape[1] / width, values.shape[1] - 1).astype(int)
+    return np.asarray(cells[np.ix_(rows, columns)])
+
+
+def _grow(values: NDArray[np.float64], calibration: Calibration) -> tuple[NDArray[Any], dict[int, Any]]:
+    """Labeled components at the growing level, and the slices of those that contain a seed."""
+    from scipy import ndimage
+
+    chosen = threshold_of(calibration)
+    if chosen is None:
+        return np.zeros(values.shape, int), {}
+    # Compared as scores, like the verdict, so that rounding cannot part the two.
+    seeds = calibration.probability(values) >= chosen
+    threshold = calibration.value(chosen)
+    level = calibration.base + GROW_FROM * (threshold - calibration.base)
+    labels, _ = ndimage.label(seeds | (values >= min(level, threshold)), structure=np.ones((3, 3)))
+    slices = ndimage.find_objects(labels)
+    least = MIN_CELLS if max(values.shape) >= 64 else 1
+    highest = int(labels.ravel()[int(values.argmax())])
+    kept = {}
+    for label in np.unique(labels[seeds]).tolist():
+        cells = int((labels[slices[label - 1]] == label).sum())
+        if cells >= least or label == highest:
+            kept[label] = slices[label - 1]
+    return labels, kept

@@ -9,7 +9,9 @@ from typing import IO, Any
 
 from clipspect.results.store import iterate_rows, read_manifest
 
-COLUMNS = ("path", "method", "width", "height", "score", "flag", "regions", "error", "content_hash")
+COLUMNS = (
+    "path", "method", "width", "height", "score", "flag", "verdict", "regions", "error", "content_hash", "missing",
+)  # fmt: skip
 CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 
 
@@ -32,12 +34,16 @@ def write_coco(file: IO[bytes], out: Path, method: str) -> int:
 
 def _scored(out: Path, method: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their image ids, the same ids each time."""
-    rows = (row for row in iterate_rows(out, COLUMNS) if row["method"] == method and row["error"] is None)
+    rows = (
+        row
+        for row in iterate_rows(out, COLUMNS)
+        if row["method"] == method and row["error"] is None and not row["missing"]
+    )
     return enumerate(rows, start=1)
 
 
 def _image(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("width", "height", "score", "flag", "content_hash")
+    names = ("width", "height", "score", "flag", "verdict", "content_hash")
     return {"id": number, "file_name": row["path"], **{name: row[name] for name in names}}
 
 

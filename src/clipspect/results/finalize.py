@@ -1,4 +1,4 @@
-"""The end of a run, from its rows alone: thresholds, flags and regions, then overlays, CSV and report.
+"""The end of a run, from its rows alone: calibration, verdicts and regions, then overlays, CSV and report.
 
 Everything here can be repeated: a run killed in between does it again and comes to the same result.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.data.prefetch import prefetch
-from clipspect.errors import ImageError, ResultsError
-from clipspect.postprocess.heatmap import colour_scale, draw_overlay
-from clipspect.postprocess.thresholds import guess_thresholds
+from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
+from clipspect.postprocess.heatmap import draw_overlay
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
-from clipspect.results.rows import LIGHT_COLUMNS, apply_thresholds, map_of, regions_of
+from clipspect.results.rows import judge_rows, map_of, regions_of, summary_of
 from clipspect.results.run import OverlayChoice, method_suffix, output_path
+from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
 from clipspect.results.store import CSV, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
-from clipspect.types import Thresholds
 
-SAMPLES_PER_IMAGE = 256
-SAMPLES = 1_000_000
-"""Map values looked at to guess the pixel threshold and to choose the colours."""
 OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
 
@@ -42,10 +40,15 @@ class RunTotals:
 
     images: int
     flagged: int
+    """Images that any method flags."""
+    verdicts: Mapping[str, int]
+    """verdict → images, of the first method."""
     failed: int
+    missing: int
+    """Rows of files that are gone; they count nowhere else."""
     errors: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
-    thresholds: Mapping[str, Thresholds]
+    calibrations: Mapping[str, Calibration]
     report: Path | None
     csv: Path | None
 
@@ -54,53 +57,74 @@ def finish_run(
     store: ResultStore,
     pixels: Pixels | None,
     *,
-    thresholds: Mapping[str, Thresholds],
+    calibrations: Mapping[str, Calibration],
+    threshold: float | None,
+    present: Collection[str] | None,
     overlays: OverlayChoice,
     csv: bool,
     report: bool,
     progress: Callable[[int, str], None],
 ) -> RunTotals:
-    """Judge all rows of a method with one threshold and one colour scale, and write what people look at.
+    """Judge all rows of a method with one calibration, and write what people look at.
 
-    ``pixels`` gives the image of a row's path, for the overlays; without it there are none. ``thresholds`` of a
-    method that has none are guessed from its scores. Raises ResultsError.
+    Args:
+        store: of the rows.
+        pixels: gives the image of a row's path, for the overlays; without it there are none.
+        calibrations: method → calibration from known-good images; the others compare the images of the run.
+        threshold: a score chosen by the user instead of 0.5.
+        present: names of the images that are there; rows of others are left out of everything but the rows.
+        overlays: which images get one.
+        csv: whether to write detections.csv.
+        report: whether to write report.html.
+        progress: told how many images are done, and the latest.
+
+    Raises:
+        ResultsError: the folder cannot be written.
     """
     from clipspect.results.report import write_report
 
-    judged: dict[str, Thresholds] = {}
-    scales: dict[str, tuple[float, float]] = {}
     methods = list(store.manifest["settings"]["methods"])
-    for method in methods:
-        scores, peaks, samples = sample_rows(store.out, method)
-        judged[method] = thresholds.get(method) or guess_thresholds(scores, peaks, samples)
-        scales[method] = colour_scale(samples, judged[method].pixel)
-    store.update_manifest(
-        thresholds={method: asdict(found) for method, found in judged.items()}, colour_scales=scales
-    )
-    for name in (OVERLAYS, CSV, REPORT):  # those of earlier thresholds would contradict the rows
+    judged = {m: calibrations.get(m) or _calibrate(store.out, m, present) for m in methods}
+    if threshold is not None:
+        if not 0 < threshold < 1:
+            raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+        judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
+    store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
+    for name in (OVERLAYS, CSV, REPORT):  # those of an earlier calibration would contradict the rows
         with results_errors(store.out / name):
             shutil.rmtree(store.out / name, ignore_errors=True)
             if name != OVERLAYS:
                 (store.out / name).unlink(missing_ok=True)
 
+    good = {digest for one in judged.values() for digest in one.hashes}
     rows = 0
+    missing: set[str] = set()
+    contaminated: set[str] = set()
     flagged: set[str] = set()
+    verdicts: Counter[str] = Counter()
     errors: dict[str, str] = {}
     warnings: dict[str, None] = {}  # a set in order of appearance
     for part in store.parts():
         part_rows = read_rows(part)
-        apply_thresholds(part_rows, judged)
+        judge_rows(part_rows, judged)
+        for row in part_rows:
+            row["missing"] = present is not None and row["path"] not in present
         store.write_part(part, part_rows)
+        missing |= {row["path"] for row in part_rows if row["missing"]}
         undrawn = 0
         for row, drawn in prefetch(
-            part_rows,
-            lambda row: _draw(store.out, row, pixels, overlays, scales, several=len(methods) > 1),
+            [row for row in part_rows if not row["missing"]],
+            lambda row: _draw(store.out, row, pixels, overlays, judged, several=len(methods) > 1),
             workers=OVERLAY_THREADS,
             ahead=2 * OVERLAY_THREADS,
         ):
             rows += 1
             if row["flag"]:
                 flagged.add(row["path"])
+            if row["method"] == methods[0]:
+                verdicts[row["verdict"]] += 1
+            if row["content_hash"] in good:
+                contaminated.add(row["path"])
             if isinstance(drawn, ResultsError):
                 raise drawn
             undrawn += isinstance(drawn, ImageError)
@@ -110,34 +134,42 @@ def finish_run(
             progress(rows // len(methods), row["path"])
         if undrawn:
             warnings["Some overlays are missing, because their images could not be read again."] = None
+    if contaminated:
+        warnings[f"{_count(contaminated)} both in the run and among the known-good images."] = None
+    if missing:
+        warnings[
+            f"{_count(missing)} no longer in the folder; rows of an earlier run are kept and not counted."
+        ] = None
     return RunTotals(
         images=rows // len(methods),
         flagged=len(flagged),
+        verdicts=dict(verdicts),
         failed=len(errors),
+        missing=len(missing),
         errors=tuple(errors.items()),
         warnings=tuple(warnings),
-        thresholds=judged,
+        calibrations=judged,
         report=write_report(store.out) if report else None,
         csv=_write_csv(store.out) if csv else None,
     )
 
 
-def sample_rows(out: Path, method: str) -> tuple[list[float], list[float], NDArray[np.float32]]:
-    """Scores, map peaks, and evenly spread samples of the maps, at most a million, of one method's rows."""
-    columns = ["method", "score", "map", "map_height", "map_width"]
-    total = sum(row["method"] == method for row in iterate_rows(out, ["method"]))
-    each = max(1, min(SAMPLES_PER_IMAGE, SAMPLES // max(1, total)))
-    scores, peaks, samples = [], [], []
-    for row in iterate_rows(out, columns):
-        score_map = map_of(row) if row["method"] == method else None
-        if score_map is None or row["score"] is None:
-            continue
-        scores.append(row["score"])
-        peaks.append(float(score_map.max()))
-        # a step without a factor in common with most widths, so that samples do not line up in columns
-        step = max(1, score_map.size // each)
-        samples.append(score_map.ravel()[:: step | 1].astype(np.float32))
-    return scores, peaks, np.concatenate(samples) if samples else np.empty(0, np.float32)
+def _count(names: Collection[str]) -> str:
+    return "1 image is" if len(names) == 1 else f"{len(names)} images are"
+
+
+def _calibrate(out: Path, method: str, present: Collection[str] | None) -> Calibration:
+    """The scale of a run without known-good images; of nothing, a scale on which nothing is flagged."""
+    summaries = [
+        summary
+        for row in iterate_rows(out, SUMMARY_COLUMNS)
+        if row["method"] == method
+        and (present is None or row["path"] in present)
+        and (summary := summary_of(row)) is not None
+    ]
+    if not summaries:
+        return Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
+    return calibrate_unlabeled(summaries)
 
 
 def _draw(
@@ -145,21 +177,15 @@ def _draw(
     row: Mapping[str, Any],
     pixels: Pixels | None,
     overlays: OverlayChoice,
-    scales: Mapping[str, tuple[float, float]],
+    calibrations: Mapping[str, Calibration],
     *,
     several: bool,
 ) -> None:
-    score_map = map_of(row)
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
-    if score_map is None or not wanted or pixels is None:
+    scores = map_of(row, calibrations[row["method"]]) if wanted and pixels is not None else None
+    if scores is None or pixels is None:
         return
-    picture = draw_overlay(
-        pixels(row["path"]),
-        score_map.astype(np.float32),
-        regions_of(row),
-        scale=scales[row["method"]],
-        max_side=OVERLAY_SIDE,
-    )
+    picture = draw_overlay(pixels(row["path"]), scores, regions_of(row), max_side=OVERLAY_SIDE)
     suffix = method_suffix(row["method"], several=several) + ".png"
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
@@ -169,5 +195,5 @@ def _draw(
 def _write_csv(out: Path) -> Path:
     target = out / CSV
     with open_whole(out, target) as file:
-        write_csv(file, iterate_rows(out, LIGHT_COLUMNS))
+        write_csv(file, (row for row in iterate_rows(out, LIGHT_COLUMNS) if not row["missing"]))
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -14,15 +14,13 @@ from typing import Any
 import clipspect
 from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError, UsageError
-from clipspect.postprocess.heatmap import colour_scale
+from clipspect.postprocess.calibration import Calibration
 from clipspect.results.files import write_whole
-from clipspect.results.finalize import RunTotals, finish_run, sample_rows
+from clipspect.results.finalize import RunTotals, finish_run
 from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
-from clipspect.types import Thresholds
 
-OF_THE_SOURCE = ("source", "context_images", "maps")
+OF_THE_SOURCE = ("source", "maps")
 """Settings that may differ between folders whose scores can be compared."""
-_FROM_ROWS = "From the rows; how it was chosen is not known."
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,14 @@ def merge_results(
     choice: RowFilter = ALL,
     methods: Sequence[str] = (),
     prefix: bool = False,
-    thresholds: Thresholds | None = None,
+    threshold: float | None = None,
     overwrite: bool = False,
 ) -> RunTotals:
     """The chosen images of some results folders as one new results folder, with its report.
 
     An image that is in several folders, told by name and content, is taken once: a scored one before a failed one,
-    then the latest. Thresholds stay where the folders agree in them; otherwise, and where none are given, they are
-    guessed from all rows.
+    then the latest. A calibration stays where the folders agree in it; otherwise the merged images are compared
+    with each other.
 
     Args:
         folders: one or more results folders; of one whose manifest is lost, the rows are enough.
@@ -76,7 +74,7 @@ def merge_results(
         choice: which images.
         methods: which methods; empty = those of the folders.
         prefix: put each folder's name before its images' names.
-        thresholds: judge all rows anew by these.
+        threshold: flag scores from here on, instead of 0.5.
         overwrite: replace results in ``out``.
 
     Raises:
@@ -91,7 +89,7 @@ def merge_results(
     settings = _common_settings(folders, manifests)
     settings["methods"] = _chosen_methods(settings["methods"], methods)
     winners = _winners(folders, prefix=prefix)
-    known = {m: thresholds or _common_thresholds(manifests, m) for m in settings["methods"]}
+    known = {m: _common_calibration(folders, manifests, m) for m in settings["methods"]}
     with ResultStore(out, settings, overwrite=overwrite) as store:
         for number, folder in enumerate(folders):
             for name, rows in _grouped_rows(folder, prefix=prefix):
@@ -103,7 +101,9 @@ def merge_results(
         return finish_run(
             store,
             None,
-            thresholds={method: found for method, found in known.items() if found is not None},
+            calibrations={method: found for method, found in known.items() if found is not None},
+            threshold=threshold,
+            present=None,
             overlays="none",
             csv=False,
             report=True,
@@ -116,12 +116,7 @@ def recover_manifest(out: Path) -> None:
     manifest = _manifest(out)
     if is_results_folder(out):
         return
-    scales = {}
-    for method in manifest["settings"]["methods"]:
-        *_, samples = sample_rows(out, method)
-        pixel = manifest["thresholds"].get(method, {}).get("pixel", 0.5)
-        scales[method] = colour_scale(samples, pixel)
-    text = json.dumps({**manifest, "colour_scales": scales}, indent=2, ensure_ascii=False)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
     write_whole(out, out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 
 
@@ -129,15 +124,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     """A folder's manifest, or what its rows say where it has none."""
     if (folder / MANIFEST).is_file():
         return read_manifest(folder)
-    columns = [
-        "object",
-        "method",
-        "model",
-        "weights",
-        "image_threshold",
-        "pixel_threshold",
-        "threshold_source",
-    ]
+    columns = ["object", "method", "model", "weights"]
     seen = {tuple(row[name] for name in columns) for row in iterate_rows(folder, columns)}
     if not seen:
         raise ResultsError(
@@ -145,11 +132,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     if len({row[:1] + row[2:4] for row in seen}) > 1:
         raise ResultsError(f"{folder}: rows of several runs and no manifest to tell them apart")
-    thresholds = {
-        method: asdict(Thresholds(image, pixel, source, _FROM_ROWS))
-        for _, method, _, _, image, pixel, source in seen
-        if image is not None
-    }
     first = dict(zip(columns, next(iter(seen)), strict=True))
     methods = sorted({row[1] for row in seen})
     return {
@@ -163,7 +145,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
             "source": str(folder),
         },
         "files": list(OWNED),
-        "thresholds": thresholds,
     }
 
 
@@ -191,9 +172,26 @@ def _chosen_methods(there: Mapping[str, Any], wanted: Sequence[str]) -> dict[str
     return {name: there[name] for name in (wanted or there)}
 
 
-def _common_thresholds(manifests: Sequence[Mapping[str, Any]], method: str) -> Thresholds | None:
-    found = [manifest.get("thresholds", {}).get(method) for manifest in manifests]
-    return Thresholds(**found[0]) if found[0] and all(one == found[0] for one in found) else None
+def _common_calibration(
+    folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]], method: str
+) -> Calibration | None:
+    """The known-good calibration that all folders share; None where none has one.
+
+    Raises:
+        ResultsError: calibrations from different known-good images.
+    """
+    found = [manifest.get("calibrations", {}).get(method) for manifest in manifests]
+    calibrations = [Calibration.from_dict(one) if one else None for one in found]
+    good = [one if one is not None and one.is_good else None for one in calibrations]
+    if not any(good):
+        return None
+    for folder, one in zip(folders, good, strict=True):
+        if one != good[0]:
+            raise ResultsError(
+                f"{folder}: was judged with another calibration than {folders[0]}; judge both with the same known-good"
+                " images, or filter them one by one"
+            )
+    return good[0]
 
 
 def _grouped_rows(

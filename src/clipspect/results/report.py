@@ -18,7 +18,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.postprocess.heatmap import COOL, INFERNO, WARM, colour_scale
+from clipspect.postprocess.calibration import Calibration
+from clipspect.postprocess.heatmap import COOL, INFERNO, WARM
+from clipspect.postprocess.verdict import WORDS, describe
 from clipspect.results.files import open_whole
 from clipspect.results.rows import map_of
 from clipspect.results.run import method_suffix
@@ -33,14 +35,17 @@ ROWS_MARK = "/*rows*/"
 """Where the template's rows are streamed in."""
 
 
+NO_CALIBRATION = Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
+"""Of rows whose run never came to its end."""
+
+
 @dataclass
 class _Overview:
     """What the light columns of all rows add up to."""
 
     total: int = 0
     flagged: int = 0
-    marked: int = 0
-    """Not flagged, but with regions."""
+    verdicts: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     seconds: float = 0.0
     scores: list[float] = field(default_factory=list)
@@ -58,18 +63,18 @@ def write_report(out: Path) -> Path:
     """
     manifest = read_manifest(out)
     overview = _read_overview(out, next(iter(manifest["settings"]["methods"])))
-    threshold = overview.first.get("pixel_threshold") or 0.5
     methods = list(manifest["settings"]["methods"])
-    scales = manifest.get("colour_scales") or {m: colour_scale([], threshold) for m in methods}
+    stored = manifest.get("calibrations", {})
+    calibrations = {m: Calibration.from_dict(stored[m]) if m in stored else NO_CALIBRATION for m in methods}
     shown = {path for _, path in overview.best}
     template = files("clipspect.results").joinpath("report.html").read_text(encoding="utf-8")
     before, after = template.split(ROWS_MARK)
     before = before.replace("{{title}}", html.escape(_title(overview)))
-    before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, scales)))
+    before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, calibrations)))
     target = out / REPORT
     with open_whole(out, target) as file:
         file.write(before.encode())
-        _write_rows(file, _cards(out, shown, scales))
+        _write_rows(file, _cards(out, shown, calibrations))
         file.write(after.encode())
     return target
 
@@ -81,18 +86,17 @@ def _read_overview(out: Path, method: str) -> _Overview:
         "path",
         "score",
         "flag",
-        "regions",
+        "verdict",
         "error",
         "seconds",
         "warnings",
         "object",
         "method",
         "model",
-        "weights",
     ]
-    columns += ["image_threshold", "pixel_threshold", "threshold_source"]
+    columns += ["weights", "threshold", "threshold_source", "missing"]
     for row in iterate_rows(out, columns):
-        if row["method"] != method:
+        if row["method"] != method or row["missing"]:
             continue
         overview.first = overview.first or row
         overview.total += 1
@@ -104,7 +108,9 @@ def _read_overview(out: Path, method: str) -> _Overview:
                 overview.errors.append((row["path"], row["error"]))
             continue
         overview.flagged += bool(row["flag"])
-        overview.marked += bool(row["regions"]) and not row["flag"]
+        if row["score"] is None:  # scored, and the run was stopped before its end
+            continue
+        overview.verdicts[row["verdict"]] = overview.verdicts.get(row["verdict"], 0) + 1
         overview.scores.append(row["score"])
         push = heapq.heappush if len(overview.best) < MAX_CARDS else heapq.heappushpop
         push(overview.best, (row["score"], row["path"]))
@@ -116,7 +122,7 @@ def _title(overview: _Overview) -> str:
 
 
 def _header(
-    out: Path, manifest: Mapping[str, Any], overview: _Overview, scales: Mapping[str, Sequence[float]]
+    out: Path, manifest: Mapping[str, Any], overview: _Overview, calibrations: Mapping[str, Calibration]
 ) -> dict[str, Any]:
     settings = manifest.get("settings", {})
     first = overview.first
@@ -131,18 +137,17 @@ def _header(
         "version": manifest.get("clipspect", ""),
         "total": overview.total,
         "flagged": overview.flagged,
-        "marked": overview.marked,
+        "verdicts": overview.verdicts,
+        "words": WORDS,
         "failed": overview.failed,
         "seconds": overview.seconds,
-        "threshold": first.get("image_threshold"),
-        "pixelThreshold": first.get("pixel_threshold"),
+        "threshold": first.get("threshold"),
         "thresholdSource": first.get("threshold_source"),
-        "thresholdNote": manifest.get("thresholds", {}).get(first.get("method"), {}).get("note", ""),
+        "thresholdNote": describe(calibrations[first["method"]]) if first else "",
         "warnings": list(overview.warnings),
         "errors": overview.errors,
-        "histogram": _histogram(overview.scores, first.get("image_threshold")),
-        "scale": scales.get(first.get("method", ""), (0.0, 1.0)),
-        "colours": INFERNO.tolist(),
+        "histogram": _histogram(overview.scores, first.get("threshold")),
+        "colors": INFERNO.tolist(),
         "clear": [COOL, WARM],
         "cardLimit": MAX_CARDS,
     }
@@ -164,11 +169,22 @@ def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, An
     return {"low": low, "high": high, "counts": np.histogram(scores, BINS, (low, high))[0].tolist()}
 
 
-def _cards(out: Path, shown: set[str], scales: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+def _cards(out: Path, shown: set[str], calibrations: Mapping[str, Calibration]) -> Iterator[dict[str, Any]]:
     """One card per image: the first method's findings, and those of the others beside them."""
-    columns = ["path", "method", "width", "height", "score", "flag", "regions", "seconds"]
-    columns += ["map", "map_height", "map_width", "preview"]
-    order = {method: number for number, method in enumerate(scales)}
+    columns = [
+        "path",
+        "method",
+        "width",
+        "height",
+        "score",
+        "flag",
+        "verdict",
+        "regions",
+        "seconds",
+        "missing",
+    ]
+    columns += ["layers", "class_logit", "map_height", "map_width", "preview"]
+    order = {method: number for number, method in enumerate(calibrations)}
     several = len(order) > 1
     for path, group in groupby(iterate_rows(out, columns), key=lambda row: row["path"]):
         if path not in shown:
@@ -181,36 +197,36 @@ def _cards(out: Path, shown: set[str], scales: Mapping[str, Sequence[float]]) ->
             "height": first["height"],
             "seconds": first["seconds"],
             "photo": first["preview"] and _base64(first["preview"]),
-            **_findings(out, first, scales, several=several),
-            "others": [_findings(out, row, scales, several=several) for row in rows[1:]],
+            **_findings(out, first, calibrations, several=several),
+            "others": [_findings(out, row, calibrations, several=several) for row in rows[1:]],
         }
 
 
 def _findings(
-    out: Path, row: Mapping[str, Any], scales: Mapping[str, Sequence[float]], *, several: bool
+    out: Path, row: Mapping[str, Any], calibrations: Mapping[str, Calibration], *, several: bool
 ) -> dict[str, Any]:
     overlay = f"{OVERLAYS}/{row['path']}{method_suffix(row['method'], several=several)}.png"
     return {
         "method": row["method"],
         "score": row["score"],
         "flag": row["flag"],
+        "verdict": row["verdict"],
         "regions": [
             [r["left"], r["top"], r["width"], r["height"], r["area"], round(r["peak"], 4)]
             for r in row["regions"] or []
         ],
-        "heat": _heat_png(map_of(row), scales[row["method"]]),
+        "heat": _heat_png(map_of(row, calibrations[row["method"]])),
         "overlay": quote(overlay) if (out / overlay).is_file() else None,
     }
 
 
-def _heat_png(score_map: NDArray[np.float16] | None, scale: Sequence[float]) -> str | None:
-    """The map as an 8-bit grey PNG, black to white over the colour scale; the page colours it."""
+def _heat_png(score_map: NDArray[np.float32] | None) -> str | None:
+    """The map as an 8-bit grey PNG, black to white for scores 0 to 1; the page colors it."""
     from PIL import Image
 
     if score_map is None:
         return None
-    low, high = scale
-    share = np.clip((score_map.astype(np.float32) - low) / (high - low), 0, 1)
+    share = np.clip(score_map, 0, 1)
     picture = Image.fromarray((share * 255 + 0.5).astype(np.uint8))
     picture.thumbnail((HEAT_SIDE, HEAT_SIDE), Image.Resampling.BOX)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Rows: one image's result as it is stored in Parquet."""
+"""Rows: one image's result as it is stored in Parquet, and its verdict."""
 
 from __future__ import annotations
 
@@ -13,71 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.detection import Detection
+from clipspect.postprocess.calibration import Calibration, Summary, summarize
+from clipspect.postprocess.maps import layers_of_map
 from clipspect.postprocess.regions import find_regions
-from clipspect.types import Region, Thresholds
-
-LIGHT_COLUMNS = (
-    "path", "content_hash", "width", "height", "object", "method", "model", "weights", "score", "flag",
-    "regions", "error", "seconds", "image_threshold", "pixel_threshold", "threshold_source", "warnings",
-    "finished_at", "host",
-)  # fmt: skip
-"""Every column but the two with pictures in them."""
-
-
-def detections_schema() -> Any:
-    """The Arrow schema of a part. ``map`` is (map_height, map_width) little-endian float16, row by row."""
-    import pyarrow as pa
-
-    region = pa.struct(
-        [
-            ("left", pa.int32()),
-            ("top", pa.int32()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("area", pa.int64()),
-            ("peak", pa.float64()),
-            ("peak_x", pa.int32()),
-            ("peak_y", pa.int32()),
-        ]
-    )
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("content_hash", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("object", pa.string()),
-            ("method", pa.string()),
-            ("model", pa.string()),
-            ("weights", pa.string()),
-            ("score", pa.float64()),
-            ("flag", pa.bool_()),
-            ("regions", pa.list_(region)),
-            ("error", pa.string()),
-            ("seconds", pa.float64()),
-            ("image_threshold", pa.float64()),
-            ("pixel_threshold", pa.float64()),
-            ("threshold_source", pa.string()),
-            ("map", pa.binary()),
-            ("map_height", pa.int32()),
-            ("map_width", pa.int32()),
-            ("preview", pa.binary()),
-            ("warnings", pa.list_(pa.string())),
-            ("finished_at", pa.timestamp("ms", tz="UTC")),
-            ("host", pa.string()),
-        ]
-    )
+from clipspect.postprocess.verdict import threshold_of, verdict_of
+from clipspect.results.schema import COLUMNS, LIGHT_COLUMNS
+from clipspect.types import FLAGS, Region
 
 
 def row_path(path: str) -> str:
-    """A path as rows name it: names that are not valid UTF-8 have their odd bytes written out."""
+    """A path as rows name it: bytes that are not valid UTF-8 are written out."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def detection_to_row(detection: Detection, preview: bytes | None) -> dict[str, Any]:
-    """The row of a detection before the run's thresholds are known: no flag, no regions."""
-    failed = detection.score_map is None or math.isnan(detection.score)
-    return {
+def detection_to_row(detection: Detection, preview: bytes | None, *, judged: bool = False) -> dict[str, Any]:
+    """The row of a detection; without ``judged`` the verdict is left to the end of the run."""
+    failed = detection.score_map is None or math.isnan(detection.raw_score)
+    row: dict[str, Any] = {
+        **dict.fromkeys(column.name for column in COLUMNS),
         "path": row_path(detection.path),
         "content_hash": detection.content_hash,
         "width": detection.width,
@@ -87,25 +40,53 @@ def detection_to_row(detection: Detection, preview: bytes | None) -> dict[str, A
         "model": detection.model,
         "weights": detection.weights,
         # null, not NaN, which some readers sort above every score
-        "score": None if failed else detection.score,
+        "raw_score": None if failed else detection.raw_score,
         "regions": [],
+        "verdict": "error" if failed else None,
         "error": row_path(detection.error or "has no score") if failed else None,
         "seconds": detection.seconds,
-        "map": None if failed else detection.compact_map.astype("<f2").tobytes(),
-        "map_height": None if failed else detection.compact_map.shape[0],
-        "map_width": None if failed else detection.compact_map.shape[1],
+        "missing": False,
         "preview": preview,
         "warnings": list(detection.warnings),
         "finished_at": datetime.now(UTC),
         "host": platform.node(),
     }
+    if not failed:
+        layers = detection.compact_layers
+        row |= {
+            "class_logit": detection.class_logit,
+            "peaks": list(detection.summary.peaks),
+            "medians": list(detection.summary.medians),
+            "layers": layers.astype("<f2").tobytes(),
+            "map_height": layers.shape[1],
+            "map_width": layers.shape[2],
+        }
+        if judged:
+            judge_row(row, detection.calibration_used)
+    return row
 
 
-def map_of(row: Mapping[str, Any]) -> NDArray[np.float16] | None:
-    """The compact map (h, w) of a row; None where the image failed."""
-    if row["map"] is None:
+def layers_of(row: Mapping[str, Any]) -> NDArray[np.float16] | None:
+    """The (K, h, w) log-odds layers of a row; None where the image failed."""
+    if row["layers"] is None:
         return None
-    return np.frombuffer(row["map"], "<f2").reshape(row["map_height"], row["map_width"]).astype(np.float16)
+    values = np.frombuffer(row["layers"], "<f2").astype(np.float16)
+    return values.reshape(-1, row["map_height"], row["map_width"])
+
+
+def summary_of(row: Mapping[str, Any]) -> Summary | None:
+    """What a calibration needs of a row; None where the image failed."""
+    if row["peaks"] is None:
+        return None
+    return Summary(tuple(row["peaks"]), tuple(row["medians"]), row["class_logit"])
+
+
+def map_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.float32] | None:
+    """The calibrated map (h, w) of a row; None where the image failed."""
+    layers = layers_of(row)
+    if layers is None:
+        return None
+    return calibration.probability(calibration.map(layers, row["class_logit"])).astype(np.float32)
 
 
 def regions_of(row: Mapping[str, Any]) -> list[Region]:
@@ -113,16 +94,44 @@ def regions_of(row: Mapping[str, Any]) -> list[Region]:
     return [Region(**region) for region in row["regions"] or []]
 
 
-def apply_thresholds(rows: Sequence[dict[str, Any]], thresholds_by_method: Mapping[str, Thresholds]) -> None:
-    """Set flag, regions and thresholds of rows in place, from their scores and compact maps."""
+def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
+    """Set score, verdict and regions of a row in place."""
+    row["threshold"], row["threshold_source"] = threshold_of(calibration), calibration.rule
+    summary, layers = summary_of(row), layers_of(row)
+    if summary is None or layers is None:
+        row |= {"score": None, "flag": None, "verdict": "error", "regions": []}
+        return
+    score = float(calibration.probability(calibration.peak(summary)))
+    values = calibration.map(layers, row["class_logit"])
+    found = find_regions(values, calibration, row["height"], row["width"])
+    row["score"], row["verdict"] = score, verdict_of(calibration, score)
+    row["flag"], row["regions"] = row["verdict"] in FLAGS, [asdict(region) for region in found]
+
+
+def judge_rows(rows: Sequence[dict[str, Any]], calibrations: Mapping[str, Calibration]) -> None:
+    """Judge rows in place, each by the calibration of its method."""
     for row in rows:
-        score_map = map_of(row)
-        thresholds = thresholds_by_method[row["method"]]
-        row["image_threshold"] = thresholds.image
-        row["pixel_threshold"] = thresholds.pixel
-        row["threshold_source"] = thresholds.source
-        if score_map is None or row["score"] is None:
-            row["flag"], row["regions"] = None, []
-            continue
-        found = find_regions(score_map, thresholds.pixel, row["height"], row["width"])
-        row["flag"], row["regions"] = row["score"] >= thresholds.image, [asdict(region) for region in found]
+        judge_row(row, calibrations[row["method"]])
+
+
+def light_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of tables and JSON."""
+    return {name: row[name] for name in LIGHT_COLUMNS}
+
+
+def upgrade_row(row: dict[str, Any], height: int | None, width: int | None, score_map: bytes | None) -> None:
+    """Fill in the layers of a row of results version 2, which stored the method's own map."""
+    row["raw_score"], row["missing"] = row.get("score"), False
+    if score_map is None or height is None or width is None:
+        return
+    values = np.frombuffer(score_map, "<f2").reshape(height, width).astype(np.float32)
+    layers = layers_of_map(values)
+    summary = summarize(layers, None)
+    row |= {
+        "layers": layers.astype("<f2").tobytes(),
+        "map_height": layers.shape[1],
+        "map_width": layers.shape[2],
+        "peaks": list(summary.peaks),
+        "medians": list(summary.medians),
+        "class_logit": None,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from clipspect.data.find import find_images
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
+from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.maps import write_grey
 from clipspect.results.files import open_whole
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import MAPS, ResultStore, iterate_rows
-from clipspect.types import Thresholds
 
 SHOWN_ERRORS = 20
 
@@ -44,12 +43,15 @@ class DetectorLike(Protocol):
         should_score: Callable[[Path], bool] | None,
         references: Any,
         templates: Any,
-        context_images: Iterable[Path],
+        good: Any,
     ) -> Iterator[Detection]:
         """One detection per method and image, in order; ``path`` is relative to ``root``.
 
-        ``should_score`` says which images to score; the others, and ``context_images``, merely belong to the set.
+        ``should_score`` tells which images to score; the others merely belong to the set.
         """
+
+    def set_identity(self, paths: Sequence[Path]) -> str | None:
+        """Hash of the images that serve as each other's references; None where no method needs a set."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ class RunSummary:
     errors: tuple[tuple[str, str], ...]
     """(path, reason) of the first 20 images that failed."""
     warnings: tuple[str, ...]
-    thresholds: Mapping[str, Thresholds]
+    verdicts: Mapping[str, int]
+    """verdict → images, of the first method."""
+    missing: int
+    """Rows of files that are gone."""
+    calibrations: Mapping[str, Calibration]
     """By method."""
     seconds: float
     report: Path | None
@@ -120,7 +126,8 @@ class LocalEngine:
     """The results folder, for the maps."""
     references: Any = None
     templates: Any = None
-    context_images: Sequence[Path] = ()
+    good: Any = None
+    """Known-good images (:class:`clipspect.references.GoodImages`): references and calibration in one."""
     maps: MapFormat = "none"
 
     @property
@@ -142,7 +149,8 @@ class LocalEngine:
             "source": row_path(str(self.source.resolve())),
             "maps": self.maps,
             "references": next((r.digest for r in (self.references, self.templates) if r is not None), None),
-            "context_images": _digest(self.context_images) if self.context_images else None,
+            "good": None if self.good is None else self.good.set_digest,
+            "set": None if self.good is not None else self.detector.set_identity(list(self.paths.values())),
         }
 
     def images(self) -> Sequence[str]:
@@ -170,7 +178,7 @@ class LocalEngine:
             should_score=wanted.__contains__,
             references=self.references,
             templates=self.templates,
-            context_images=self.context_images,
+            good=self.good,
         )
         for detection in stream:
             _write_map(self.out, detection, self.maps, several=several)
@@ -200,8 +208,8 @@ def run_folder(
     out: Path,
     references: Any = None,
     templates: Any = None,
-    context_images: Sequence[Path] = (),
-    thresholds: Thresholds | None = None,
+    good: Any = None,
+    threshold: float | None = None,
     maps: MapFormat = "none",
     overlays: OverlayChoice = "all",
     csv: bool = False,
@@ -212,13 +220,13 @@ def run_folder(
     """Score the images of ``source`` (a folder or one file) into the results folder ``out``.
 
     ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
-    ``context_images`` are images that belong to the set beside those of ``source`` and are not scored; their contents
-    are part of the settings too. :func:`run_engine` says the rest.
+    ``good`` are known-good images: references and calibration in one. See :func:`run_engine` for the rest.
     """
     return run_engine(
-        LocalEngine(detector, source, object, out, references, templates, context_images, maps),
+        LocalEngine(detector, source, object, out, references, templates, good, maps),
         out=out,
-        thresholds=thresholds,
+        calibrations={} if good is None else good.calibrations,
+        threshold=threshold,
         overlays=overlays,
         csv=csv,
         report=report,
@@ -231,7 +239,8 @@ def run_engine(
     engine: Engine,
     *,
     out: Path,
-    thresholds: Thresholds | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
+    threshold: float | None = None,
     overlays: OverlayChoice = "all",
     csv: bool = False,
     report: bool = True,
@@ -241,8 +250,8 @@ def run_engine(
     """Score an engine's images into the results folder ``out``.
 
     Images that an earlier run with the same settings has finished, told by path and content, are kept. A
-    image that fails becomes a row with an error, tried again by the next run. Without ``thresholds``
-    they are guessed from the scores of the run. Memory does not grow with the number of images, but for their
+    image that fails becomes a row with an error, tried again by the next run. Without ``calibrations``
+    the images of the run are compared with each other. Memory does not grow with the number of images, but for their
     names.
 
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
@@ -269,7 +278,9 @@ def run_engine(
         outcome = finish_run(
             store,
             engine.pixels,
-            thresholds={} if thresholds is None else dict.fromkeys(methods, thresholds),
+            calibrations=calibrations or {},
+            threshold=threshold,
+            present=set(images),
             overlays=overlays,
             csv=csv,
             report=report,
@@ -286,18 +297,13 @@ def run_engine(
         failed=outcome.failed,
         errors=outcome.errors[:SHOWN_ERRORS],
         warnings=outcome.warnings,
-        thresholds=outcome.thresholds,
+        verdicts=outcome.verdicts,
+        missing=outcome.missing,
+        calibrations=outcome.calibrations,
         seconds=time.monotonic() - started,
         report=outcome.report,
         csv=outcome.csv,
     )
-
-
-def _digest(images: Sequence[Path]) -> str:
-    """SHA-256 over the contents of some images, in whatever order they come."""
-    from clipspect.data.decode import hash_file
-
-    return hashlib.sha256("".join(sorted(map(hash_file, images))).encode()).hexdigest()
 
 
 def output_path(folder: Path, path: str, suffix: str) -> Path:

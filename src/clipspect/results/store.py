@@ -22,10 +22,11 @@ import clipspect
 from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError
 from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
-from clipspect.results.rows import detections_schema, row_path
+from clipspect.results.rows import row_path, upgrade_row
+from clipspect.results.schema import arrow_schema
 
-SCHEMA_VERSION = 2
-"""2: rows have a ``host``. Folders of earlier versions are brought up to date when a run goes on in them."""
+SCHEMA_VERSION = 3
+"""3: rows hold log-odds layers and a verdict; 2: rows have a ``host``. A resumed run migrates older folders."""
 DETECTIONS = "detections"
 OVERLAYS = "overlays"
 MAPS = "maps"
@@ -38,8 +39,19 @@ FLUSH_SECONDS = 1.0
 PARTS_TO_DOUBLE = 64
 """Parts after which rows are written half as often, so that a long run leaves thousands of files, not a million."""
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda manifest: manifest}
-"""By version: the manifest of one version in the words of the next. 1 → 2 changed rows alone."""
+
+def _without_thresholds(manifest: dict[str, Any]) -> dict[str, Any]:
+    """2 → 3: raw thresholds and the set beside the images are gone; ``set`` and ``good`` were not recorded."""
+    settings = {name: value for name, value in manifest["settings"].items() if name != "company"}
+    kept = {k: v for k, v in manifest.items() if k not in ("thresholds", "colour_scales")}
+    return {**kept, "settings": {**settings, "set": None, "good": None}}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda manifest: manifest,
+    2: _without_thresholds,
+}
+"""By version: the manifest of one version as the next one has it. 1 → 2 changed rows alone."""
 
 
 class ResultStore:
@@ -131,7 +143,7 @@ class ResultStore:
             raise ResultsError(f"{self.out}: was removed while it was written; run the same command again")
         # in memory first (a part is a few MB), so that a full disk is the ordinary OSError of a write
         buffer = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(list(rows), schema=detections_schema())
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema())
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_whole(self.out, part, buffer.getvalue())
 
@@ -183,6 +195,11 @@ class ResultStore:
         there = manifest.get("settings", {})
         names = sorted({*there, *self._settings})
         other = [name for name in names if there.get(name) != self._settings.get(name)]
+        if other == ["set"]:
+            raise ResultsError(
+                f"{self.out}: the images of the set have changed since this run began, and every score depends on"
+                " them; pass --overwrite to score all images again, or choose another folder"
+            )
         if other:
             changes = ", ".join(
                 f"{name} was {there.get(name)!r}, now {self._settings.get(name)!r}" for name in other
@@ -265,17 +282,27 @@ def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = list(columns or detections_schema().names)
+    wanted = list(columns or arrow_schema().names)
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            there = [name for name in wanted if name in file.schema_arrow.names]
+            stored = set(file.schema_arrow.names)
+            is_old = "layers" not in stored
+            there = [n for n in dict.fromkeys([*wanted, *(_OLD_COLUMNS if is_old else ())]) if n in stored]
             rows: list[dict[str, Any]] = file.read(columns=there).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(
             f"{part}: damaged ({error}); delete this file and run again, only its images are repeated"
         ) from error
     absent = dict.fromkeys(set(wanted).difference(there))
+    if is_old:
+        for row in rows:
+            upgrade_row(row, row["map_height"], row["map_width"], row["map"])
+        return [{name: row.get(name) for name in wanted} for row in rows]
     return [{**row, **absent} for row in rows] if absent else rows
+
+
+_OLD_COLUMNS = ("score", "map", "map_height", "map_width")
+"""What a row of version 2 is upgraded from."""
 
 
 def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

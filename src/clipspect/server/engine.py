@@ -11,13 +11,12 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.presets import PRESETS
-from clipspect.detection import Detection
+from clipspect.detection import Detection, move_threshold
 from clipspect.errors import ClipspectError, ReferencesError, UsageError
 from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
 from clipspect.server.reference_store import ReferenceStore
-from clipspect.types import Thresholds
 
 if TYPE_CHECKING:
     from clipspect.backbones.features import Features
@@ -35,7 +34,7 @@ class InspectRequest:
     model: str
     references: tuple[bytes, ...] | str = field(default=(), repr=False)
     """Contents of reference images, or the id of kept references; empty = none."""
-    thresholds: Thresholds | None = None
+    threshold: float | None = None
     """None = a guess from each image."""
 
 
@@ -177,7 +176,6 @@ class Engine:
             inquiry.images,
             object=inquiry.object,
             references=references,
-            thresholds=inquiry.thresholds,
         )
         while True:
             with self._busy:  # batch by batch, so that whoever leaves in the middle blocks nobody
@@ -270,9 +268,15 @@ class Engine:
         for position in wanted:
             inquiry = tickets[position].inquiry
             stop = start + len(inquiry.images) * len(inquiry.methods)
-            answers[position] = [replace(d, thresholds=inquiry.thresholds) for d in found[start:stop]]
+            answers[position] = [_judge(d, inquiry.threshold) for d in found[start:stop]]
             start = stop
         return answers
+
+
+def _judge(detection: Detection, threshold: float | None) -> Detection:
+    if threshold is None or detection.error is not None:
+        return detection
+    return move_threshold(detection, threshold)
 
 
 def _nobody_waits() -> ServiceError:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from clipspect.registry import DEFAULT_METHOD
 from clipspect.server.engine import InspectRequest
 from clipspect.server.reference_store import ID_PATTERN
-from clipspect.types import Thresholds
+from clipspect.types import Verdict
 
 # A whole picture of one grey pixel, so that the documentation's example can be sent as it stands.
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2xTLXQAAAABJRU5ErkJggg=="
@@ -63,18 +63,13 @@ class DetectRequest(_Request):
     references_id: str | None = Field(
         None, pattern=ID_PATTERN, description="Instead of references: the id POST /v1/references gave."
     )
-    threshold: Unit | None = Field(
-        None, description="Flag scores from here on; without it a guess, and marked so."
-    )
-    pixel_threshold: Unit | None = Field(None, description="Map values from here on are regions.")
+    threshold: Unit | None = Field(None, gt=0, lt=1, description="Flag scores from here on, instead of 0.5.")
     include: list[Include] = Field([], description="Pictures wanted in the answer.")
 
     @model_validator(mode="after")
     def _one_of_each(self) -> DetectRequest:
         if self.references and self.references_id:
             raise ValueError("references and references_id are two ways to say the same; send one")
-        if self.pixel_threshold is not None and self.threshold is None:
-            raise ValueError("pixel_threshold goes with threshold")
         return self
 
     def inquiry(self, default_model: str) -> InspectRequest:
@@ -85,15 +80,8 @@ class DetectRequest(_Request):
             (self.method,),
             self.model or default_model,
             self.references_id or tuple(self.references),
-            self._thresholds(),
+            self.threshold,
         )
-
-    def _thresholds(self) -> Thresholds | None:
-        if self.threshold is None:
-            return None
-        from clipspect.postprocess.thresholds import given_thresholds
-
-        return given_thresholds(self.threshold, self.pixel_threshold)
 
 
 class ReferencesRequest(_Request):
@@ -114,7 +102,7 @@ class ReferencesRequest(_Request):
 
 
 class RegionOut(BaseModel):
-    """A connected part of an image at or above the pixel threshold, in image pixels."""
+    """A connected part of an image at or above the threshold, in image pixels."""
 
     left: int
     top: int
@@ -133,11 +121,14 @@ class ResultOut(BaseModel):
     content_hash: str = Field(description="SHA-256 of the image as it was sent.")
     width: int
     height: int
-    score: float | None = Field(description="Anomaly score in [0, 1].")
-    flag: bool | None
-    threshold: float | None
-    pixel_threshold: float | None
-    threshold_source: Literal["given", "good images", "guess"] | None
+    score: float | None = Field(description="Calibrated anomaly score in [0, 1].")
+    raw_score: float | None = Field(description="The method's own image score, for ranking.")
+    flag: bool | None = Field(description="Whether the verdict asks for a look.")
+    verdict: Verdict = Field(description="See docs/calibration.md.")
+    threshold: float | None = Field(
+        description="Scores from here on are flagged; null where none can be given."
+    )
+    threshold_source: str | None
     regions: list[RegionOut]
     error: str | None
     warnings: list[str]

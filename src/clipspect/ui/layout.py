@@ -89,17 +89,14 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                             )  # fmt: skip
                         verdict = gr.Markdown(elem_id="verdict")
                         with gr.Row():
-                            pixel = gr.Slider(
-                                0, 1, 0.5, step=0.0001, label="Region threshold", scale=3, min_width=280,
-                                info="Map values from here on are boxed.", elem_id="pixel",
+                            threshold = gr.Slider(
+                                0.01, 0.99, 0.5, step=0.01, label="Threshold", scale=3, min_width=280,
+                                info=" ", elem_id="threshold",
                             )  # fmt: skip
                             opacity = gr.Slider(
                                 0, 1, 0.5, step=0.05, label="Heat opacity", scale=2, min_width=200,
                                 info="Of the map's colours.", elem_id="opacity",
                             )  # fmt: skip
-                        image = gr.Slider(
-                            0, 1, 0.5, step=0.001, label="Flag from score", info=" ", elem_id="image"
-                        )
                         table = gr.Markdown(elem_id="regions")
                         with gr.Row():
                             makers = {
@@ -128,8 +125,8 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
         # outside of what is hidden at first: Gradio would show them with it
         takers = {what: gr.DownloadButton(visible="hidden", elem_id=f"take-{what}") for what in DOWNLOADS}
         asked = [files, folder, object_name, method, model, references]
-        shown = [found, index, pixel, image, opacity]
-        answered = [status, found, index, results, gallery, pixel, image]
+        shown = [found, index, threshold, opacity]
+        answered = [status, found, index, results, gallery, threshold]
         drawn = [overlay, verdict, table]
         pressed = [go.click]
         for button, example in zip((one, pair, many), _examples(), strict=True):
@@ -142,7 +139,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
         for press in pressed:
             run = press(page.inspect, asked, answered, show_progress_on=[status], **_PRIVATE)
             run.success(page.show, shown, drawn, **_QUIET).success(None, js=SHOW_STATUS)
-        for slider in (pixel, image, opacity):
+        for slider in (threshold, opacity):
             slider.input(page.show, shown, drawn, trigger_mode="always_last", **_QUIET)
         gallery.select(_selected, None, index, **_QUIET).then(page.show, shown, drawn, **_QUIET)
         method.change(lambda name: gr.update(info=list_methods()[name]), method, method, **_QUIET)

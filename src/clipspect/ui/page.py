@@ -60,12 +60,13 @@ class Page:
         references: list[str] | None,
     ) -> Iterator[tuple[Any, ...]]:
         """Score the images; the status as it changes, and at the end what was found."""
-        nothing_yet = [gr.skip()] * 6
+        nothing_yet = [gr.skip()] * 5
         for progress, names in self._steps(Asked(files, folder, object_name, model, references), [method]):
             if not progress.done:
                 yield progress.message, *nothing_yet
                 continue
-            found = Found.of(view.ranked(view.named(progress.detections, names)))
+            judged = Found.of(view.named(progress.detections, names))
+            found = Found(tuple(view.ranked(judged.detections)))
             thumbnails = [(d.thumbnail, view.caption(d)) for d in found.detections if d.thumbnail is not None]
             yield (
                 progress.message + view.failures(found.detections),
@@ -73,19 +74,16 @@ class Page:
                 0,
                 gr.update(visible=True),
                 gr.update(value=thumbnails, visible=len(found.detections) > 1, selected_index=0),
-                _slider(found),
-                gr.update(value=round(found.thresholds.image, 3), info=view.note(found)),
+                gr.update(value=0.5, info=view.note(found)),
             )
 
-    def show(
-        self, found: Found | None, index: int, pixel: float, image: float, opacity: float
-    ) -> tuple[Any, ...]:
+    def show(self, found: Found | None, index: int, threshold: float, opacity: float) -> tuple[Any, ...]:
         """Overlay, verdict and regions of the image that is looked at. Nothing is encoded."""
         if found is None:
             return gr.skip(), gr.skip(), gr.skip()
-        detection = found.judged(index, image, pixel)
+        detection = found.judged(index, threshold)
         return (
-            found.picture(index, image, pixel, opacity),
+            found.picture(index, threshold, opacity),
             view.verdict(detection),
             view.region_table(detection),
         )
@@ -123,10 +121,8 @@ class Page:
         pictures: list[Any] = []
         judged = []
         for method, found in (compared or {}).items():
-            used = found.thresholds
-            detection = found.judged(index, used.image, used.pixel)
-            judged.append((method, detection))
-            picture = found.picture(index, used.image, used.pixel, opacity)
+            judged.append((method, found.judged(index, 0.5)))
+            picture = found.picture(index, 0.5, opacity)
             pictures.append(gr.update(value=picture, label=method, visible=True))
         hidden = len(list_methods()) - len(pictures)
         return [view.comparison_table(judged), *pictures, *[gr.update(value=None, visible=False)] * hidden]
@@ -145,13 +141,13 @@ class Page:
         if found is None:
             raise gr.Error("There is nothing to download yet; inspect an image first.", print_exception=False)
         folder = Path(tempfile.mkdtemp(dir=self._downloads))
-        pixel, image, opacity = sliders
+        threshold, opacity = sliders
         try:
             if what == "overlay":
-                return str(view.write_overlay(found, index, image, pixel, opacity, folder))
+                return str(view.write_overlay(found, index, threshold, opacity, folder))
             if what == "map":
                 return str(view.write_map(found, index, folder))
-            return str(view.write_table(found, image, pixel, folder))
+            return str(view.write_table(found, threshold, folder))
         except ClipspectError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -179,13 +175,3 @@ def _possible(method: str, images: int, references: bool) -> bool:
     """Whether a method has what it needs: some look at other images of the set, some at references."""
     kind = method_class(method)
     return references or not (kind.needs_references or (kind.scope == "set" and images < 2))
-
-
-def _slider(found: Found) -> Any:
-    """The region threshold's slider over the values that occur; maps of a set method differ in the third digit."""
-    low, high = found.map_range
-    return gr.update(
-        minimum=max(0, round(low - 0.001, 4)),
-        maximum=min(1, round(high + 0.001, 4)),
-        value=round(found.thresholds.pixel, 4),
-    )

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.detection import Detection
-from clipspect.postprocess.heatmap import colour_scale
+from clipspect.detection import Detection, move_threshold
+from clipspect.postprocess.calibration import calibrate_unlabeled
 from clipspect.postprocess.maps import write_grey
-from clipspect.postprocess.thresholds import MIN_IMAGES_TO_GUESS, given_thresholds, guess_for
+from clipspect.postprocess.verdict import WORDS, describe
 from clipspect.results.export import light_rows, write_csv
-from clipspect.types import Thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,47 +28,39 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Found:
-    """Detections of one method as a page shows them, under thresholds that sliders move."""
+    """Detections of one method as a page shows them, under a threshold that a slider moves."""
 
     detections: tuple[Detection, ...]
-    thresholds: Thresholds
-    """Where the sliders begin: a guess from all of them."""
-    scale: tuple[float, float]
-    """One colour scale for all, which does not move with the sliders."""
 
     @staticmethod
     def of(detections: Sequence[Detection]) -> Found:
-        """Detections, none of them judged yet."""
-        thresholds = guess_for(detections)
-        maps = [d.compact_map.ravel() for d in detections if d.score_map is not None]
-        samples = np.concatenate([np.empty(0, np.float16), *maps])
-        return Found(tuple(detections), thresholds, colour_scale(samples, thresholds.pixel))
-
-    @property
-    def map_range(self) -> tuple[float, float]:
-        """From ordinary material to the highest peak: where a pixel threshold makes a difference."""
-        peaks = [float(d.compact_map.max()) for d in self.detections if d.score_map is not None]
-        return min(self.scale[0], self.thresholds.pixel), max([*peaks, self.thresholds.pixel])
+        """Judge several images together, one alone as it comes, and put the highest scores first."""
+        summaries = [d.summary for d in detections if d.error is None]
+        if len(summaries) > 1:
+            calibration = calibrate_unlabeled(summaries)
+            detections = [replace(d, calibration=calibration) for d in detections]
+        return Found(tuple(detections))
 
     @property
     def most_suspicious(self) -> int:
-        """Which of them has the highest score; the first where all failed."""
-        scores = [d.score if d.score_map is not None else -1.0 for d in self.detections]
+        """Position of the highest score; the first where all failed."""
+        scores = [d.score if d.error is None else -1.0 for d in self.detections]
         return scores.index(max(scores))
 
-    def judged(self, index: int, image: float, pixel: float) -> Detection:
-        """One of them under the sliders' thresholds; its regions are found anew on its map, nothing is encoded."""
-        return replace(self.detections[index], thresholds=given_thresholds(image, pixel))
+    def judged(self, index: int, threshold: float) -> Detection:
+        """One detection under the slider's threshold; nothing is encoded."""
+        detection = self.detections[index]
+        return detection if detection.error is not None else move_threshold(detection, threshold)
 
     def picture(
-        self, index: int, image: float, pixel: float, opacity: float, max_side: int | None = SHOWN_SIDE
+        self, index: int, threshold: float, opacity: float, max_side: int | None = SHOWN_SIDE
     ) -> Image.Image | None:
-        """Overlay of one of them; None where it failed."""
-        detection = self.judged(index, image, pixel)
-        if detection.score_map is None or detection.pixels is None:
+        """Overlay of one detection; None where it failed."""
+        detection = self.judged(index, threshold)
+        if detection.error is not None or detection.pixels is None:
             return None
         pixels = _decoded(detection.pixels)
-        return replace(detection, pixels=lambda: pixels).overlay(opacity, self.scale, max_side)
+        return replace(detection, pixels=lambda: pixels).overlay(opacity, max_side)
 
 
 @lru_cache(maxsize=2)
@@ -85,7 +76,7 @@ def named(detections: Sequence[Detection], names: Sequence[str]) -> list[Detecti
 
 def ranked(detections: Sequence[Detection]) -> list[Detection]:
     """Highest score first; those that failed come last."""
-    return sorted(detections, key=lambda d: (d.score_map is None, -d.score if d.score_map is not None else 0))
+    return sorted(detections, key=lambda d: (d.error is not None, -d.score if d.error is None else 0))
 
 
 def caption(detection: Detection) -> str:
@@ -99,23 +90,17 @@ def verdict(detection: Detection) -> str:
     """One image's result in a line of Markdown."""
     if detection.error is not None:
         return f"**{_plain(detection.path)}** could not be scored: {_plain(detection.error)}"
-    word = "anomalous" if detection.flag else "normal"
     said = "".join(f"  \n⚠ {_plain(warning)}" for warning in detection.warnings)
-    used = detection.thresholds_used
+    limit = "no threshold" if detection.threshold is None else f"threshold {detection.threshold:g}"
     return (
-        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{word}** (flagged from {used.image:.3f})"
-        f" · {count_regions(detection)} (boxed from {used.pixel:.4f}){said}"
+        f"**{_plain(detection.path)}** · score **{detection.score:.3f}** · **{WORDS[detection.verdict]}** ({limit})"
+        f" · {count_regions(detection)}{said}"
     )
 
 
 def note(found: Found) -> str:
-    """Where the sliders begin, and why."""
-    count = sum(d.error is None for d in found.detections)
-    if count < MIN_IMAGES_TO_GUESS:
-        why = f"fewer than {MIN_IMAGES_TO_GUESS} images allow no estimate"
-    else:
-        why = f"from {count} scores, the lower half of which are taken for good"
-    return f"Begins at a guess: {why}. Move it where you know better."
+    """How the threshold came about."""
+    return next((describe(d.calibration_used) for d in found.detections if d.error is None), " ")
 
 
 def failures(detections: Sequence[Detection]) -> str:
@@ -139,14 +124,13 @@ def comparison_table(judged: Sequence[tuple[str, Detection]]) -> str:
     """One image under several methods as a table in Markdown; nothing where there is none."""
     if not judged:
         return ""
-    lines = ["| method | score | flag from | verdict | regions |", "| :--- | ---: | ---: | :--- | ---: |"]
+    lines = ["| method | score | verdict | regions |", "| :--- | ---: | :--- | ---: |"]
     for method, detection in judged:
         if detection.error is not None:
-            lines.append(f"| {method} | | | failed: {_plain(detection.error)} | |")
+            lines.append(f"| {method} | | failed: {_plain(detection.error)} | |")
             continue
-        word, used = "anomalous" if detection.flag else "normal", detection.thresholds_used
-        regions = len(detection.regions)
-        lines.append(f"| {method} | {detection.score:.3f} | {used.image:.3f} | {word} | {regions} |")
+        word, regions = WORDS[detection.verdict], len(detection.regions)
+        lines.append(f"| {method} | {detection.score:.3f} | {word} | {regions} |")
     return "\n".join(lines)
 
 
@@ -167,10 +151,10 @@ def region_table(detection: Detection) -> str:
     return "\n".join(lines)
 
 
-def write_overlay(found: Found, index: int, image: float, pixel: float, opacity: float, folder: Path) -> Path:
+def write_overlay(found: Found, index: int, threshold: float, opacity: float, folder: Path) -> Path:
     """The overlay at the image's own size, as PNG. Raises ImageError where there is none."""
     path = folder / f"{_stem(found.detections[index].path)}.overlay.png"
-    found.judged(index, image, pixel).overlay(opacity, found.scale).save(path, compress_level=3)
+    found.judged(index, threshold).overlay(opacity).save(path, compress_level=3)
     return path
 
 
@@ -183,10 +167,10 @@ def write_map(found: Found, index: int, folder: Path) -> Path:
     return path
 
 
-def write_table(found: Found, image: float, pixel: float, folder: Path) -> Path:
-    """Every image's row as CSV, under the sliders' thresholds."""
+def write_table(found: Found, threshold: float, folder: Path) -> Path:
+    """Every image's row as CSV, under the slider's threshold."""
     path = folder / "detections.csv"
-    judged = [found.judged(index, image, pixel) for index in range(len(found.detections))]
+    judged = [found.judged(index, threshold) for index in range(len(found.detections))]
     with path.open("wb") as file:
         write_csv(file, light_rows(judged))
     return path
