@@ -35,6 +35,8 @@ CLASS_WEIGHT, CLASS_LIMIT = 0.25, 3.0
 SCORE_THRESHOLD = 0.5
 GROW_FROM = 0.75
 """Regions grow from values over t down to b + ¾ (t − b)."""
+MARGIN = 1e-6
+"""How far a threshold lies above the image it is taken from, in standard deviations, so that rounding cannot flag it."""
 _SIMULATIONS = 200_000
 
 
@@ -171,7 +173,7 @@ def calibrate_good(
     return _finish(
         scale,
         rule,
-        float(np.nextafter(threshold, np.inf)),
+        threshold + MARGIN,
         summaries,
         false_alarm_rate=false_alarm_rate,
         hashes=tuple(hashes),
@@ -193,7 +195,7 @@ def calibrate_unlabeled(summaries: Sequence[Summary], fingerprint: str = "") -> 
     peaks = np.array([scale.peak(s) for s in summaries])
     if len(peaks) < MIN_UNLABELED:
         return _finish(
-            scale, "none", float(np.nextafter(peaks.max(), np.inf)), summaries, fingerprint=fingerprint
+            scale, "none", float(peaks.max()) + MARGIN, summaries, fingerprint=fingerprint
         )
     center, spread = _center_and_spread(peaks)
     return _finish(scale, "median + 3 sigma", center + SIGMAS * spread, summaries, fingerprint=fingerprint)
