@@ -21,6 +21,7 @@ from clipspect.errors import (
 )
 
 if TYPE_CHECKING:
+    from clipspect.data.reading import read_image
     from clipspect.detection import Detection, Region, Thresholds
     from clipspect.detector import Detector
     from clipspect.loading import load
@@ -39,6 +40,7 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "load",
+    "read_image",
 ]
 
 _LAZY = {
@@ -47,6 +49,7 @@ _LAZY = {
     "Thresholds": "detection",
     "Detector": "detector",
     "load": "loading",
+    "read_image": "images.reading",
 }
 
 

@@ -44,6 +44,8 @@ class Thresholds:
     source: Literal["given", "good images", "guess"]
     note: str
     """How they came about, in one or two sentences for people."""
+    pixel_open: bool = False
+    """Whether nobody chose the pixel threshold, so that it is estimated from the maps."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Detection:
 
     @cached_property
     def compact_map(self) -> NDArray[np.float16]:
-        """(h, w) area means, long side ≤ 128, or 512 for tiled images: what is stored.
+        """(h, w) area means, long side ≤ 128, up to 512 for maps longer than 1024: what is stored.
 
         Raises ImageError where there is no map.
         """
@@ -97,11 +99,12 @@ class Detection:
     @cached_property
     def thresholds_used(self) -> Thresholds:
         """The thresholds of the run, or a guess from this image. Raises ImageError without a map."""
-        if self.thresholds is not None:
+        if self.thresholds is not None and (not self.thresholds.pixel_open or self.score_map is None):
             return self.thresholds
-        from clipspect.postprocess.thresholds import guess_thresholds
+        from clipspect.postprocess.thresholds import guess_thresholds, settle_pixel
 
-        return guess_thresholds([self.score], [float(self.compact_map.max())], self.compact_map)
+        guess = guess_thresholds([self.score], [float(self.compact_map.max())], self.compact_map)
+        return guess if self.thresholds is None else settle_pixel(self.thresholds, guess)
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -132,8 +135,15 @@ class Detection:
 
     @property
     def pred_mask(self) -> NDArray[np.bool_]:
-        """(H, W): where the anomaly map reaches the pixel threshold. Raises ImageError without a map."""
-        return self.anomaly_map >= self.thresholds_used.pixel
+        """(H, W): where the compact map reaches the pixel threshold. Raises ImageError without a map.
+
+        The compact map, interpolated, so that the mask agrees with regions and with calibrated thresholds.
+        """
+        from clipspect.postprocess.maps import resize_map
+
+        values = resize_map(self.compact_map.astype(np.float32), self.height, self.width)
+        # a threshold just above a float16 value must stay above it
+        return values.astype(np.float64) >= self.thresholds_used.pixel
 
     def overlay(
         self, opacity: float = 0.5, scale: tuple[float, float] | None = None, max_side: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings as python_warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -19,7 +20,7 @@ from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.encoder import Encoded, Encoder, Pool, sample_pool
 from clipspect.backbones.features import Features
 from clipspect.backbones.openclip.backbone import Backbone
-from clipspect.data.find import find_images
+from clipspect.data.find import check_source, find_images, scan_folder
 from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
 from clipspect.data.prefetch import prefetch
 from clipspect.data.prepare import ImageLoader, Source
@@ -100,6 +101,10 @@ class Detector:
             "interpolation": self.reader.fit.interpolation,
             "tile": self.reader.tile,
             "max_pixels": self.reader.max_pixels,
+            "bit_depth": self.reader.value_range.bit_depth,
+            "window": None
+            if self.reader.value_range.window is None
+            else list(self.reader.value_range.window),
             "set_size": self.set_size if self.uses_sets else None,
             "domain": self.wording.domain,
             "prompts": self._prompt_digest(),
@@ -150,8 +155,12 @@ class Detector:
             UsageError: an impossible name or setting, a method that needs a pair given one image.
         """
         options: dict[str, Any] = {"object": object, "references": references, "thresholds": thresholds}
+        check_source(source)
         if isinstance(source, str | Path) and Path(source).is_dir():
-            return list(self.stream(find_images(Path(source)), root=Path(source), **options))
+            scan = scan_folder(Path(source))
+            if left_out := scan.summary():
+                python_warnings.warn(f"{source}: {left_out}", stacklevel=2)
+            return list(self.stream(scan.images, root=Path(source), **options))
         if isinstance(source, str | Path) or not _is_many(source):
             found = list(self.stream([source], **options))
             if found[0].error is not None:
@@ -276,6 +285,8 @@ class Detector:
             if entry.error is not None:
                 raise entry.error
             if entry.image is not None:
+                for note in entry.image.notes:
+                    python_warnings.warn(f"reference {entry.name}: {note}", stacklevel=2)
                 parts.append(self._encoder.encode(entry.image.pieces).features)
                 sources[entry.name] = entry.image.content_hash
         if not parts:
@@ -355,15 +366,21 @@ class Detector:
 
         if len(self.methods) > 1:
             raise UsageError("thresholds belong to one method; calibrate each by itself")
+        check_source(good)
         images = find_images(Path(good)) if isinstance(good, str | Path) else good
         stream = self.stream(
             images, object=object, references=references, templates=templates, company=company
         )
-        scored = [d for d in stream if d.error is None]
+        scored: list[Detection] = []
+        failed: list[Detection] = []
+        for detection in stream:
+            (scored if detection.error is None else failed).append(detection)
         if not scored:
-            raise UsageError("none of the known-good images could be read")
+            first = f"; the first, {failed[0].path}: {failed[0].error}" if failed else ""
+            raise UsageError(f"none of the {len(failed)} known-good images could be scored{first}")
         peaks = [float(d.compact_map.max()) for d in scored]
-        return thresholds_from_good([d.score for d in scored], peaks, false_alarm_rate)
+        found = thresholds_from_good([d.score for d in scored], peaks, false_alarm_rate)
+        return replace(found, note=found.note + _left_out_note(failed)) if failed else found
 
     def _check_references(self, given: bool) -> None:
         for method in self.methods:
@@ -444,7 +461,9 @@ class Detector:
     ) -> Detection:
         image = entry.image
         warnings: tuple[str, ...] = ("random weights: a control, not a result",) * self.backbone.is_random
+        warnings += image.notes if image else ()
         if method.accepts_references and image and entry.template:
+            warnings += tuple(f"Its reference: {note}" for note in entry.template.notes)
             warnings += (ONLY_ITSELF,) if image.content_hash == entry.template.content_hash else ()
         common: dict[str, Any] = {
             "path": entry.name,
@@ -480,6 +499,13 @@ class Detector:
             warnings=warnings,
             **common,
         )
+
+
+def _left_out_note(failed: Sequence[Detection]) -> str:
+    """A sentence on good images that could not be scored."""
+    names = ", ".join(d.path for d in failed[:3]) + (" …" if len(failed) > 3 else "")
+    what = "1 further good image" if len(failed) == 1 else f"{len(failed)} further good images"
+    return f" Not counted: {what} that could not be scored ({names})."
 
 
 def _is_many(source: object) -> bool:

@@ -50,7 +50,7 @@ def test_good_images_that_all_failed_are_refused():
 def test_given_thresholds_are_taken_as_they_are():
     limits = given_thresholds(0.7, 0.4)
     assert (limits.image, limits.pixel, limits.source) == (0.7, 0.4, "given")
-    assert given_thresholds(0.3).pixel == 0.3
+    assert given_thresholds(0.3).pixel_open
     with pytest.raises(UsageError, match=r"within \[0, 1\]"):
         given_thresholds(1.2)
 

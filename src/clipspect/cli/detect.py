@@ -11,7 +11,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
-from clipspect.data.find import OVERLAY_SUFFIX, find_images
+from clipspect.data.find import OVERLAY_SUFFIX, find_images, scan_folder
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
@@ -47,6 +47,9 @@ def detect(
     interpolation: opt.InterpolationOption = "bicubic",
     tile: opt.TileOption = None,
     max_pixels: opt.MaxPixelsOption = None,
+    bit_depth: opt.BitDepthOption = None,
+    window: opt.WindowOption = None,
+    pages: opt.PagesOption = opt.Pages.first,
     domain: opt.DomainOption = "auto",
     prompts: opt.PromptsOption = None,
     normal_state: opt.NormalOption = None,
@@ -79,7 +82,7 @@ def detect(
     place, on_ray = Path(source), engine is opt.EngineName.ray
     if not on_ray:
         _check_local(source, address, workers)
-    alone = not on_ray and place.is_file() and out is None
+    alone = not on_ray and place.is_file() and out is None and pages is opt.Pages.first
     if alone and (csv or maps is not opt.Maps.none):
         raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
     clean_object_name(object)  # a name that says nothing is told before the model is loaded
@@ -99,6 +102,8 @@ def detect(
         "normal": normal_state or (),
         "abnormal": abnormal_state or (),
         "set_size": set_size,
+        "bit_depth": bit_depth,
+        "window": opt.parse_window(window),
         **({} if max_pixels is None else {"max_pixels": max_pixels}),
     }
     detector = load_detector(settings=set_, **recipe)
@@ -110,7 +115,8 @@ def detect(
     elif on_ray:
         thresholds = _calibrate_alone(detector, object, good, false_alarm_rate, context)
     else:
-        thresholds, company = _calibrate(detector, object, place, good, false_alarm_rate, context)
+        run = list(scan_folder(place, all_pages=pages is opt.Pages.all).images)
+        thresholds, company = _calibrate(detector, object, run, good, false_alarm_rate, context)
         context["company"] = company
     if alone:
         flagged, failed = _one(detector, place, object, thresholds, context, overlays, as_json)
@@ -125,6 +131,8 @@ def detect(
             "overwrite": overwrite,
         }
         if on_ray:
+            if pages is opt.Pages.all:
+                raise UsageError("--pages all works with --engine local alone")
             if templates is not None or maps is not opt.Maps.none:
                 raise UsageError("--templates and --maps work with --engine local alone")
             from clipspect.cli.ray import run_on_ray
@@ -143,7 +151,10 @@ def detect(
         else:
             from clipspect.results.run import LocalEngine
 
-            scoring = LocalEngine(detector, place, object, target, maps=maps.value, **context)
+            every_page = pages is opt.Pages.all
+            scoring = LocalEngine(
+                detector, place, object, target, maps=maps.value, all_pages=every_page, **context
+            )
             summary = run_with_progress(scoring, **options)
         flagged, failed = summary.flagged, summary.failed
         if as_json:
@@ -157,7 +168,7 @@ def detect(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Results folder.")] = Path("demo-results"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.")] = Path("demo-results"),
 ) -> None:
     """Run the offline model on the images that ship with clipspect and write a report."""
     from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
@@ -223,10 +234,10 @@ def _calibrate_alone(
 
 
 def _calibrate(
-    detector: Detector, object: str, source: Path, good: Path, rate: float, context: dict[str, Any]
+    detector: Detector, object: str, run: list[Path], good: Path, rate: float, context: dict[str, Any]
 ) -> tuple[Thresholds, list[Path]]:
     """Thresholds from good images, and those of them that join the run's set so that both see one set."""
-    run, known_good = find_images(source), find_images(good)
+    known_good = find_images(good)
     with console(stderr=True).status(f"scoring the known-good images in {good}"):
         thresholds = detector.calibrate(
             known_good, object, false_alarm_rate=rate, company=_beside(run, known_good), **context
@@ -267,6 +278,7 @@ def _one(
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
     from clipspect.results.export import row_json
+    from clipspect.results.run import short_name
 
     found: list[Detection] = list(
         detector.stream([source], object=object, root=source.parent, thresholds=thresholds, **context)
@@ -282,7 +294,7 @@ def _one(
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
         drawn = overlays is opt.Overlays.all or (overlays is opt.Overlays.flagged and detection.flag)
-        overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}") if drawn else None
+        overlay = source.with_name(short_name(source.name, f"{tag}{OVERLAY_SUFFIX}")) if drawn else None
         if overlay is not None:
             detection.save(overlay)
         if json_wanted:

@@ -71,6 +71,7 @@ def metadata(detector: Detector, object: str, thresholds: Thresholds | None) -> 
     """What a reader of the file must know, as strings: settings, how to prepare images, thresholds.
 
     Without thresholds the keys ``threshold`` and ``pixel_threshold`` are missing: none was given, and none is made up.
+    ``pixel_threshold`` is also missing where only an image threshold was given.
     """
     fit, settings = detector.reader.fit, detector.settings()
     kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
@@ -85,7 +86,7 @@ def metadata(detector: Detector, object: str, thresholds: Thresholds | None) -> 
     if thresholds is not None:
         described |= {
             "threshold": thresholds.image,
-            "pixel_threshold": thresholds.pixel,
+            **({} if thresholds.pixel_open else {"pixel_threshold": thresholds.pixel}),
             "threshold_source": thresholds.source,
             "threshold_note": thresholds.note,
         }

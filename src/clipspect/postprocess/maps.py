@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMPACT_SIDE = 128
-COMPACT_SIDE_TILED = 512
-"""Long side of the stored map of a tiled image, whose own map is longer than 1024."""
+COMPACT_SHARE = 8
+"""Values along a side that one cell of a stored map covers, where the map is longer than 1024 …"""
+COMPACT_SIDE_MOST = 512
+"""… up to this many cells."""
 
 
 def resize_map(score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -21,13 +23,13 @@ def resize_map(score_map: NDArray[np.float32], height: int, width: int) -> NDArr
 
 
 def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The compact map that is stored: area means, long side at most 128 (512 for maps longer than 1024),
+    """The compact map that is stored: area means, long side at most 128 (up to 512 for maps longer than 1024),
     float16.
 
     A map already that small keeps its size.
     """
     height, width = score_map.shape
-    side = COMPACT_SIDE if max(height, width) <= 1024 else COMPACT_SIDE_TILED
+    side = min(max(COMPACT_SIDE, round(max(height, width) / COMPACT_SHARE)), COMPACT_SIDE_MOST)
     factor = min(1.0, side / max(height, width))
     if factor == 1:
         return score_map.astype(np.float16)

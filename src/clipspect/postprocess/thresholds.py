@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,17 +35,24 @@ QUARTILE_Z, TAIL_Z = 0.6745, 1.6449
 
 
 def given_thresholds(image: float, pixel: float | None = None) -> Thresholds:
-    """Thresholds somebody chose; the pixel threshold is the image threshold where none is given.
+    """Thresholds somebody chose; where no pixel threshold is given, :func:`settle_pixel` estimates one later.
 
     Raises UsageError outside [0, 1].
     """
-    pixel = image if pixel is None else pixel
-    for value in (image, pixel):
+    for value in (image, image if pixel is None else pixel):
         if not 0 <= value <= 1:
             raise UsageError(f"threshold {value}: scores lie within [0, 1], and so must a threshold")
+    if pixel is None:
+        note = f"Chosen by hand: scores from {image:g}. The pixel threshold is estimated from the maps."
+        return Thresholds(image, image, "given", note, pixel_open=True)
     return Thresholds(
         image, pixel, "given", f"Chosen by hand: scores from {image:g}, map values from {pixel:g}."
     )
+
+
+def settle_pixel(chosen: Thresholds, guess: Thresholds) -> Thresholds:
+    """Thresholds in which an open pixel threshold is that of a guess from the maps."""
+    return replace(chosen, pixel=guess.pixel) if chosen.pixel_open else chosen
 
 
 def thresholds_from_good(

@@ -19,7 +19,7 @@ from clipspect.data.prefetch import prefetch
 from clipspect.detection import Thresholds
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.heatmap import colour_scale, draw_overlay
-from clipspect.postprocess.thresholds import guess_thresholds
+from clipspect.postprocess.thresholds import guess_thresholds, settle_pixel
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.rows import LIGHT_COLUMNS, apply_thresholds, map_of, regions_of
@@ -72,7 +72,8 @@ def finish_run(
     methods = list(store.manifest["settings"]["methods"])
     for method in methods:
         scores, peaks, samples = sample_rows(store.out, method)
-        judged[method] = thresholds.get(method) or guess_thresholds(scores, peaks, samples)
+        guess = guess_thresholds(scores, peaks, samples)
+        judged[method] = settle_pixel(thresholds[method], guess) if thresholds.get(method) else guess
         scales[method] = colour_scale(samples, judged[method].pixel)
     store.update_manifest(
         thresholds={method: asdict(found) for method, found in judged.items()}, colour_scales=scales

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -193,7 +193,13 @@ def _chosen_methods(there: Mapping[str, Any], wanted: Sequence[str]) -> dict[str
 
 def _common_thresholds(manifests: Sequence[Mapping[str, Any]], method: str) -> Thresholds | None:
     found = [manifest.get("thresholds", {}).get(method) for manifest in manifests]
-    return Thresholds(**found[0]) if found[0] and all(one == found[0] for one in found) else None
+    known = [Thresholds(**one) for one in found if one]
+    if not known or len(known) < len(found):
+        return None
+    if all(one == known[0] for one in known):
+        return replace(known[0], pixel_open=False)  # estimated once; rows that are chosen keep their regions
+    alike = all(one.pixel_open and one.image == known[0].image for one in known)
+    return known[0] if alike else None
 
 
 def _make_probe_images(
