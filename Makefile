@@ -10,6 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-dev
 demo: $(INSTALLED)
 	$(BIN)/clipspect demo --out demo-results
 	@echo "open $(CURDIR)/demo-results/report.html"
+	@echo "to use the command clipspect in this shell: source $(BIN)/activate"
 
 test: $(DEVELOPMENT) lint types
 	$(BIN)/python -m pytest

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pyarrow.dataset
 import pytest
 
+from cases import CASES
 from clipspect.cli import main
 
 
@@ -77,7 +80,7 @@ def test_one_image_gives_its_score_here_and_an_overlay_beside_it(run, plates):
     code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     assert code == 0
     assert "score" in text
-    assert (plates / "b" / "plate 0.clipspect.png").is_file()
+    assert (plates / "b" / "plate 0.png.clipspect.png").is_file()
     code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--json")
     answer = json.loads(text)
     assert answer["path"] == "plate 0.png"
@@ -99,7 +102,7 @@ def test_one_image_without_a_folder_draws_what_is_asked_for(run, plates):
     words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     code, text, _ = run(*words, "--overlays", "none")
     assert (code, "overlay" in text) == (0, False)
-    assert not (plates / "b" / "plate 0.clipspect.png").exists()
+    assert not (plates / "b" / "plate 0.png.clipspect.png").exists()
     code, _, error = run(*words, "--csv")
     assert (code, "--out" in error) == (2, True)
 
@@ -323,3 +326,175 @@ def test_a_pair_is_needed_where_there_is_one_image(run, plates):
     )
     assert code == 2
     assert "pair" in error or "reference" in error
+
+
+def test_an_option_given_twice_and_empty_values_are_refused(run, plates, tmp_path):
+    code, _, error = run("detect", str(plates), "--object", "plate", "--object", "results")
+    assert (code, error.strip()) == (2, "error --object is given twice; give it once")
+    assert (
+        "--report is given twice" in run("detect", str(plates), "--object", "x", "--report", "--no-report")[2]
+    )
+    code, _, error = run("detect", "", "--object", "plate")
+    assert (code, error.strip()) == (2, "error SOURCE is empty; give it a value")
+    assert "--good is empty" in run("detect", str(plates), "--object", "plate", "--good", "")[2]
+    repeated = ("-s", "temperature=1", "-s", "views=none")
+    assert (
+        run("detect", str(plates), "--object", "x", *repeated, "-o", str(tmp_path / "r"), "--no-report")[0]
+        == 0
+    )
+
+
+def test_o_is_out_in_every_command(run, plates, tmp_path):
+    out = tmp_path / "results"
+    code, _, _ = run(
+        "detect", str(plates), "--object", "plate", "-o", str(out), "--no-report", "--overlays", "none"
+    )
+    assert (code, {row["object"] for row in rows_of(out)}) == (0, {"plate"})
+    assert run("results", "export", str(out), "-o", str(tmp_path / "rows.csv"), model=False)[0] == 0
+    assert run("results", "filter", str(out), "-o", str(tmp_path / "some"), model=False)[0] == 0
+    assert len(rows_of(tmp_path / "some")) == 10
+
+
+def test_two_images_of_one_stem_have_two_overlays(run, tmp_path):
+    shutil.copytree(CASES / "twin_overlay", tmp_path / "twins")
+    for name in ("part.jpg", "part.png"):
+        assert run("detect", str(tmp_path / "twins" / name), "--object", "part")[0] == 0
+        assert (tmp_path / "twins" / f"{name}.clipspect.png").is_file()
+
+
+@pytest.mark.parametrize("length", [251, 252, 255])
+def test_names_of_up_to_255_bytes_are_written(run, plates, tmp_path, length):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for start in ("é", "e"):
+        name = start + "x" * (length - 4 - len(start.encode())) + ".png"
+        shutil.copy(plates / "b" / "plate 0.png", folder / name)
+    out = tmp_path / "r"
+    code, _, _ = run(
+        "detect", str(folder), "--object", "plate", "--out", str(out), "--maps", "npy", "--no-report"
+    )
+    assert code == 0
+    assert [len(list((out / part).iterdir())) for part in ("maps", "overlays")] == [2, 2]
+    assert run("detect", str(folder / name), "--object", "plate")[0] == 0
+
+
+def test_a_folder_named_like_an_output_file_is_an_error_that_says_so(run, plates, tmp_path):
+    folder = tmp_path / "images"
+    (folder / "a.png.png").mkdir(parents=True)
+    shutil.copy(plates / "b" / "plate 0.png", folder / "a.png")
+    shutil.copy(plates / "b" / "plate 0.png", folder / "a.png.png" / "b.png")
+    code, _, error = run(
+        "detect", str(folder), "--object", "plate", "--out", str(tmp_path / "s"), "--maps", "png16"
+    )
+    assert (code, "named like the output of another image" in error) == (2, True)
+    (folder / "a.png.clipspect.png").mkdir()
+    code, _, error = run("detect", str(folder / "a.png"), "--object", "plate")
+    assert (code, "a.png.clipspect.png: cannot be written" in error) == (2, True)
+
+
+def test_what_a_folder_scan_leaves_out_is_counted_by_kind(run, plates, tmp_path):
+    for name in ("photo.svg", "clip.mp4", "notes.txt", "b/plate 0_mask.png", "masks/1.png"):
+        (plates / name).parent.mkdir(exist_ok=True)
+        (plates / name).write_bytes(b"x")
+    words = ("detect", str(plates), "--object", "plate", "--out", str(tmp_path / "r"), "--no-report")
+    code, text, _ = run(*words, "--overlays", "none")
+    assert code == 0
+    assert "Left out: 1 SVG, 1 video not supported; 2 masks; 1 other file." in " ".join(text.split())
+    assert "10 images" in text
+
+
+def test_bit_depth_belongs_to_the_run_and_its_warning_to_the_row(run, tmp_path):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    shutil.copy(CASES / "g12bit_in16.tif", folder)
+    words = ("detect", str(folder), "--object", "plate", "--no-report", "--overlays", "none", "--out")
+    code, text, _ = run(*words, str(tmp_path / "r"))
+    assert (code, "--bit-depth 12" in " ".join(text.split())) == (0, True)
+    assert any("--bit-depth 12" in warning for warning in rows_of(tmp_path / "r")[0]["warnings"])
+    code, _, error = run(*words, str(tmp_path / "r"), "--bit-depth", "12")
+    assert (code, "bit_depth was None, now 12" in error) == (2, True)
+    code, text, _ = run(*words, str(tmp_path / "s"), "--bit-depth", "12")
+    assert (code, "--bit-depth" in text, rows_of(tmp_path / "s")[0]["warnings"]) == (0, False, [])
+    assert run(*words, str(tmp_path / "t"), "--window", "0,4095")[0] == 0
+    assert rows_of(tmp_path / "t")[0]["score"] == rows_of(tmp_path / "s")[0]["score"]
+    assert "two numbers" in run(*words, str(tmp_path / "u"), "--window", "5")[2]
+
+
+def test_good_images_without_a_template_say_so(run, plates, tmp_path):
+    templates, good = tmp_path / "templates", tmp_path / "good"
+    shutil.copytree(plates, templates)
+    good.mkdir()
+    shutil.copy(plates / "b" / "plate 0.png", good / "other.png")
+    code, _, error = run(
+        *(
+            "detect",
+            str(plates),
+            "--object",
+            "plate",
+            "--method",
+            "dual-image",
+            "--templates",
+            str(templates),
+        ),
+        *("--good", str(good), "--out", str(tmp_path / "r")),
+    )
+    assert code == 2
+    assert (
+        "none of the 1 known-good images could be scored; the first, other.png: no reference named 'other'"
+        in error
+    )
+
+
+def test_every_page_is_a_row_of_its_own_and_is_resumed(run, plates, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    shutil.copy(CASES / "multipage.tif", folder)
+    shutil.copy(plates / "b" / "plate 0.png", folder)
+    words = ("detect", str(folder), "--object", "plate", "--out", str(tmp_path / "r"), "--pages", "all")
+    assert run(*words)[0] == 0
+    names = ["multipage.tif#1", "multipage.tif#2", "multipage.tif#3", "plate 0.png"]
+    rows = sorted(rows_of(tmp_path / "r"), key=lambda row: row["path"])
+    assert [row["path"] for row in rows] == names
+    assert len({row["content_hash"] for row in rows}) == 4
+    assert [row["warnings"] for row in rows] == [[]] * 4
+    assert {p.name for p in (tmp_path / "r" / "overlays").iterdir()} == {f"{name}.png" for name in names}
+    assert "4 of them from an earlier run" in run(*words)[1]
+    code, text, _ = run(*words[:-2], "--overwrite")
+    assert (code, "2 images" in text, "3 pages" in " ".join(text.split())) == (0, True, True)
+
+
+SLOW = """
+import sys, time
+from clipspect.cli import app, main
+from clipspect.cli.strict import StrictCommand
+
+@app.command(cls=StrictCommand)
+def slow():
+    try:
+        print("begun", flush=True)
+        time.sleep(30)
+    finally:
+        print("ending", flush=True)
+        time.sleep({ending})
+sys.argv = ["clipspect", "slow"]
+main()
+"""
+
+
+@pytest.mark.parametrize(("ending", "signals"), [(0, 1), (30, 2)])
+def test_one_and_two_interrupts_end_with_130(ending, signals):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(ending=ending)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started = time.monotonic()
+    for word in ("begun", "ending")[:signals]:
+        assert process.stdout.readline().strip() == word
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 20
+    assert "Traceback" not in error
+    assert "run the same command again" in error

@@ -55,7 +55,7 @@ def test_a_map_of_the_images_own_size_is_not_changed():
 @pytest.mark.parametrize(
     ("shape", "compact"),
     [((240, 240), (128, 128)), ((240, 120), (128, 64)), ((60, 15), (60, 15)), ((1024, 512), (128, 64)),
-     ((2048, 1000), (512, 250)), ((1100, 1), (512, 1))],
+     ((1028, 514), (128, 64)), ((2048, 1000), (256, 125)), ((9000, 1), (512, 1))],
 )  # fmt: skip
 def test_the_compact_map_is_bounded_and_keeps_the_proportions_and_the_mean(shape, compact):
     score_map = np.random.default_rng(1).random(shape, np.float32)
@@ -205,3 +205,36 @@ def test_results_and_images_load_neither_torch_nor_anything_heavy_before_it_is_u
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "open_clip", "pyarrow", "scipy", "matplotlib"} & set(loaded)
+
+
+def test_a_good_image_has_no_mask_above_a_threshold_calibrated_on_its_compact_map():
+    score_map = np.random.default_rng(4).random((512, 512), np.float32)
+    found = detection(score_map, width=700, height=600)
+    highest = float(found.compact_map.max())
+    just_above = replace(found, thresholds=given_thresholds(0.5, float(np.nextafter(highest, 1))))
+    assert found.anomaly_map.max() > highest
+    assert not just_above.pred_mask.any()
+    assert just_above.regions == []
+    hot = np.zeros((512, 512), np.float32)
+    hot[100:200, 100:200] = 1
+    found = detection(hot, width=512, height=512)
+    marked = replace(found, thresholds=given_thresholds(0.5, 0.5))
+    assert abs(int(marked.pred_mask.sum()) - marked.regions[0].area) <= 0.05 * 100 * 100
+
+
+def test_an_image_threshold_alone_leaves_the_pixel_threshold_to_the_maps():
+    score_map = 0.1 + np.random.default_rng(4).random((64, 64), np.float32) / 100
+    score_map[20:30, 20:30] = 0.4
+    found = replace(detection(score_map), thresholds=given_thresholds(0.9))
+    assert found.thresholds_used.image == 0.9
+    assert 0.11 < found.thresholds_used.pixel < 0.4
+    assert len(found.regions) == 1
+
+
+@pytest.mark.parametrize("side", [1000, 1024, 1028, 1100])
+def test_maps_of_about_1024_find_the_same_regions(side):
+    noise = np.random.default_rng(3).random((side, side)).astype(np.float32) / 3
+    noise[::9, ::9] = 1  # single values, which the means of cells must not show
+    found = replace(detection(noise), thresholds=given_thresholds(0.5, 0.5))
+    assert found.compact_map.shape[0] in (125, 128, 138)
+    assert found.regions == []

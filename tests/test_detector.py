@@ -177,7 +177,7 @@ def test_good_images_set_the_thresholds(detector, plates):
     assert sum(flagged) <= 1
     broken = plates / "broken.png"
     broken.write_bytes(b"x")
-    with pytest.raises(UsageError, match="none of the known-good"):
+    with pytest.raises(UsageError, match="none of the 1 known-good"):
         detector.calibrate([broken], "plate")
 
 
@@ -281,3 +281,27 @@ def score_three(method, folder, plates):
     detector = clipspect.load(method, model=str(folder))
     references = detector.encode_references([plate(20)]) if detector.methods[0].needs_references else None
     return list(detector.stream(sorted(plates.rglob("*.png"))[:3], object="plate", references=references))
+
+
+def test_good_images_that_cannot_be_scored_are_named_in_the_note(small_model, plates):
+    detector = clipspect.load("anoclip", model=str(small_model))
+    (plates / "a" / "broken.png").write_bytes(b"")
+    found = detector.calibrate(plates, "plate")
+    assert "Not counted: 1 further good image that could not be scored (broken.png)." in found.note
+    with pytest.raises(UsageError, match=r"none of the 1 known-good .*broken.png: the file is empty"):
+        detector.calibrate([plates / "a" / "broken.png"], "plate")
+
+
+def test_no_object_and_an_empty_path_are_wrong_usage(small_model, plates):
+    detector = clipspect.load("anoclip", model=str(small_model))
+    with pytest.raises(UsageError, match="the object's name is None"):
+        detector.detect(plates, object=None)
+    with pytest.raises(UsageError, match="the path is empty"):
+        detector.detect("", object="plate")
+
+
+def test_a_folder_says_what_it_leaves_out(small_model, plates):
+    (plates / "clip.mp4").write_bytes(b"x")
+    detector = clipspect.load("anoclip", model=str(small_model))
+    with pytest.warns(UserWarning, match=r"Left out: 1 video not supported\."):
+        assert len(detector.detect(plates, object="plate")) == 10

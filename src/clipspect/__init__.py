@@ -21,6 +21,7 @@ from clipspect.errors import (
 )
 
 if TYPE_CHECKING:
+    from clipspect.data.reading import read_image
     from clipspect.detection import Detection
     from clipspect.detector import Detector
     from clipspect.loading import load
@@ -43,6 +44,7 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "load",
+    "read_image",
 ]
 
 _LAZY = {
@@ -52,6 +54,7 @@ _LAZY = {
     "GoodImages": "references",
     "Detector": "detector",
     "load": "loading",
+    "read_image": "data.reading",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from clipspect import __version__
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import Features
-from clipspect.data.find import find_images
+from clipspect.data.find import check_source, scan_folder
 from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
 from clipspect.data.pool import sample_pool
 from clipspect.data.prefetch import prefetch
@@ -121,9 +122,12 @@ class Detector:
             UsageError: an impossible name or setting, a method that needs a pair given one image.
         """
         options: dict[str, Any] = {"object": object, "references": references, "good": good}
+        check_source(source)
         if isinstance(source, str | Path) and Path(source).is_dir():
-            images = find_images(Path(source))
-            return self._judge_together(self.stream(images, root=Path(source), **options), good)
+            scan = scan_folder(Path(source))
+            if left_out := scan.summary():
+                warnings.warn(f"{source}: {left_out}", stacklevel=2)
+            return self._judge_together(self.stream(scan.images, root=Path(source), **options), good)
         if isinstance(source, str | Path) or not _is_many(source):
             found = list(self.stream([source], **options))
             if found[0].error is not None:
@@ -285,6 +289,13 @@ class Detector:
     write_references = write_references
     read_references = read_references
     calibrate = calibrate
+
+
+def _left_out_note(failed: Sequence[Detection]) -> str:
+    """A sentence on good images that could not be scored."""
+    names = ", ".join(d.path for d in failed[:3]) + (" …" if len(failed) > 3 else "")
+    what = "1 further good image" if len(failed) == 1 else f"{len(failed)} further good images"
+    return f" Not counted: {what} that could not be scored ({names})."
 
 
 def _is_many(source: object) -> bool:

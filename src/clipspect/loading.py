@@ -10,6 +10,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
 from clipspect.data.prepare import ImageLoader
+from clipspect.data.ranges import ValueRange
 from clipspect.data.transforms import Aspect, Interpolation, ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
@@ -39,6 +40,8 @@ def load(
     batch_size: int = 8,
     set_size: int = 128,
     max_pixels: int = MAX_PIXELS,
+    bit_depth: int | None = None,
+    window: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Detector:
     """Load a detector.
@@ -62,12 +65,15 @@ def load(
         batch_size: images encoded at once.
         set_size: most images of a set that serve as each other's references.
         max_pixels: larger images are refused before they are decoded.
+        bit_depth: bits of images that do not declare their own, such as 12-bit values in 16-bit files.
+        window: (low, high), the values that are black and white in images with more than 8 bits.
         seed: of random weights.
 
     Raises:
         UsageError: an unknown name or an impossible setting; the message lists what there is.
         WeightsError: weights that are not here; the message says which file and how to pass it.
     """
+    value_range = ValueRange(bit_depth, None if window is None else (float(window[0]), float(window[1])))
     wanted = [method] if isinstance(method, str | Method) else list(method)
     made = [_make(one, settings or {}, alone=len(wanted) == 1) for one in wanted]
     for key in settings or {}:
@@ -82,7 +88,9 @@ def load(
     check_precision(precision)
     backbone = load_backbone(model, weights, image_size=image_size, device=device, seed=seed)
     backbone, agreement = resolve_precision(backbone, precision)
-    reader = ImageLoader(ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels)
+    reader = ImageLoader(
+        ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels, value_range
+    )
     anomaly_model = AnomalyModel(backbone, tuple(made), prompt_config, batch_size)
     return Detector(anomaly_model, reader, set_size=set_size, agreement=agreement)
 

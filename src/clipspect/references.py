@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipspect.backbones.features import Features
-from clipspect.data.find import find_images
+from clipspect.data.find import check_source, find_images
 from clipspect.data.loader import Templates, load_images
 from clipspect.data.prepare import Source
 from clipspect.detection import Detection
@@ -44,6 +45,8 @@ def _encode_named(detector: Detector, images: Iterable[Source]) -> tuple[Feature
         if loaded.error is not None:
             raise loaded.error
         if loaded.image is not None:
+            for note in loaded.image.notes:
+                warnings.warn(f"reference {loaded.name}: {note}", stacklevel=3)
             tensor = image_tensor([loaded.image], detector.backbone)
             parts.append(detector.model.encode(tensor, sources_of([loaded.image])).features)
             hashes[loaded.name] = loaded.image.content_hash
@@ -147,12 +150,14 @@ def calibrate(
     """
     if not 0 < false_alarm_rate < 1:
         raise UsageError(f"false-alarm rate {false_alarm_rate}: give a share between 0 and 1, such as 0.05")
+    check_source(good)
     images = find_images(Path(good)) if isinstance(good, str | Path) else list(good)
     loaded = list(load_images(images, detector.reader, ahead=detector.ahead, templates=templates))
     failed = tuple((one.name, str(one.error)) for one in loaded if one.error is not None)
     readable = [one for one in loaded if one.image is not None]
     if not readable:
-        raise UsageError("none of the known-good images could be read")
+        first = f"; the first, {failed[0][1]}" if failed else ""
+        raise UsageError(f"none of the {len(failed)} known-good images could be read{first}")
     run = detector.begin(
         object, references=references, templates=templates is not None, pool=readable, own_references=True
     )

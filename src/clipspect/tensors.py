@@ -125,7 +125,9 @@ def _make_detection(
 ) -> Detection:
     image = loaded.image
     warnings: tuple[str, ...] = (RANDOM_WEIGHTS,) * model.backbone.is_random
+    warnings += image.notes if image else ()
     if method.accepts_references and image and loaded.template:
+        warnings += tuple(f"Its reference: {note}" for note in loaded.template.notes)
         warnings += (ONLY_ITSELF,) if image.content_hash == loaded.template.content_hash else ()
     common: dict[str, Any] = {
         "path": loaded.name,

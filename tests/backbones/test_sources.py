@@ -59,7 +59,9 @@ def test_of_copies_one_is_kept():
 def test_where_all_images_are_alike_only_equal_files_count():
     noise = np.random.default_rng(0)
     part = noise.integers(60, 200, (64, 64, 3))
-    images = [READER.read(np.clip(part + noise.normal(0, 2, part.shape), 0, 255).astype(np.uint8)) for _ in range(5)]
+    images = [
+        READER.read(np.clip(part + noise.normal(0, 2, part.shape), 0, 255).astype(np.uint8)) for _ in range(5)
+    ]
     sources = sources_of([*images, images[0]])
     same = sources.same_image(sources)
     assert same[0].tolist() == [True, False, False, False, False, True]
@@ -68,4 +70,8 @@ def test_where_all_images_are_alike_only_equal_files_count():
 
 def test_rows_without_pixels_are_told_apart_by_their_hashes():
     sources = Sources(("a", "b", "a"), (0, 0, 1))
-    assert sources.same_image(sources).tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert sources.same_image(sources).tolist() == [
+        [True, False, True],
+        [False, True, False],
+        [True, False, True],
+    ]

@@ -217,7 +217,7 @@ def test_undefined_metrics_are_null_with_a_reason(own, tmp_path):
 def test_grey_masks_are_told(own, tmp_path):
     path = own / "masks/dent/001.png"
     shades = np.asarray(Image.open(path)).copy()
-    shades[0, :3] = (30, 60, 90)
+    shades[0, :20] = np.arange(20) * 12 + 5
     Image.fromarray(shades).save(path)
     (result,) = run(own, tmp_path / "out")
     assert result.warnings == ["1 masks are not binary; they were cut at half their brightest value"]
@@ -362,3 +362,30 @@ def test_real_images_with_every_method(tmp_path):
     )
     assert values(first) == values(second)
     assert all(v is not None and 0 <= v <= 1 for found in values(first) for v in found.values())
+
+
+def test_empty_full_and_vanished_masks_are_told(own, tmp_path):
+    dot = np.zeros((64, 64), np.uint8)
+    dot[0, 0] = 255
+    for name, mask in (("000", dot * 0), ("001", dot * 0 + 255), ("002", dot)):
+        Image.fromarray(mask).save(own / f"masks/dent/{name}.png")
+    (result,) = run(own, tmp_path / "out", settings=Settings(image_size=32))
+    assert result.warnings == [
+        "1 masks of defective images are empty, the first is that of dent/000.jpg",
+        "1 masks mark the whole image as defective, the first is that of dent/001.jpg",
+        "1 masks have no pixel left at the map's size, so their defects count as normal; use --full-size, the first is"
+        " that of dent/002.jpg",
+    ]
+
+
+def test_a_depth_that_looks_wrong_is_told_and_can_be_given(own, tmp_path):
+    for path in own.rglob("*.jpg"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        path.unlink()
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+    (dark,) = run(own, tmp_path / "dark")
+    assert sum("it is dark at full scale" in warning for warning in dark.warnings) >= 1
+    (right,) = run(own, tmp_path / "right", settings=replace(SMALL, bit_depth=12))
+    (again,) = run(own, tmp_path / "right", settings=replace(SMALL, bit_depth=12))
+    assert right.warnings == []
+    assert again.figures.values == right.figures.values != dark.figures.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch
 pytest.importorskip("anomalib", reason="anomalib is not installed: clipspect[anomalib]")
 from anomalib.data import Folder, MVTecAD
 from anomalib.engine import Engine
+from PIL import Image
 from torchvision import tv_tensors
 
+import clipspect
+from cases import CASES
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
@@ -160,3 +164,18 @@ def test_anomalibs_command_line_runs_it(root, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "pixel_AUPRO" in done.stdout
+
+
+def test_files_that_anomalib_reads_differently_score_as_in_detect(engine, small_model, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(CASES / "exif6.png", folder / "a.png")
+    Image.fromarray(np.arange(64 * 80, dtype=np.uint16).reshape(64, 80) * 12).save(folder / "b.png")
+    colour = np.random.default_rng(2).integers(0, 256, (64, 80, 4), dtype=np.uint8)
+    Image.fromarray(colour).save(folder / "c.png")
+    kind = model(AnoClip, small_model, class_name="plate", post_processor=False)
+    found = engine.predict(model=kind, data_path=folder)
+    ours = clipspect.load("anoclip", model=str(small_model), image_size=64).detect(folder, object="plate")
+    for theirs, one in zip(found, ours, strict=True):
+        assert float(theirs.pred_score) == pytest.approx(one.score, abs=1e-5)
+        np.testing.assert_allclose(theirs.anomaly_map.squeeze().numpy(), one.score_map, atol=1e-5)

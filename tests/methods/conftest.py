@@ -69,7 +69,17 @@ def photos() -> torch.Tensor:
 
 
 def run_set(
-    backbone, anchors, method, photos, *, batch=4, order=None, pool=None, references=None, paired=None, identify=True
+    backbone,
+    anchors,
+    method,
+    photos,
+    *,
+    batch=4,
+    order=None,
+    pool=None,
+    references=None,
+    paired=None,
+    identify=True,
 ):
     """One encoding, one preparation, scores in batches: what the detector does with a set.
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from clipspect.postprocess.thresholds import given_thresholds
 
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
-from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.results.merge import RowFilter, merge_results, recover_manifest
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
@@ -52,7 +52,8 @@ def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_pa
     after = rows_of(tmp_path / "merged")
     assert (outcome.images, outcome.flagged, outcome.failed) == (17, 3, 1)
     assert after == before
-    assert outcome.thresholds["dark"] == given_thresholds(0.6)
+    found = outcome.thresholds["dark"]
+    assert (found.image, found.source) == (0.6, "given")
     assert "part-0015.png" in outcome.report.read_text()
 
 
@@ -180,3 +181,7 @@ def test_coco_holds_every_region_as_a_box_of_its_image(lines, tmp_path, monkeypa
     assert ("part-0015.png", 10, 20, 10, 10, 100) in {box[:6] for box in boxes}
     assert len({annotation["id"] for annotation in coco["annotations"]}) == len(coco["annotations"])
     assert [category["id"] for category in coco["categories"]] == [1]
+    for annotation in coco["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        (polygon,) = annotation["segmentation"]
+        assert polygon == [left, top, left + width, top, left + width, top + height, left, top + height]

@@ -25,7 +25,7 @@ def test_every_kind_is_told_by_its_content_and_passes(kind):
     "data",
     [
         b"",
-        b"GIF89a" + bytes(40),
+        b"%PDF-1.7" + bytes(40),
         b"%PDF-1.7",
         b"<svg/>",
         b"\x80\x04\x95pickle",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,9 @@ METRICS = (
     "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro",
 )  # fmt: skip
 """The figures of a row, in the order of tables."""
+
+RANDOM_WEIGHTS = "random weights"
+"""Begins the warning of every row of a control, which tables name anyway."""
 
 Resolution = Literal["map", "photo"]
 """Where maps meet masks: "map" at the method's own map, the backbone's input size, as the papers and anomalib measure;
@@ -51,6 +55,11 @@ class Accumulator:
     scores: list[float] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     grey: int = 0
+    told: Counter[str] = field(default_factory=Counter)
+    """What detections warn of → how many do."""
+    empty: list[str] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
     masked: int = 0
 
     def add(self, sample: Sample, detection: Detection) -> None:
@@ -63,6 +72,7 @@ class Accumulator:
         except ImageError as error:
             self.failed[detection.path] = error.reason
             return
+        self.told.update(w for w in detection.warnings if not w.startswith(RANDOM_WEIGHTS))
         self.labels.append(sample.defective)
         self.scores.append(detection.score)
         if mask is None and sample.defective:
@@ -70,7 +80,11 @@ class Accumulator:
         scores = detection.score_map if self.resolution == "map" else detection.anomaly_map
         truth = np.zeros(scores.shape, bool) if mask is None else fit_mask(mask.pixels, *scores.shape)
         self.curve.add(truth, scores, detection.path)
-        self.grey += mask is not None and mask.grey
+        if mask is not None:
+            self.grey += mask.grey
+            self.empty += [detection.path] * mask.empty
+            self.full += [detection.path] * mask.full
+            self.vanished += [detection.path] * (not mask.empty and not truth.any())
         self.masked += mask is not None
 
     def figures(self) -> Figures:
@@ -82,9 +96,19 @@ class Accumulator:
             name: None if math.isnan(value) else value for name, value in zip(METRICS, found, strict=True)
         }
         undefined = {name: self._reason(name) for name, value in values.items() if value is None}
-        warnings = []
+        warnings = [f"{count} images: {text}" for text, count in self.told.items()]
         if self.grey:
             warnings.append(f"{self.grey} masks are not binary; they were cut at half their brightest value")
+        for paths, what in (
+            (self.empty, "of defective images are empty"),
+            (self.full, "mark the whole image as defective"),
+            (
+                self.vanished,
+                "have no pixel left at the map's size, so their defects count as normal; use --full-size",
+            ),
+        ):
+            if paths:
+                warnings.append(f"{len(paths)} masks {what}, the first is that of {paths[0]}")
         count = len(self.labels) + len(self.failed)
         return Figures(values, undefined, pixel.error, count, dict(self.failed), warnings)
 

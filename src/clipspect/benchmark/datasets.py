@@ -279,8 +279,9 @@ def _folders(
 
 def _folder(layout: Layout, root: Path, object: str | None) -> Category:
     name = root.resolve().name
-    samples, train = list_folder(layout)
-    return check_category(Category(name, clean_object_name(object or name), tuple(samples), tuple(train)))
+    samples, train, warnings = list_folder(layout)
+    words = clean_object_name(object or name)
+    return check_category(Category(name, words, tuple(samples), tuple(train), tuple(warnings)))
 
 
 def digest(category: Category) -> str:

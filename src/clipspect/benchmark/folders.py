@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipspect.benchmark.samples import Sample
-from clipspect.data.find import SUFFIXES, find_images
+from clipspect.data.find import MASK_ENDINGS, MASK_FOLDERS, SUFFIXES, find_images
+from clipspect.data.formats import is_image_name
 from clipspect.errors import UsageError
 
 NORMAL_NAMES = ("good", "ok", "normal")
-MASK_NAMES = ("ground_truth", "ground-truth", "gt", "masks", "mask")
+MASK_NAMES = MASK_FOLDERS
 REFERENCE_NAMES = ("train", "reference", "references")
-_MASK_ENDINGS = ("", "_mask", "_gt", "_label", "_ground_truth")
+_MASK_ENDINGS = ("", *MASK_ENDINGS, "_label")
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,37 @@ def find_layout(folder: Path) -> Layout:
     )
 
 
-def list_folder(layout: Layout) -> tuple[list[Sample], list[Path]]:
-    """Samples of a layout, and its reference images, sorted by path; suffixes in any case.
+def list_folder(layout: Layout) -> tuple[list[Sample], list[Path], list[str]]:
+    """List the samples of a layout, its reference images, and warnings; sorted by path, suffixes in any case.
+
+    A mask that fits several images is used for none of them, unless one of them has it in a folder of its own
+    kind of defect.
 
     Raises:
         UsageError: a folder of the layout is missing or holds no images.
     """
     masks = _Masks(layout.masks)
+    warnings: list[str] = []
     samples = [] if layout.normal is None else [Sample(p, "good", False) for p in find_images(layout.normal)]
+    found: dict[Path, list[tuple[Path, bool]]] = {}
     for folder in layout.abnormal:
         for path in find_images(folder):
-            samples.append(Sample(path, folder.name, True, masks.of(path, folder)))
+            mask, own = masks.of(path, folder)
+            samples.append(Sample(path, folder.name, True, mask))
+            if mask is not None:
+                found.setdefault(mask, []).append((path, own))
+    for mask, claims in found.items():
+        owners = [path for path, own in claims if own] or [path for path, _ in claims]
+        losers = {path for path, _ in claims if len(owners) > 1 or path not in owners}
+        samples = [replace(s, mask=None) if s.path in losers else s for s in samples] if losers else samples
+        if losers and len(owners) > 1:
+            names = ", ".join("/".join(path.parts[-2:]) for path in sorted(losers)[:3])
+            warnings.append(
+                f"the mask {mask.name} fits {len(losers)} images ({names}) and was used for none; put masks into a"
+                " subfolder per kind of defect"
+            )
     references = [] if layout.references is None else find_images(layout.references)
-    return sorted(samples, key=lambda s: s.path), references
+    return sorted(samples, key=lambda s: s.path), references, warnings
 
 
 def image_suffixes(folder: Path) -> tuple[str, ...]:
@@ -81,21 +100,33 @@ class _Masks:
         self._by_name: dict[tuple[str, str], Path] = {}
         if folder is None:
             return
-        for path in find_images(folder):
+        for path in _files(folder):
             self._by_name[self._key(path.relative_to(folder).parent, path.stem)] = path
 
-    def of(self, image: Path, folder: Path) -> Path | None:
+    def of(self, image: Path, folder: Path) -> tuple[Path | None, bool]:
+        """The mask of an image, and whether it lies in a folder of the image's kind of defect."""
         below = image.relative_to(folder).parent
-        for place in (Path(folder.name) / below, below, Path()):
+        for place in dict.fromkeys((Path(folder.name) / below, below, Path())):
             for ending in _MASK_ENDINGS:
                 found = self._by_name.get(self._key(place, image.stem + ending))
                 if found is not None:
-                    return found
-        return None
+                    return found, place == Path(folder.name) / below
+        return None, False
 
     @staticmethod
     def _key(place: Path, stem: str) -> tuple[str, str]:
         return place.as_posix().lower(), stem.lower()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Images in a folder of masks, where a name such as part_mask.png tells nothing."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and is_image_name(path)
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
 
 
 def given_layout(

@@ -43,6 +43,8 @@ class Settings:
     domain: str = "auto"
     prompts: Path | None = None
     resolution: Resolution = "map"
+    bit_depth: int | None = None
+    window: tuple[float, float] | None = None
     by_defect: bool = False
     """Also figures of each kind of defect against the good images."""
 

@@ -35,6 +35,7 @@ from clipspect.benchmark.provenance import machine, peak_memory, versions
 from clipspect.benchmark.samples import Category
 from clipspect.data.loader import load_images
 from clipspect.data.prepare import ImageLoader
+from clipspect.data.ranges import ValueRange
 from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
@@ -136,7 +137,10 @@ class _Station:
 
     def detector(self, measured: Sequence[Measured]) -> Detector:
         s = self.settings
-        reader = ImageLoader(ResizeSpec(self.backbone.image_size, s.aspect, s.interpolation), s.tile)
+        value_range = ValueRange(s.bit_depth, s.window)
+        reader = ImageLoader(
+            ResizeSpec(self.backbone.image_size, s.aspect, s.interpolation), s.tile, value_range=value_range
+        )
         prompt_config = PromptConfig(load_prompts(s.prompts), s.domain, (), ())
         methods = cast(Sequence[Method], measured)
         model = AnomalyModel(self.backbone, tuple(methods), prompt_config, s.batch_size)
@@ -147,6 +151,11 @@ def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
     """What all candidates of a unit depend on, as JSON-able values."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
     del settings["device"], settings["batch_size"]  # these change speed, not figures
+    for name in ("bit_depth", "window"):  # results of before these settings go on
+        if settings[name] is None:
+            del settings[name]
+        elif name == "window":
+            settings[name] = list(settings[name])  # as JSON gives it back
     return {
         "clipspect": clipspect.__version__,
         "data": unit.data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,10 @@ def check_category(category: Category) -> Category:
             f"{len(bare)} defective images have no mask and count in the image metrics only, the first"
             f" is {bare[0]}"
         )
+    masks = Counter(s.mask for s in category.samples if s.mask is not None)
+    for mask, uses in masks.items():
+        if uses > 1:
+            warnings.append(f"{uses} images have the same mask, {mask}: it can be right for one of them only")
     twins = shared_images([s.path for s in category.samples], category.train)
     if twins:
         test, train = twins[0]

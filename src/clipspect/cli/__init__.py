@@ -16,10 +16,10 @@ from clipspect.cli.output import console
 from clipspect.cli.references import references_app
 from clipspect.cli.results import results_app
 from clipspect.cli.serve import serve, ui
+from clipspect.cli.strict import EXIT_INTERRUPTED, StrictCommand, interrupts
 from clipspect.errors import ClipspectError
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="clipspect",
@@ -40,25 +40,31 @@ def _root(
         raise typer.Exit
 
 
-app.command()(detect)
-app.command()(demo)
-app.command()(models)
-app.command()(methods)
-app.command()(benchmark)
-app.command()(ui)
-app.command()(serve)
-app.command()(export)
+app.command(cls=StrictCommand)(detect)
+app.command(cls=StrictCommand)(demo)
+app.command(cls=StrictCommand)(models)
+app.command(cls=StrictCommand)(methods)
+app.command(cls=StrictCommand)(benchmark)
+app.command(cls=StrictCommand)(ui)
+app.command(cls=StrictCommand)(serve)
+app.command(cls=StrictCommand)(export)
 app.add_typer(references_app, name="references")
 app.add_typer(results_app, name="results")
 
 
 def main() -> None:
-    """Run the command line; a ClipspectError becomes one red line and exit code 2."""
+    """Run the command line; a ClipspectError, or a path that cannot be used, becomes one red line and exit code 2."""
     try:
-        app()
+        with interrupts():
+            app()
     except ClipspectError as error:
         console(stderr=True).print("error", str(error), style="bold red", markup=False, soft_wrap=True)
         sys.exit(EXIT_USAGE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"error {error.filename}: {error.strerror or error}"
+        console(stderr=True).print(message, style="bold red", markup=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        console(stderr=True).print("stopped; run the same command again to go on")
         sys.exit(EXIT_INTERRUPTED)

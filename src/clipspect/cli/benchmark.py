@@ -46,7 +46,6 @@ def benchmark(
         str | None,
         typer.Option(
             "--object",
-            "-o",
             help="What is on the images (default: the category's name).",
             rich_help_panel=DATA,
         ),
@@ -119,6 +118,8 @@ def benchmark(
     aspect: opt.AspectOption = "squash",
     interpolation: opt.InterpolationOption = "bicubic",
     tile: opt.TileOption = None,
+    bit_depth: opt.BitDepthOption = None,
+    window: opt.WindowOption = None,
     domain: opt.DomainOption = "auto",
     prompts: opt.PromptsOption = None,
     full_size: Annotated[
@@ -136,6 +137,7 @@ def benchmark(
         Path | None,
         typer.Option(
             "--out",
+            "-o",
             help="Results folder; a stopped run goes on there (default: DATA-benchmark).",
             rich_help_panel=TABLES,
         ),
@@ -187,7 +189,7 @@ def benchmark(
         chosen = [thinned(category, limit) for category in chosen]
     settings = Settings(
         image_size, device, precision, batch_size, set_size, aspect, interpolation, opt.parse_tile(tile), domain,
-        prompts, "photo" if full_size else "map", by_defect,
+        prompts, "photo" if full_size else "map", bit_depth, opt.parse_window(window), by_defect,
     )  # fmt: skip
     target = out or Path(f"{data}-benchmark")
     results = _run_with_progress(

@@ -49,6 +49,9 @@ def detect(
     interpolation: opt.InterpolationOption = "bicubic",
     tile: opt.TileOption = None,
     max_pixels: opt.MaxPixelsOption = None,
+    bit_depth: opt.BitDepthOption = None,
+    window: opt.WindowOption = None,
+    pages: opt.PagesOption = opt.Pages.first,
     domain: opt.DomainOption = "auto",
     prompts: opt.PromptsOption = None,
     normal_state: opt.NormalOption = None,
@@ -80,7 +83,7 @@ def detect(
     place, on_ray = Path(source), engine is opt.EngineName.ray
     if not on_ray:
         _check_local(source, address, workers)
-    alone = not on_ray and place.is_file() and out is None
+    alone = not on_ray and place.is_file() and out is None and pages is opt.Pages.first
     if alone and (csv or maps is not opt.Maps.none):
         raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
     if false_alarm_rate is not None and good is None:
@@ -103,6 +106,8 @@ def detect(
         "normal": normal_state or (),
         "abnormal": abnormal_state or (),
         "set_size": set_size,
+        "bit_depth": bit_depth,
+        "window": opt.parse_window(window),
         **({} if max_pixels is None else {"max_pixels": max_pixels}),
     }
     detector = load_detector(settings=set_, **recipe)
@@ -128,6 +133,8 @@ def detect(
             "overwrite": overwrite,
         }
         if on_ray:
+            if pages is opt.Pages.all:
+                raise UsageError("--pages all works with --engine local alone")
             if templates is not None or maps is not opt.Maps.none:
                 raise UsageError("--templates and --maps work with --engine local alone")
             from clipspect.cli.ray import run_on_ray
@@ -147,7 +154,14 @@ def detect(
             from clipspect.results.run import LocalEngine
 
             scoring = LocalEngine(
-                detector, place, object, target, good=calibrated, maps=maps.value, **context
+                detector,
+                place,
+                object,
+                target,
+                good=calibrated,
+                maps=maps.value,
+                all_pages=pages is opt.Pages.all,
+                **context,
             )
             summary = run_with_progress(scoring, **options)
         flagged, failed = summary.flagged, summary.failed
@@ -162,7 +176,7 @@ def detect(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Results folder.")] = Path("demo-results"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.")] = Path("demo-results"),
 ) -> None:
     """Run the offline model on the images that ship with clipspect and write a report."""
     from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
@@ -285,6 +299,7 @@ def _one(
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
     from clipspect.results.export import detection_json
+    from clipspect.results.run import short_name
 
     found: list[Detection] = [
         d if threshold is None or d.error else move_threshold(d, threshold)
@@ -301,7 +316,7 @@ def _one(
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
         drawn = overlays is opt.Overlays.all or (overlays is opt.Overlays.flagged and detection.flag)
-        overlay = source.with_name(f"{source.stem}{tag}{OVERLAY_SUFFIX}") if drawn else None
+        overlay = source.with_name(short_name(source.name, f"{tag}{OVERLAY_SUFFIX}")) if drawn else None
         if overlay is not None:
             detection.save(overlay)
         if json_wanted:

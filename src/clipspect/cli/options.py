@@ -19,6 +19,13 @@ class Maps(str, Enum):
     npy = "npy"
 
 
+class Pages(str, Enum):
+    """What is read of files with several pages or frames."""
+
+    first = "first"
+    all = "all"
+
+
 class EngineName(str, Enum):
     """Where images are scored."""
 
@@ -43,7 +50,7 @@ OUTPUT = "Output"
 SCALE = "Scale"
 
 ObjectOption = Annotated[
-    str, typer.Option("--object", "-o", help="What is on the images, in plain words: 'metal nut'.")
+    str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
 ]
 MethodOption = Annotated[
     str | None,
@@ -119,6 +126,30 @@ MaxPixelsOption = Annotated[
         help="Refuse larger images before decoding them [default: 100000000].",
         rich_help_panel=INPUT,
         show_default=False,
+    ),
+]
+BitDepthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--bit-depth",
+        help="Bits of images that do not declare them: 12 for 12-bit values in 16-bit files.",
+        rich_help_panel=INPUT,
+    ),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        help="Values that are black and white in images with more than 8 bits: 0,4095.",
+        rich_help_panel=INPUT,
+    ),
+]
+PagesOption = Annotated[
+    Pages,
+    typer.Option(
+        "--pages",
+        help="Of files with several pages or frames: the first, or all of them.",
+        rich_help_panel=INPUT,
     ),
 ]
 DomainOption = Annotated[
@@ -222,7 +253,11 @@ WorkersOption = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", help="Results folder [default: NAME-results].", rich_help_panel=OUTPUT, show_default=False
+        "--out",
+        "-o",
+        help="Results folder [default: NAME-results].",
+        rich_help_panel=OUTPUT,
+        show_default=False,
     ),
 ]
 MapsOption = Annotated[Maps, typer.Option("--maps", help="Also write the maps.", rich_help_panel=OUTPUT)]
@@ -245,6 +280,17 @@ FailOption = Annotated[
     bool,
     typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT),
 ]
+
+
+def parse_window(text: str | None) -> tuple[float, float] | None:
+    """--window as two numbers; UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--window {text}: give two numbers, such as 0,4095") from None
+    return low, high
 
 
 def parse_tile(text: str | None) -> int | Literal["square"] | None:

@@ -10,6 +10,7 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.detect import load_detector
 from clipspect.cli.output import console
+from clipspect.cli.strict import StrictCommand
 
 references_app = typer.Typer(
     help="Encoded known-good references, kept in one file and used with detect --reference.",
@@ -22,7 +23,7 @@ def _references() -> None:
     """Encoded known-good references, kept in one file and used with detect --reference."""
 
 
-@references_app.command()
+@references_app.command(cls=StrictCommand)
 def build(
     good: Annotated[Path, typer.Argument(help="A known-good image, or a folder.", show_default=False)],
     object: Annotated[
@@ -42,6 +43,8 @@ def build(
     aspect: opt.AspectOption = "squash",
     interpolation: opt.InterpolationOption = "bicubic",
     tile: opt.TileOption = None,
+    bit_depth: opt.BitDepthOption = None,
+    window: opt.WindowOption = None,
 ) -> None:
     """Encode known-good images once: clipspect references build good/ --object bottle -o bottle.refs."""
     detector = load_detector(
@@ -55,6 +58,8 @@ def build(
         aspect=aspect,
         interpolation=interpolation,
         tile=opt.parse_tile(tile),
+        bit_depth=bit_depth,
+        window=opt.parse_window(window),
     )
     with console(stderr=True).status(f"encoding the references in {good}"):
         count = detector.write_references(good, object, out)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipspect.cli.output import console
+from clipspect.cli.strict import StrictCommand
 from clipspect.errors import UsageError
 
 results_app = typer.Typer(
@@ -16,7 +17,7 @@ results_app = typer.Typer(
 )
 
 FolderArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
-NewFolder = Annotated[Path, typer.Option("--out", help="A new results folder.", show_default=False)]
+NewFolder = Annotated[Path, typer.Option("--out", "-o", help="A new results folder.", show_default=False)]
 MethodsOption = Annotated[
     list[str] | None, typer.Option("--method", "-m", help="Only this method's rows. Repeatable.")
 ]
@@ -38,7 +39,7 @@ def _results() -> None:
     """Merge, filter and export results folders, and write their reports anew."""
 
 
-@results_app.command()
+@results_app.command(cls=StrictCommand)
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Results folders.", show_default=False)],
     out: NewFolder,
@@ -59,7 +60,7 @@ def merge(
     _say(out, outcome.images, outcome.flagged, outcome.failed)
 
 
-@results_app.command()
+@results_app.command(cls=StrictCommand)
 def filter(
     folder: FolderArgument,
     out: NewFolder,
@@ -90,10 +91,10 @@ def filter(
     _say(out, outcome.images, outcome.flagged, outcome.failed)
 
 
-@results_app.command()
+@results_app.command(cls=StrictCommand)
 def export(
     folder: FolderArgument,
-    out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", show_default=False)],
     format: Annotated[
         Format,
         typer.Option("--format", help="csv: a row per image. coco: images, and regions as boxes."),
@@ -123,7 +124,7 @@ def export(
     console().print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-@results_app.command()
+@results_app.command(cls=StrictCommand)
 def report(folder: FolderArgument) -> None:
     """Write report.html again, from the rows alone; a lost manifest is made anew from them too."""
     from clipspect.results.merge import recover_manifest

@@ -1,8 +1,8 @@
 """Pictures in memory (Pillow, NumPy, torch) to the one form every later step takes: (H, W, 3) uint8 RGB.
 
-Ranges: 8 bits stay as they are; 16 bits are scaled by the full range (65535 → 255, whatever values occur, so
-that all images of a run are treated alike); floats must lie within [0, 1] and are multiplied by 255.
-Anything else is refused: a guessed range would make the scores of two images incomparable.
+Ranges: 8 bits stay as they are; deeper values are scaled as ``ranges`` says; floats must lie within [0, 1] and are
+multiplied by 255, unless a window is given. Anything else is refused: a guessed range would make the scores of two
+images incomparable.
 
 Transparency is composited on white, which is how viewers and web pages show it; the colour stored under
 transparent pixels is arbitrary and must not reach a detector. Embedded colour profiles are not applied.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.data.ranges import FILE_RANGE, ValueRange, scale_opacity, scale_to_bytes
 from clipspect.errors import ImageError
 
 if TYPE_CHECKING:
@@ -29,26 +30,35 @@ WANTED = "wanted is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or 
 WANTED_TENSOR = "wanted is one image (3, H, W), (1, H, W) or (H, W, 3), uint8 or float within [0, 1]"
 
 EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _STRIP = 64
 """Rows composited at once."""
 
 
-def to_pixels(source: Any, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def to_pixels(
+    source: Any,
+    *,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange = FILE_RANGE,
+    notes: list[str] | None = None,
+) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) uint8 RGB, C-contiguous, of a Pillow image, a NumPy array or a torch tensor.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or float within [0, 1];
     tensors (3, H, W), (1, H, W) or (H, W, 3). ``name`` stands for the picture in errors.
+    ``value_range`` and ``notes`` are those of :func:`~clipspect.data.ranges.scale_to_bytes`.
 
     Raises ImageError, saying which shape or range is wanted.
     """
     if isinstance(source, np.ndarray):
-        return _array_to_pixels(source, name, WANTED, max_pixels)
+        return _array_to_pixels(source, name, WANTED, max_pixels, value_range, notes)
     if hasattr(source, "detach") and hasattr(source, "cpu"):
-        return _tensor_to_pixels(source, name, max_pixels)
+        return _tensor_to_pixels(source, name, max_pixels, value_range, notes)
     if hasattr(source, "getexif") and hasattr(source, "mode"):
         check_size(source.width, source.height, name, max_pixels)
         try:
-            return pil_to_pixels(source, name, max_pixels=max_pixels)
+            return pil_to_pixels(source, name, max_pixels=max_pixels, value_range=value_range, notes=notes)
         except ImageError:
             raise
         except Exception as error:  # a lazily opened file: decoders raise anything on damaged data
@@ -76,37 +86,60 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
         )
 
 
-def pil_to_pixels(image: Image.Image, name: str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def pil_to_pixels(
+    image: Image.Image,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange = FILE_RANGE,
+    notes: list[str] | None = None,
+) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) uint8 RGB of the current frame of a Pillow image, upright after EXIF orientation.
 
     Decoding errors of Pillow pass through; ImageError for what decodes but cannot be used.
     """
     image.load()
     check_size(image.width, image.height, name, max_pixels)  # a damaged header may promise another size
-    orientation = _orientation(image)
-    if image.mode == "F":
-        pixels = _array_to_pixels(
-            np.asarray(image), name, "float images hold values within [0, 1]", max_pixels
-        )
-    elif image.mode.startswith("I"):
-        pixels = _array_to_pixels(_sixteen_bits(np.asarray(image), name), name, WANTED, max_pixels)
+    orientation = orientation_of(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        bits, white_is_zero = _tiff_declares(image)
+        values = np.asarray(image)
+        grey = scale_to_bytes(values, name, value_range, bits=bits, notes=notes)
+        # Pillow inverts 8-bit TIFF whose white is zero, and no other
+        pixels = grey_to_rgb(255 - grey if white_is_zero else grey)
     elif image.has_transparency_data:
-        pixels = _over_white(np.asarray(image.convert("RGBA")))
+        pixels = over_white(np.asarray(image.convert("RGBA")))
     else:
         pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return np.ascontiguousarray(_upright(pixels, orientation))
+    return np.ascontiguousarray(upright(pixels, orientation))
 
 
-def _orientation(image: Image.Image) -> int:
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) → (H, W, 3)."""
+    return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+
+
+def _tiff_declares(image: Image.Image) -> tuple[int | None, bool]:
+    """Bits of a value, and whether white is zero, of a TIFF file opened with Pillow."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return None, False
+    bits = tags.get(_TIFF_BITS)
+    return int(bits[0]) if bits else None, tags.get(_TIFF_PHOTOMETRIC) == 0
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of a Pillow image, 1 to 8; 1 where there is none."""
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata beside good pixels: the image is read as it lies
         return 1
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, …) turned and mirrored as an EXIF orientation says."""
     if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
@@ -114,54 +147,47 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _sixteen_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
-    """Grey values of Pillow's integer modes, which hold 16 bits in 16 or in 32."""
-    if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
-        raise ImageError(name, "32-bit values outside 0…65535; save it with 8 or 16 bits")
-    return values.astype(np.uint16)
-
-
-def _array_to_pixels(values: NDArray[Any], name: str, wanted: str, max_pixels: int) -> NDArray[np.uint8]:
+def _array_to_pixels(
+    values: NDArray[Any],
+    name: str,
+    wanted: str,
+    max_pixels: int,
+    value_range: ValueRange = FILE_RANGE,
+    notes: list[str] | None = None,
+) -> NDArray[np.uint8]:
     given = f"got shape {values.shape} of {values.dtype}"
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         raise ImageError(name, f"{given}; {wanted}")
     check_size(values.shape[1], values.shape[0], name, max_pixels)
-    if values.dtype.newbyteorder("=") == np.uint16:
-        # 65535 = 255 · 257, so this rounds to the nearest of 256 levels
-        values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    elif values.dtype.kind == "f":
-        values = _unit_to_bytes(values, name, wanted)
-    elif values.dtype != np.uint8:
+    if values.dtype.kind != "f" and values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ImageError(name, f"{given}; {wanted}")
+    colours = 3 if values.ndim == 3 and values.shape[2] == 4 else None  # alpha keeps its type's range
+    scaled = scale_to_bytes(values[..., :colours], name, value_range, notes=notes, float_range=wanted)
+    if colours == 3:
+        opacity = scale_opacity(values[:, :, 3:], name, value_range)
+        return over_white(np.concatenate([scaled, opacity], axis=2))
+    values = scaled
     if values.ndim == 2:
         values = values[:, :, None]
-    if values.shape[2] == 4:
-        return _over_white(values)
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
-def _unit_to_bytes(values: NDArray[Any], name: str, wanted: str) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageError(name, f"holds NaN or infinite values; {wanted}")
-    if low < -1e-3 or high > 1 + 1e-3:  # resampling overshoots by rounding only
-        raise ImageError(name, f"holds values from {low:.4g} to {high:.4g}; {wanted}")
-    # float32, because float16 has no 255.5 and float64 would only cost memory
-    return (np.clip(values.astype(np.float32), 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def over_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:
+    """(H, W, 4) → (H, W, 3): composited on white; ``premultiplied`` where colours are stored times alpha."""
     pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
     # 16-bit values of a whole image at once would be several times its size
     for top in range(0, len(rgba), _STRIP):
         strip = rgba[top : top + _STRIP]
         alpha = strip[:, :, 3:].astype(np.uint16)
-        blended = strip[:, :, :3] * alpha + 255 * (255 - alpha)
+        colours = strip[:, :, :3] * (np.uint16(255) if premultiplied else alpha)
+        blended = np.minimum(colours.astype(np.uint32) + 255 * (255 - alpha), 65025)
         pixels[top : top + _STRIP] = (blended + 127) // 255
     return pixels
 
 
-def _tensor_to_pixels(tensor: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _tensor_to_pixels(
+    tensor: Any, name: str, max_pixels: int, value_range: ValueRange, notes: list[str] | None
+) -> NDArray[np.uint8]:
     try:
         tensor = tensor.detach().cpu()
         values = np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
@@ -171,4 +197,4 @@ def _tensor_to_pixels(tensor: Any, name: str, max_pixels: int) -> NDArray[np.uin
         values = values.transpose(1, 2, 0)
     elif values.ndim != 3 or values.shape[2] != 3:
         raise ImageError(name, f"got a tensor of shape {values.shape}; {WANTED_TENSOR}")
-    return _array_to_pixels(values, name, WANTED_TENSOR, max_pixels)
+    return _array_to_pixels(values, name, WANTED_TENSOR, max_pixels, value_range, notes)

@@ -4,55 +4,124 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from clipspect.data.convert import MAX_PIXELS, SMALLER, check_size, pil_to_pixels
+from clipspect.data.convert import (
+    MAX_PIXELS,
+    SMALLER,
+    check_size,
+    grey_to_rgb,
+    orientation_of,
+    over_white,
+    pil_to_pixels,
+    upright,
+)
+from clipspect.data.formats import DICOM, need, sniff_extra
+from clipspect.data.ranges import FILE_RANGE, ValueRange, scale_opacity, scale_to_bytes
+from clipspect.data.tiff import count_tiff_pages, decode_tiff, is_tiff
 from clipspect.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-"""Pillow's names of the formats that are read, told by content and never by file name."""
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+"""Pillow's names of the formats that are read everywhere, told by content and never by file name."""
 MAX_FILE_BYTES = 2 * 1024**3
+_PAGE = re.compile(r"(.+)#([1-9]\d*)", re.DOTALL)
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24
+"""Where the header of a PNG file has its bits per value."""
 
 # Our own limit is checked from the header and stated in the error. Pillow's lower one only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
-    """Pixels (H, W, 3) RGB and the SHA-256 (hex) of the file's bytes, from one read of the file.
+@dataclass(frozen=True)
+class Decoded:
+    """An image, and what its user must know about how it was read."""
 
-    Raises ImageError as ``decode_image``.
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) RGB, C-contiguous, upright."""
+    notes: tuple[str, ...] = ()
+
+
+def load_image(
+    path: Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
+) -> tuple[Decoded, str]:
+    """Decode a file, and hash the same bytes (see :func:`hash_file`), from one read of the file.
+
+    Raises ImageError as :func:`decode`.
     """
-    data = read_file(path, str(path))
-    return decode_image(data, name=str(path), max_pixels=max_pixels), hashlib.sha256(data).hexdigest()
+    file, page = split_page(path)
+    data = read_file(file, str(path))
+    decoded = decode(data, name=str(path), max_pixels=max_pixels, value_range=value_range, page=page)
+    return decoded, _page_hash(hashlib.sha256(data), page)
 
 
-def decode_image(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) uint8 RGB, C-contiguous, upright after EXIF orientation; the first frame of several.
+def read_image(
+    path: Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
+) -> tuple[NDArray[np.uint8], str]:
+    """Pixels (H, W, 3) RGB and the hash of :func:`load_image`."""
+    decoded, digest = load_image(path, max_pixels=max_pixels, value_range=value_range)
+    return decoded.pixels, digest
 
-    Modes and their scaling are those of ``convert.pil_to_pixels``. The number of pixels is checked from the
-    header, before anything is decoded.
 
-    Raises ImageError: missing, unreadable, empty, damaged, not an image, more than ``max_pixels`` pixels.
+def decode_image(
+    source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
+) -> NDArray[np.uint8]:
+    """The pixels of :func:`decode`, of a file or its bytes."""
+    if isinstance(source, Path):
+        file, page = split_page(source)
+        data = read_file(file, name)
+    else:
+        data, page = source, None
+    return decode(data, name=name, max_pixels=max_pixels, value_range=value_range, page=page).pixels
+
+
+def decode(
+    data: bytes,
+    *,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    value_range: ValueRange = FILE_RANGE,
+    page: int | None = None,
+) -> Decoded:
+    """Decode the bytes of a file.
+
+    Args:
+        data: the file.
+        name: of the image, for errors.
+        max_pixels: limit, checked from the header before anything is decoded.
+        value_range: settings of the run for images with more than 8 bits.
+        page: page or frame, from 0. None is the first one, with a note where there are several.
+
+    Returns:
+        Upright RGB after EXIF orientation, transparency composited on white, and notes.
+
+    Raises:
+        ImageError: empty, damaged, not an image, more than ``max_pixels`` pixels, no such page.
     """
-    data = read_file(source, name) if isinstance(source, Path) else source
     if not data:
         raise ImageError(name, "the file is empty (0 bytes); copy it again from its source")
     _let_pillow_read(max_pixels)
+    notes: list[str] = []
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.width, image.height, name, max_pixels)
-            return pil_to_pixels(image, name, max_pixels=max_pixels)
+        pixels = _decode(data, name, max_pixels, value_range, page or 0, notes)
+        if page is None and (count := count_pages(data)) > 1:
+            notes.append(
+                f"The file has {count} pages or frames; only the first was read (--pages all reads each)."
+            )
+        return Decoded(pixels, tuple(notes))
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(
             name,
-            "not a JPEG, PNG, TIFF, BMP or WebP image, or damaged from its first bytes on; "
+            "not a JPEG, PNG, TIFF, BMP, WebP or GIF image, or damaged from its first bytes on; "
             "convert it to one of these, or take it out of the folder",
         ) from None
     except Image.DecompressionBombError:
@@ -64,21 +133,118 @@ def decode_image(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXEL
         raise ImageError(name, f"damaged or cut short ({detail}); copy or export it again") from error
 
 
+def count_pages(data: bytes) -> int:
+    """Pages or frames of a file that hold an image of their own; 1 where they cannot be counted.
+
+    The further images of a multi-picture JPEG are previews and depth maps, and do not count.
+    """
+    try:
+        if is_tiff(data):
+            return count_tiff_pages(data)
+        if (extra := sniff_extra(data)) is DICOM and extra.installed:
+            from clipspect.data.dicom import count_dicom_frames
+
+            return count_dicom_frames(data)
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "GIF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged, or another format
+        return 1
+
+
+def _decode(
+    data: bytes, name: str, max_pixels: int, value_range: ValueRange, page: int, notes: list[str]
+) -> NDArray[np.uint8]:
+    formats: tuple[str, ...] = FORMATS
+    if is_tiff(data):
+        found = decode_tiff(
+            data, name, max_pixels=max_pixels, value_range=value_range, page=page, notes=notes
+        )
+        if found is not None:
+            return found
+    elif (extra := sniff_extra(data)) is not None:
+        need(extra, name)
+        if extra is DICOM:
+            from clipspect.data.dicom import decode_dicom
+
+            return decode_dicom(
+                data, name, max_pixels=max_pixels, value_range=value_range, page=page, notes=notes
+            )
+        formats = (str(extra.pillow),)
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        check_size(image.width, image.height, name, max_pixels)
+        if page:
+            image.seek(page)
+        elif is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
+            return _deep_png(data, image, name, value_range, notes)
+        return pil_to_pixels(image, name, max_pixels=max_pixels, value_range=value_range, notes=notes)
+
+
+def is_deep_png(data: bytes) -> bool:
+    """Whether bytes are a PNG file of 16 bits."""
+    return data.startswith(_PNG_START) and data[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10"
+
+
+def _deep_png(
+    data: bytes, image: Image.Image, name: str, value_range: ValueRange, notes: list[str]
+) -> NDArray[np.uint8]:
+    """A PNG file with colours or transparency of 16 bits, of which Pillow keeps 8."""
+    from imagecodecs import png_decode
+
+    image.load()  # refuses damaged data, which the other decoder partly accepts
+    values = png_decode(data)
+    if values.ndim == 2:
+        values = values[:, :, None]
+    colours = 3 if values.shape[2] >= 3 else 1
+    pixels = scale_to_bytes(values[:, :, :colours], name, value_range, notes=notes)
+    if colours == 1:
+        pixels = grey_to_rgb(pixels[:, :, 0])
+    if values.shape[2] > colours:
+        pixels = over_white(np.dstack([pixels, scale_opacity(values[:, :, colours], name, value_range)]))
+    return np.ascontiguousarray(upright(pixels, orientation_of(image)))
+
+
 def _let_pillow_read(max_pixels: int) -> None:
     """Pillow refuses by itself what has more than twice its own limit, which follows ours where that was raised."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in pieces. Raises ImageError where it cannot be read."""
+def page_path(path: Path, page: int) -> Path:
+    """The name of one page of a file, counted from 0: ``scan.tif#1``, ``scan.tif#2`` …"""
+    return path.with_name(f"{path.name}#{page + 1}")
+
+
+def split_page(path: Path) -> tuple[Path, int | None]:
+    """The file of :func:`page_path` and the page in it; None for a path that names no page."""
+    named = _PAGE.fullmatch(path.name)
+    if named is None or _exists(path):
+        return path, None
+    return path.with_name(named.group(1)), int(named.group(2)) - 1
+
+
+def _exists(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, of one page also of its number. Raises ImageError where it cannot be read."""
+    file, page = split_page(path)
+    try:
+        with file.open("rb") as opened:
+            return _page_hash(hashlib.file_digest(opened, "sha256"), page)
     except OSError as error:
         raise ImageError(
             str(path), f"cannot be read ({error.strerror or error}); check the path and the disk"
         ) from error
+
+
+def _page_hash(digest: hashlib._Hash, page: int | None) -> str:
+    if page is not None:
+        digest.update(f"#{page + 1}".encode())
+    return digest.hexdigest()
 
 
 def read_file(path: Path, name: str) -> bytes:

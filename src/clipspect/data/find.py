@@ -1,42 +1,143 @@
-"""Which files of a folder are images."""
+"""Which files of a folder are images to inspect, and what else lies there."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
-from clipspect.errors import UsageError
+from clipspect.data.formats import PLAIN_SUFFIXES, is_image_name, unsupported_kind
+from clipspect.errors import ImageError, UsageError
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
-)
-"""Suffixes of images, in any case. What a file really is, is told by its content when it is decoded."""
+SUFFIXES = PLAIN_SUFFIXES
+"""Suffixes of images that are read everywhere. What a file really is, is told by its content when it is decoded."""
 OVERLAY_SUFFIX = ".clipspect.png"
 """Ends the names of overlays that lie beside single images; they are never taken for images."""
 MANIFEST = "manifest.json"
 RESULTS_MARKER = "clipspect results"
 """Value of ``"kind"`` in the manifest of a results folder."""
+MASK_FOLDERS = ("ground_truth", "ground-truth", "gt", "masks", "mask")
+"""Names of folders, in any case, that hold masks."""
+MASK_ENDINGS = ("_mask", "_gt", "_ground_truth")
+"""Ends the stem of a mask that lies beside its image: part_mask.png beside part.jpg."""
+MASKS = "masks"
+_PAGED_SUFFIXES = (".tif", ".tiff", ".gif", ".webp", ".png", ".apng", ".dcm", ".dicom")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds."""
+
+    images: Sequence[Path]
+    """Sorted by path."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Kind of file that is not scored → number: "HEIC (needs clipspect[heif])", "masks", "other files"."""
+
+    def summary(self) -> str | None:
+        """One sentence on what was left out; None where nothing was."""
+        return summarize_left_out(self.left_out)
+
+
+def check_source(source: object) -> None:
+    """Refuse an empty path, which would mean the current folder. Raises UsageError."""
+    if isinstance(source, str) and not source.strip():
+        raise UsageError("the path is empty; give an image or a folder of images, '.' for the current folder")
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Images in a folder and the folders below it, sorted by path; a single file is its own list.
+    """Images in a folder and the folders below it, as :func:`scan_folder` finds them."""
+    return list(scan_folder(folder).images)
 
-    Hidden files and folders are left out, and so are results folders of clipspect. Linked folders are
-    followed once.
 
-    Raises UsageError: nothing at that path, a folder that cannot be listed, no image in it.
+def scan_folder(folder: Path, *, all_pages: bool = False) -> Scan:
+    """List the images in a folder and the folders below it; a single file is its own list.
+
+    Hidden files and folders are left out, and so are results folders of clipspect. Masks are left out too: images
+    named like another with ``_mask`` added, and folders called ``masks`` or ``ground_truth`` beside other images.
+    Linked folders are followed once.
+
+    Args:
+        folder: a folder, or one file.
+        all_pages: name each page of a file with several, as :func:`~clipspect.data.decode.page_path` does.
+
+    Returns:
+        Images sorted by path, and the number of other files by kind.
+
+    Raises:
+        UsageError: nothing at that path, a folder that cannot be listed, no image in it.
     """
     if folder.is_file():
-        return [folder]
+        return Scan(list(_pages([folder])) if all_pages else [folder])
     if not folder.exists():
         raise UsageError(f"{folder}: no such file or folder; give an image or a folder of images")
-    found = sorted(_walk(folder, set()), key=lambda path: path.relative_to(folder).parts)
-    if not found:
+    files = [path for path in _walk(folder, set()) if not path.name.endswith(OVERLAY_SUFFIX)]
+    images, left_out = sort_out([path.relative_to(folder) for path in files])
+    if not images:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise UsageError(f"{folder}: no images in it or below it; looked for files ending in {kinds}")
-    return found
+        there = summarize_left_out(left_out)
+        raise UsageError(
+            f"{folder}: no images in it or below it; looked for files ending in {kinds}"
+            + (f". {there}" if there else "")
+        )
+    found = [folder / path for path in images]
+    return Scan(list(_pages(found)) if all_pages else found, left_out)
+
+
+def sort_out(files: Collection[PurePath]) -> tuple[list[PurePath], dict[str, int]]:
+    """Tell images from masks and other files by their paths below a folder.
+
+    Returns:
+        Images sorted by path, and the number of other files by kind.
+    """
+    named = [path for path in files if is_image_name(path)]
+    stems = {(path.parent, path.stem.lower()) for path in named}
+    below = [path for path in named if any(part.lower() in MASK_FOLDERS for part in path.parts[:-1])]
+    masks = set(below) if len(below) < len(named) else set()  # else the masks are what was asked for
+    masks |= {path for path in named if _image_of_mask(path, stems)}
+    left_out = Counter(unsupported_kind(path) for path in files if not is_image_name(path))
+    other = left_out.pop("", 0)
+    counted = {kind: left_out[kind] for kind in sorted(left_out)}
+    counted |= {MASKS: len(masks)} if masks else {}
+    counted |= {"other files": other} if other else {}
+    return sorted((path for path in named if path not in masks), key=lambda path: path.parts), counted
+
+
+def summarize_left_out(left_out: Mapping[str, int]) -> str | None:
+    """One sentence on what was left out; None where nothing was."""
+    if not left_out:
+        return None
+    unsupported = [f"{n} {kind}" for kind, n in left_out.items() if kind not in (MASKS, "other files")]
+    parts = [f"{', '.join(unsupported)} not supported"] if unsupported else []
+    if count := left_out.get(MASKS):
+        parts.append(f"{count} {MASKS if count > 1 else 'mask'}")
+    if count := left_out.get("other files"):
+        parts.append(f"{count} other {'files' if count > 1 else 'file'}")
+    return f"Left out: {'; '.join(parts)}."
+
+
+def _image_of_mask(path: PurePath, stems: Collection[tuple[PurePath, str]]) -> bool:
+    """Whether the image that a mask belongs to lies beside it."""
+    stem = path.stem.lower()
+    return any(
+        stem.endswith(ending) and (path.parent, stem.removesuffix(ending)) in stems for ending in MASK_ENDINGS
+    )
+
+
+def _pages(paths: Sequence[Path]) -> Iterator[Path]:
+    """The paths, and in place of a file with several pages the path of each page."""
+    from clipspect.data.decode import count_pages, page_path, read_file
+
+    for path in paths:
+        count = 1
+        if path.suffix.lower() in _PAGED_SUFFIXES:
+            try:
+                count = count_pages(read_file(path, str(path)))
+            except ImageError:
+                count = 1  # its own row will say what is wrong
+        yield from [page_path(path, page) for page in range(count)] if count > 1 else [path]
 
 
 def is_results_folder(folder: Path) -> bool:
@@ -60,7 +161,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
                 continue
             if entry.is_dir():
                 yield from _walk(entry, visited)
-            elif entry.suffix.lower() in SUFFIXES and not entry.name.endswith(OVERLAY_SUFFIX):
+            else:
                 yield entry  # broken links too: they become error rows, not silence
     except OSError as error:
         raise UsageError(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipspect.data.convert import MAX_PIXELS, hash_pixels, to_pixels
-from clipspect.data.decode import decode_image, hash_file, read_image
+from clipspect.data.decode import decode, decode_image, hash_file, load_image, read_image
+from clipspect.data.ranges import FILE_RANGE, ValueRange
 from clipspect.data.tiling import Tile, blend_tiles, plan_tiles
 from clipspect.data.transforms import ResizeSpec, make_thumbnail
 from clipspect.errors import ImageError, UsageError
@@ -39,6 +40,8 @@ class PreparedImage:
     """At most 256 pixels a side."""
     pixels: Callable[[], NDArray[np.uint8]]
     """Gives (H, W, 3) again; files are read anew, so that a run's memory does not grow."""
+    notes: tuple[str, ...] = ()
+    """What the user must know about how it was read."""
 
     @property
     def signature(self) -> NDArray[np.float32]:
@@ -56,6 +59,8 @@ class ImageLoader:
     tile: int | Literal["square"] | None = None
     """Side of the tiles in image pixels; "square" = the shorter side, AnoCLIP's official setting for VisA."""
     max_pixels: int = MAX_PIXELS
+    value_range: ValueRange = FILE_RANGE
+    """Of images with more than 8 bits."""
 
     def __post_init__(self) -> None:
         """Check the tile's side."""
@@ -66,7 +71,10 @@ class ImageLoader:
     def preparation(self) -> str:
         """How images are cut and fitted, in words: equal words give equal pieces of equal images."""
         tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
-        return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}"
+        values = self.value_range
+        depth = "" if values.bit_depth is None else f", {values.bit_depth} bits"
+        window = "" if values.window is None else f", window {values.window[0]:g} to {values.window[1]:g}"
+        return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}{depth}{window}"
 
     def settings(self) -> dict[str, Any]:
         """What scores depend on, as JSON-able values."""
@@ -75,6 +83,8 @@ class ImageLoader:
             "interpolation": self.fit.interpolation,
             "tile": self.tile,
             "max_pixels": self.max_pixels,
+            "bit_depth": self.value_range.bit_depth,
+            "window": None if self.value_range.window is None else list(self.value_range.window),
         }
 
     def read(self, source: Source, name: str | None = None) -> PreparedImage:
@@ -83,23 +93,30 @@ class ImageLoader:
         Raises:
             ImageError: it cannot be read; the message names it and says what to do.
         """
+        options: dict[str, Any] = {"max_pixels": self.max_pixels, "value_range": self.value_range}
         if isinstance(source, str | Path):
             path = Path(source)
             label = name or path.name
-            pixels, digest = read_image(path, max_pixels=self.max_pixels)
-            again: Callable[[], NDArray[np.uint8]] = partial(_reread, path, self.max_pixels)
+            decoded, digest = load_image(path, **options)
+            pixels, notes = decoded.pixels, decoded.notes
+            again: Callable[[], NDArray[np.uint8]] = partial(_reread, path, **options)
         elif isinstance(source, bytes):
             label = name or "image"
-            again = partial(decode_image, source, name=label, max_pixels=self.max_pixels)
-            pixels, digest = again(), hashlib.sha256(source).hexdigest()
+            decoded = decode(source, name=label, **options)
+            pixels, notes = decoded.pixels, decoded.notes
+            again = partial(decode_image, source, name=label, **options)
+            digest = hashlib.sha256(source).hexdigest()
         else:
             label = name or "image"
-            pixels = to_pixels(source, name=label, max_pixels=self.max_pixels)
-            digest, again = hash_pixels(pixels), partial(_same, pixels)
+            said: list[str] = []
+            pixels = to_pixels(source, name=label, notes=said, **options)
+            digest, again, notes = hash_pixels(pixels), partial(_same, pixels), tuple(said)
         height, width = pixels.shape[:2]
         tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
         pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
-        return PreparedImage(label, digest, height, width, tiles, pieces, make_thumbnail(pixels), again)
+        return PreparedImage(
+            label, digest, height, width, tiles, pieces, make_thumbnail(pixels), again, notes
+        )
 
     def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Join the tiles' maps (n, s, s) of any size s to one map (h, w) over the whole image, at their resolution."""
@@ -128,8 +145,8 @@ def _scaled(tile: Tile, scale: float) -> Tile:
     return Tile(top, left, bottom - top, right - left)
 
 
-def _reread(path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    return read_image(path, max_pixels=max_pixels)[0]
+def _reread(path: Path, **options: Any) -> NDArray[np.uint8]:
+    return read_image(path, **options)[0]
 
 
 def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

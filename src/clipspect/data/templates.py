@@ -1,37 +1,58 @@
-"""Each image's own reference, told by its file name (a board beside its template, as in DeepPCB)."""
+"""Each image's own reference, told by its path (a board beside its template, as in DeepPCB)."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipspect.data.decode import split_page
 from clipspect.data.find import find_images
 from clipspect.errors import ImageError, UsageError
 
 
 @dataclass(frozen=True)
 class FolderTemplates:
-    """References by file name: the same relative path or, failing that, the same stem."""
+    """References by relative path; by file name where that is unambiguous among images and references."""
 
     folder: Path
     root: Path
     """The images' folder."""
     by_path: Mapping[str, Path]
     by_stem: Mapping[str, Sequence[Path]]
+    repeated: frozenset[str] = frozenset()
+    """Stems that several images of the run have."""
 
     def __call__(self, image: Path) -> Path:
-        """The reference of an image. Raises ImageError where it has none or several."""
-        known = image.is_relative_to(self.root)
-        relative = image.relative_to(self.root).as_posix() if known else ""
-        if relative in self.by_path:
-            return self.by_path[relative]
-        found = self.by_stem.get(image.stem, ())
-        if len(found) != 1:
-            number = "no reference" if not found else f"{len(found)} references"
-            raise ImageError(image.name, f"{number} named {image.stem!r} in {self.folder}")
-        return found[0]
+        """The reference of an image.
+
+        It has the same path below its folder, with any suffix; else the same name, where one image and one reference
+        have it.
+
+        Raises:
+            ImageError: there is none, or several could be meant.
+        """
+        file, _ = split_page(image)
+        below = file.relative_to(self.root) if file.is_relative_to(self.root) else Path(file.name)
+        if (same := self.by_path.get(below.as_posix())) is not None:
+            return same
+        named = self.by_stem.get(file.stem, ())
+        beside = [path for path in named if path.relative_to(self.folder).parent == below.parent]
+        if len(beside) == 1:
+            return beside[0]
+        if len(named) == 1 and file.stem not in self.repeated:
+            return named[0]
+        if not named:
+            reason = f"no reference named {file.stem!r} in {self.folder}"
+        elif len(named) > 1:
+            reason = (
+                f"no reference: {len(named)} files in {self.folder} are named {file.stem!r}, none at {below}"
+            )
+        else:
+            reason = f"no reference at {below} in {self.folder}, and {file.stem!r} there may belong to another image"
+        raise ImageError(image.name, reason)
 
     @property
     def digest(self) -> str:
@@ -54,4 +75,7 @@ def match_templates(folder: Path, source: Path) -> FolderTemplates:
     for path in find_images(folder):
         by_path[path.relative_to(folder).as_posix()] = path
         by_stem.setdefault(path.stem, []).append(path)
-    return FolderTemplates(folder, root, by_path, by_stem)
+    images = Counter(path.stem for path in find_images(source)) if source.exists() else Counter[str]()
+    return FolderTemplates(
+        folder, root, by_path, by_stem, frozenset(stem for stem, count in images.items() if count > 1)
+    )

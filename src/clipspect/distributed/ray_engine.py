@@ -93,6 +93,11 @@ class RayEngine:
         """All of the source."""
         return self._names
 
+    def notes(self) -> Sequence[str]:
+        """What the source leaves out."""
+        left_out = self.source.left_out()
+        return () if left_out is None else (left_out,)
+
     @cached_property
     def _names(self) -> Sequence[str]:
         return self.source.names()
@@ -135,7 +140,8 @@ class RayEngine:
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """Read and decoded again by the driver."""
         data = self.source.read(name)
-        return decode_image(data, name=name, max_pixels=self.detector.reader.max_pixels)
+        reader = self.detector.reader
+        return decode_image(data, name=name, max_pixels=reader.max_pixels, value_range=reader.value_range)
 
     def _pass(self, numbered: Sequence[Numbered], size: int) -> Iterator[dict[str, Any]]:
         """Rows of all blocks that come back; those lost with their worker are missing."""

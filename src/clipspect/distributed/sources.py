@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
-from clipspect.data.find import MANIFEST, OVERLAY_SUFFIX, RESULTS_MARKER, SUFFIXES, find_images
+from clipspect.data.find import (
+    MANIFEST,
+    OVERLAY_SUFFIX,
+    RESULTS_MARKER,
+    find_images,
+    scan_folder,
+    sort_out,
+    summarize_left_out,
+)
 from clipspect.errors import ImageError, UsageError
 from clipspect.results.rows import row_path
 
@@ -32,6 +40,9 @@ class ImageSource(Protocol):
 
     def names(self) -> Sequence[str]:
         """Names of all images, sorted, with forward slashes. Raises UsageError where there are none."""
+
+    def left_out(self) -> str | None:
+        """What else lies there, in one sentence; None for nothing."""
 
     def read(self, name: str) -> bytes:
         """An image's file. Raises ImageError."""
@@ -62,6 +73,10 @@ class LocalFolder:
         """As :func:`find_images` lists them."""
         found = find_images(self.folder)
         return [row_path(path.relative_to(self.root).as_posix()) for path in found]
+
+    def left_out(self) -> str | None:
+        """As :func:`scan_folder` counts it."""
+        return scan_folder(self.folder).summary()
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
@@ -105,6 +120,17 @@ class ObjectStorage:
 
     def names(self) -> Sequence[str]:
         """What lies below the prefix, less hidden names, results of clipspect and files that are no images."""
+        found = self._sorted_out[0]
+        if not found:
+            raise UsageError(f"{self.location}: no images in it or below it")
+        return sorted(map(str, found))
+
+    def left_out(self) -> str | None:
+        """What else lies there, in one sentence; None for nothing."""
+        return summarize_left_out(self._sorted_out[1])
+
+    @cached_property
+    def _sorted_out(self) -> tuple[Sequence[PurePath], Mapping[str, int]]:
         from pyarrow import fs
 
         system, prefix = self._opened
@@ -118,10 +144,7 @@ class ObjectStorage:
         results = {
             str(PurePosixPath(name).parent) for name in files if _is_manifest(name) and self._is_ours(name)
         }
-        found = sorted(name for name in files if _is_image_name(PurePosixPath(name), results))
-        if not found:
-            raise UsageError(f"{self.location}: no images in it or below it")
-        return found
+        return sort_out([path for path in map(PurePosixPath, files) if not _is_ours(path, results)])
 
     def read(self, name: str) -> bytes:
         """The object's bytes; errors of the storage are waited out, half a minute in all."""
@@ -183,7 +206,9 @@ def _is_manifest(name: str) -> bool:
     return PurePosixPath(name).name == MANIFEST
 
 
-def _is_image_name(path: PurePosixPath, results: set[str]) -> bool:
+def _is_ours(path: PurePosixPath, results: set[str]) -> bool:
+    """Whether a name is hidden, or made by clipspect."""
     hidden = any(part.startswith(".") for part in path.parts)
-    made_here = path.name.endswith(OVERLAY_SUFFIX) or any(str(above) in results for above in path.parents)
-    return path.suffix.lower() in SUFFIXES and not hidden and not made_here
+    return (
+        hidden or path.name.endswith(OVERLAY_SUFFIX) or any(str(above) in results for above in path.parents)
+    )

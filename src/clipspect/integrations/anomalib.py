@@ -34,6 +34,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.sources import Sources
 from clipspect.data.decode import hash_file
 from clipspect.data.pool import sample_pool
+from clipspect.data.reading import is_read_alike, read_image
 from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.methods.base import Method
@@ -252,8 +253,25 @@ class ClipspectModule(AnomalibModule):
         return self._score(batch)
 
     def _score(self, batch: Any) -> Any:
+        batch.image = self._read_again(batch.image, batch.image_path)
         predictions: InferenceBatch = self.model(batch.image, batch.image_path)
         return batch.update(**predictions._asdict())
+
+    def _read_again(self, images: Tensor, paths: Sequence[str] | None) -> Tensor:
+        """Images (B, 3, S, S) in which files that anomalib reads differently are those of :func:`clipspect.read_image`.
+
+        anomalib ignores EXIF orientation, clips 16 bits and drops transparency. A pre-processor of the user's own is
+        left alone.
+        """
+        if not isinstance(self.pre_processor, ClipspectPreProcessor) or self.pre_processor.transform is None:
+            return images
+        read = images
+        for number, path in enumerate(paths or ()):
+            if path and not is_read_alike(Path(path)):
+                pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255
+                read = images.clone() if read is images else read
+                read[number] = self.pre_processor.transform(pixels).to(images)
+        return read
 
     def _begin(self, loaders: Any) -> None:
         """Anchors on the stage's device, and its set for a method that compares images."""
@@ -276,7 +294,9 @@ class ClipspectModule(AnomalibModule):
         loader = DataLoader(Subset(dataset, chosen), collate_fn=ImageBatch.collate)
         images = [batch.image for batch in loader]
         transform = self.pre_processor.transform if self.pre_processor is not None else None
-        return torch.cat([transform(i) if transform else i for i in images]), [paths[i] for i in chosen]
+        transformed = torch.cat([transform(i) if transform else i for i in images])
+        names = [paths[i] for i in chosen]
+        return self._read_again(transformed, names), names
 
 
 def _paths(dataset: Any) -> list[str]:

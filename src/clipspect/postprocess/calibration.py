@@ -194,9 +194,7 @@ def calibrate_unlabeled(summaries: Sequence[Summary], fingerprint: str = "") -> 
     scale = _scale(summaries)
     peaks = np.array([scale.peak(s) for s in summaries])
     if len(peaks) < MIN_UNLABELED:
-        return _finish(
-            scale, "none", float(peaks.max()) + MARGIN, summaries, fingerprint=fingerprint
-        )
+        return _finish(scale, "none", float(peaks.max()) + MARGIN, summaries, fingerprint=fingerprint)
     center, spread = _center_and_spread(peaks)
     return _finish(scale, "median + 3 sigma", center + SIGMAS * spread, summaries, fingerprint=fingerprint)
 

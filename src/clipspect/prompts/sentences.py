@@ -103,8 +103,12 @@ def clean_object_name(name: str) -> str:
     """An object's name as a sentence would say it: ``metal_nut`` → ``metal nut``, ``macaroni2`` → ``macaroni``.
 
     Raises:
-        UsageError: nothing is left, or the name is longer than a sentence can hold.
+        UsageError: no text, nothing is left, or the name is longer than a sentence can hold.
     """
+    if not isinstance(name, str):
+        raise UsageError(
+            f"the object's name is {name!r}; name what is on the images in words, e.g. 'metal nut'"
+        )
     words = re.sub(r"[\s_]+", " ", "".join(c if c.isprintable() else " " for c in name)).strip()
     words = re.sub(r"(?<=[a-z]{3})\d+$", "", words)
     words = words.replace("{", "").replace("}", "").strip()

@@ -19,7 +19,8 @@ def write_coco(file: IO[bytes], out: Path, method: str) -> int:
     """Write the images and regions of one method's rows, row by row; how many images are in it.
 
     Images that failed are left out: they have no size. Boxes are [left, top, width, height] in image pixels, as
-    in https://cocodataset.org/#format-data; ``segmentation`` is empty, because a region's outline is not in the rows.
+    in https://cocodataset.org/#format-data; ``segmentation`` is the box as a polygon, because a region's outline
+    is not in the rows.
 
     Raises ResultsError.
     """
@@ -59,9 +60,16 @@ def _annotations(out: Path, method: str) -> Iterator[dict[str, Any]]:
                 "bbox": [region[name] for name in ("left", "top", "width", "height")],
                 "area": region["area"],
                 "iscrowd": 0,
-                "segmentation": [],
+                "segmentation": [_box_polygon(region)],
                 "score": region["peak"],
             }
+
+
+def _box_polygon(region: Mapping[str, Any]) -> list[int]:
+    """[x, y, …] of the corners of a region's box, clockwise from the top left."""
+    left, top = region["left"], region["top"]
+    right, bottom = left + region["width"], top + region["height"]
+    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def _write_array(file: IO[bytes], name: str, items: Iterable[Mapping[str, Any]]) -> int:

@@ -30,6 +30,11 @@ def results_errors(path: Path) -> Iterator[None]:
             )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "may not be written; choose another folder or give yourself permission"
+        elif error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY):
+            remedy = (
+                "a file or folder of another kind has that name or one on the way to it; rename it (an image's folder"
+                " may be named like the output of another image), or choose another folder"
+            )
         else:
             remedy = f"cannot be written ({error.strerror or error}); choose another folder"
         raise ResultsError(f"{path}: {remedy}") from error
@@ -58,7 +63,7 @@ def open_whole(out: Path, target: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def open_beside(target: Path) -> Iterator[IO[bytes]]:
     """The same for a file of its own, outside a results folder. Raises ResultsError."""
-    with _staged(target.with_name(f".{target.name}.{uuid4().hex}.tmp"), target) as file:
+    with _staged(target.with_name(f".{uuid4().hex}.tmp"), target) as file:
         yield file
 
 

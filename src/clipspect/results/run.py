@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +15,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.data.find import find_images
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration
@@ -23,6 +24,8 @@ from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import MAPS, ResultStore, iterate_rows
 
 SHOWN_ERRORS = 20
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems allow."""
 
 MapFormat = Literal["none", "png16", "npy"]
 OverlayChoice = Literal["all", "flagged", "none"]
@@ -105,6 +108,9 @@ class Engine(Protocol):
     def images(self) -> Sequence[str]:
         """The images' names, as rows have them. Raises UsageError where there are none."""
 
+    def notes(self) -> Sequence[str]:
+        """What the run's user must know beside its rows, such as files that were left out."""
+
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
         """Content hashes of images by name; those that cannot be read are left out."""
 
@@ -129,6 +135,8 @@ class LocalEngine:
     good: Any = None
     """Known-good images (:class:`clipspect.references.GoodImages`): references and calibration in one."""
     maps: MapFormat = "none"
+    all_pages: bool = False
+    """Score each page of a file with several; without it the first."""
 
     @property
     def root(self) -> Path:
@@ -138,8 +146,16 @@ class LocalEngine:
     @cached_property
     def paths(self) -> Mapping[str, Path]:
         """Name → file."""
-        found = find_images(self.source)
-        return {row_path(path.relative_to(self.root).as_posix()): path for path in found}
+        return {row_path(path.relative_to(self.root).as_posix()): path for path in self._scan.images}
+
+    @cached_property
+    def _scan(self) -> Scan:
+        return scan_folder(self.source, all_pages=self.all_pages)
+
+    def notes(self) -> Sequence[str]:
+        """What the folder holds beside its images."""
+        left_out = self._scan.summary()
+        return () if left_out is None else (left_out,)
 
     def settings(self) -> dict[str, Any]:
         """The detector's, and those of this run."""
@@ -190,14 +206,20 @@ class LocalEngine:
 
         if name not in self.paths:
             raise ImageError(name, f"is no longer in {self.source}")
-        return read_image(self.paths[name], max_pixels=self._max_pixels)[0]
+        return read_image(self.paths[name], **self._reading)[0]
 
     @cached_property
-    def _max_pixels(self) -> int:
-        """The detector's own limit: what was scored can be drawn on."""
+    def _reading(self) -> dict[str, Any]:
+        """The detector's own limit and range: what was scored is drawn on as it was read."""
         from clipspect.data.convert import MAX_PIXELS
+        from clipspect.data.ranges import ValueRange
 
-        return int(self.detector.settings().get("max_pixels", MAX_PIXELS))
+        settings = self.detector.settings()
+        window = settings.get("window")
+        value_range = ValueRange(
+            settings.get("bit_depth"), None if window is None else (window[0], window[1])
+        )
+        return {"max_pixels": int(settings.get("max_pixels", MAX_PIXELS)), "value_range": value_range}
 
 
 def run_folder(
@@ -312,7 +334,17 @@ def output_path(folder: Path, path: str, suffix: str) -> Path:
     ``path`` cannot lead out of ``folder``.
     """
     parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-    return folder.joinpath(*parts[:-1], parts[-1] + suffix)
+    return folder.joinpath(*parts[:-1], short_name(parts[-1], suffix))
+
+
+def short_name(name: str, suffix: str) -> str:
+    """A file's name with ``suffix`` added; a long one is cut and told from others by its hash."""
+    if len(os.fsencode(name + suffix)) <= LONGEST_NAME:
+        return name + suffix
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    room = LONGEST_NAME - len(os.fsencode(suffix)) - len(digest) - 1
+    kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
+    return f"{kept}-{digest}{suffix}"
 
 
 def _pending(store: ResultStore, engine: Engine, images: Sequence[str]) -> list[str]:

@@ -9,11 +9,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipspect.data.decode import FORMATS
+from clipspect.data.tiff import tiff_size
 from clipspect.server.errors import ServiceError
 
 MEGABYTE = 1_000_000
 
 _STARTS = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"BM", "BMP"),
+           (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
            (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"))  # fmt: skip
 
 
@@ -52,11 +54,16 @@ class Limits(BaseModel):
         kind = sniff(data)
         if kind is None:
             raise ServiceError(
-                415, "not_an_image", f"{name} is not a JPEG, PNG, TIFF, BMP or WebP file by its content"
+                415,
+                "not_an_image",
+                f"{name} is not a JPEG, PNG, TIFF, BMP, WebP or GIF file by its content",
             )
         try:
-            with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-                width, height = image.size
+            if kind == "TIFF":
+                width, height = tiff_size(data)
+            else:
+                with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+                    width, height = image.size
         except Image.DecompressionBombError:
             raise ServiceError(
                 413, "too_many_pixels", f"{name} has more than the limit of {self.pixels:,} pixels"

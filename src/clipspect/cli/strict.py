@@ -1,0 +1,75 @@
+"""Commands that refuse what Click would silently accept, and Ctrl-C that always ends with exit code 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from typer.core import TyperCommand
+
+from clipspect.errors import UsageError
+
+EXIT_INTERRUPTED = 130
+
+
+class StrictCommand(TyperCommand):
+    """A command whose options are given at most once and whose values are not empty."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after looking for options given twice.
+
+        Raises:
+            UsageError: an option given twice, or an empty value.
+        """
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        seen: set[str] = set()
+        for param in order:
+            if param.param_type_name != "option" or param.multiple or param.is_eager:
+                continue
+            if param.name in seen:
+                raise UsageError(f"{max(param.opts, key=len)} is given twice; give it once")
+            seen.add(str(param.name))
+        for param in self.params:
+            given = values.get(param.name)
+            if any(one == "" for one in (given if isinstance(given, list | tuple) else [given])):
+                name = (
+                    max(param.opts, key=len) if param.param_type_name == "option" else str(param.name).upper()
+                )
+                raise UsageError(f"{name} is empty; give it a value")
+        return super().parse_args(ctx, args)
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Let the first Ctrl-C end the command in order, and the second one end it at once; both with exit code 130."""
+    interrupted = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(EXIT_INTERRUPTED)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, leave)
+        with suppress(OSError, RuntimeError):  # the stream may be in use, or closed
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _STOPPING)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        if not interrupted:  # else threads are still ending, and Ctrl-C must not raise among them
+            signal.signal(signal.SIGINT, before)
+
+
+_STOPPING = b"\nstopping; run the same command again to go on (Ctrl-C once more stops at once)\n"

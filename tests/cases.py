@@ -1,0 +1,7 @@
+"""Small files that earlier versions read wrongly (tests/fixtures/cases)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CASES = Path(__file__).parent / "fixtures" / "cases"
