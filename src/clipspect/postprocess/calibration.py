@@ -36,7 +36,7 @@ SCORE_THRESHOLD = 0.5
 GROW_FROM = 0.75
 """Regions grow from values over t down to b + ¾ (t − b)."""
 MARGIN = 1e-6
-"""How far a threshold lies above the image it is taken from, in standard deviations, so that rounding cannot flag it."""
+"""Standard deviations between a threshold and the image it is taken from, so that rounding cannot flag it."""
 _SIMULATIONS = 200_000
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.data.find import Scan, scan_folder
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration
