@@ -16,6 +16,13 @@ from PIL import Image
 from clipspect.data.decode import read_image
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
+from clipspect.postprocess.calibration import Calibration
+from clipspect.references import GoodImages
+
+KNOWN_GOOD = GoodImages(
+    {"dark": Calibration("conformal", 0.0, -2.0, (0.0,), (1.0,), images=40, false_alarm_rate=0.05)}, None
+)
+"""A calibration by which a darkness of ½ is the threshold."""
 
 
 class DarkSpotDetector:
@@ -41,13 +48,17 @@ class DarkSpotDetector:
         should_score=None,
         references=None,
         templates=None,
-        context_images=(),
+        good=None,
     ) -> Iterator[Detection]:
         """One detection per image that is wanted."""
         for path in images:
             if should_score is not None and not should_score(path):
                 continue
             yield self.detect(path, object, path.relative_to(root).as_posix() if root else path.name)
+
+    def set_identity(self, paths) -> str | None:
+        """It needs no set."""
+        return None
 
     def detect(self, path: Path, object: str, name: str) -> Detection:
         """The detection of one file."""
@@ -62,13 +73,13 @@ class DarkSpotDetector:
         except ImageError as error:
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
             return Detection(
-                **common, content_hash=digest, width=0, height=0, score=float("nan"), score_map=None,
+                **common, content_hash=digest, width=0, height=0, raw_score=float("nan"), score_map=None,
                 seconds=0.0, error=error.reason,
             )  # fmt: skip
         darkness = 1 - pixels.mean(axis=2, dtype=np.float32) / 255
         return Detection(
             **common, content_hash=digest, width=pixels.shape[1], height=pixels.shape[0],
-            score=float(darkness.max()), score_map=darkness, seconds=0.001, warnings=("no real model",),
+            raw_score=float(darkness.max()), score_map=darkness, seconds=0.001, warnings=("no real model",),
             thumbnail=pixels, pixels=lambda: read_image(path)[0],
         )  # fmt: skip
 

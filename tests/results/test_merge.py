@@ -6,18 +6,19 @@ import csv
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clipspect.postprocess.thresholds import given_thresholds
 
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
+from clipspect.references import GoodImages
 from clipspect.results.merge import RowFilter, merge_results, recover_manifest
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows, read_manifest
-from fake_detector import DarkSpotDetector, write_parts
+from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:
@@ -27,9 +28,8 @@ def rows_of(out: Path) -> dict[str, dict]:
     return by_path
 
 
-def run(photos: Path, out: Path, threshold: float | None = 0.6, model: str = "fake") -> Path:
-    thresholds = None if threshold is None else given_thresholds(threshold)
-    options = {"overlays": "none", "report": False, "thresholds": thresholds}
+def run(photos: Path, out: Path, model: str = "fake", good: GoodImages | None = KNOWN_GOOD) -> Path:
+    options = {"overlays": "none", "report": False, "good": good}
     run_folder(DarkSpotDetector(model), photos, object="part", out=out, **options)
     return out
 
@@ -52,8 +52,7 @@ def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_pa
     after = rows_of(tmp_path / "merged")
     assert (outcome.images, outcome.flagged, outcome.failed) == (17, 3, 1)
     assert after == before
-    found = outcome.thresholds["dark"]
-    assert (found.image, found.source) == (0.6, "given")
+    assert outcome.calibrations == KNOWN_GOOD.calibrations
     assert "part-0015.png" in outcome.report.read_text()
 
 
@@ -86,11 +85,26 @@ def test_scores_of_different_settings_are_not_merged(lines, tmp_path):
         merge_results([lines[0], other], tmp_path / "merged")
 
 
-def test_thresholds_that_differ_are_guessed_anew_from_all_rows(lines, tmp_path):
-    other = run(tmp_path / "two", tmp_path / "other", threshold=0.7)
-    outcome = merge_results([lines[0], other], tmp_path / "merged")
-    assert outcome.thresholds["dark"].source == "guess"
-    assert {row["threshold_source"] for row in rows_of(tmp_path / "merged").values()} == {"guess"}
+def test_verdicts_of_different_known_good_images_are_not_merged(lines, tmp_path):
+    known = KNOWN_GOOD.calibrations["dark"]
+    other_good = GoodImages({"dark": replace(known, threshold=0.3)}, None)
+    other = run(tmp_path / "two", tmp_path / "other", good=other_good)
+    with pytest.raises(ResultsError, match="another calibration"):
+        merge_results([lines[0], other], tmp_path / "merged")
+
+
+def test_runs_over_different_sets_are_not_merged(lines, tmp_path):
+    for folder, digest in zip(lines, ("a", "b"), strict=True):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["settings"]["set"] = digest
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResultsError, match=r"other settings than .* \(set\)"):
+        merge_results(lines, tmp_path / "merged")
+
+
+def test_without_known_good_images_the_merged_ones_are_compared(lines, tmp_path):
+    folders = [run(tmp_path / name, tmp_path / f"{name} alone", good=None) for name in ("one", "two")]
+    assert merge_results(folders, tmp_path / "merged").verdicts == {"undecided": 16, "error": 1}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +114,7 @@ def test_thresholds_that_differ_are_guessed_anew_from_all_rows(lines, tmp_path):
         (RowFilter(failed=True), {"empty.png"}),
         (RowFilter(least=0.6), {"part-0015.png"}),
         (RowFilter(names="*-001?.png", flagged=False), {f"part-001{n}.png" for n in range(5)}),
-        (RowFilter(most=0.1), set()),
+        (RowFilter(most=0.01), set()),
     ],
 )
 def test_filters_take_whole_images(lines, tmp_path, choice, names):
@@ -126,9 +140,10 @@ def test_the_report_comes_back_from_parquet_alone(lines, tmp_path):
     recover_manifest(alone)
     manifest, before = read_manifest(alone), read_manifest(lines[1])
     assert manifest["settings"]["model"] == "fake"
-    assert manifest["colour_scales"] == before["colour_scales"]
-    for name in ("image", "pixel", "source"):
-        assert manifest["thresholds"]["dark"][name] == before["thresholds"]["dark"][name]
+    assert before["calibrations"]["dark"]["rule"] == "conformal"
+    assert (
+        manifest["calibrations"]["dark"]["rule"] == "none"
+    )  # lost with the manifest; verdicts are in the rows
     page = write_report(alone).read_text()
     assert page.count('"name": "part-') == 8
     assert "empty.png" in page

@@ -13,11 +13,10 @@ import pytest
 from PIL import Image
 
 from clipspect.errors import ResultsError
-from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.results import report as report_module
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from fake_detector import DarkSpotDetector, write_parts
+from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def parse(text: str) -> tuple[dict, list[dict]]:
@@ -27,6 +26,7 @@ def parse(text: str) -> tuple[dict, list[dict]]:
 
 
 def run(tmp_path: Path, **options: object) -> Path:
+    options = {"good": KNOWN_GOOD, **options}
     return run_folder(
         DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", **options
     ).report
@@ -43,7 +43,9 @@ def test_the_report_shows_counts_scores_regions_pictures_and_errors(photos: Path
     data, rows = parse(run(tmp_path).read_text())
     assert (data["total"], data["flagged"], data["failed"]) == (17, 4, 1)
     assert (data["object"], data["method"], data["model"]) == ("part", "dark", "fake")
-    assert data["thresholdSource"] == "guess"
+    assert (data["thresholdSource"], data["threshold"]) == ("conformal", 0.5)
+    assert data["verdicts"] == {"clean": 12, "flagged": 4}
+    assert "40 known-good images" in data["thresholdNote"]
     assert data["errors"] == [["empty.jpg", "the file is empty (0 bytes); copy it again from its source"]]
     assert sum(data["histogram"]["counts"]) == 16
     assert data["histogram"]["low"] < data["threshold"] < data["histogram"]["high"]
@@ -53,8 +55,9 @@ def test_the_report_shows_counts_scores_regions_pictures_and_errors(photos: Path
     assert dark["overlay"] == "overlays/part-0013.png.png"
     assert Image.open(io.BytesIO(base64.b64decode(dark["photo"]))).size == (64, 48)
     heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(dark["heat"]))))
-    assert heat[25, 15] == 255
-    assert heat[5, 50] < 40
+    assert heat[25, 15] > 128  # over the threshold
+    assert heat[5, 50] < 64  # clear
+    assert dark["verdict"] == "flagged"
 
 
 def test_the_report_reaches_for_nothing_outside_itself(photos: Path, tmp_path: Path):
@@ -95,9 +98,12 @@ def test_a_report_can_be_made_again_from_the_rows_alone(photos: Path, tmp_path: 
     assert write_report(tmp_path / "out").read_text() == first
 
 
-def test_given_thresholds_are_not_called_a_guess(photos: Path, tmp_path: Path):
-    data, _ = parse(run(tmp_path, thresholds=given_thresholds(0.5)).read_text())
-    assert (data["thresholdSource"], data["threshold"]) == ("given", 0.5)
+def test_without_known_good_images_no_image_is_called_clean(photos: Path, tmp_path: Path):
+    data, rows = parse(run(tmp_path, good=None).read_text())
+    assert data["threshold"] is None
+    assert data["verdicts"] == {"undecided": 16}
+    assert "no threshold can be estimated" in data["thresholdNote"]
+    assert not any(row["regions"] for row in rows)
 
 
 def test_a_large_run_shows_its_highest_scores_and_counts_all(photos: Path, tmp_path: Path, monkeypatch):
@@ -116,12 +122,3 @@ def test_a_large_run_shows_its_highest_scores_and_counts_all(photos: Path, tmp_p
 def test_a_folder_without_results_says_so(tmp_path: Path):
     with pytest.raises(ResultsError, match="no results of clipspect"):
         write_report(tmp_path)
-
-
-def test_an_image_below_its_threshold_with_regions_is_counted_apart(photos: Path, tmp_path: Path):
-    # the spots' darkness is about 0.8: below this image threshold, above this pixel threshold
-    data, rows = parse(run(tmp_path, thresholds=given_thresholds(0.95, 0.5)).read_text())
-    assert (data["total"], data["flagged"], data["marked"], data["failed"]) == (17, 0, 4, 1)
-    assert sum(bool(row["regions"]) and not row["flag"] for row in rows) == 4
-    data, _ = parse(run(tmp_path, thresholds=given_thresholds(0.5)).read_text())
-    assert (data["flagged"], data["marked"]) == (4, 0)

@@ -23,10 +23,9 @@ from PIL import Image
 import clipspect.results.run as run_module
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
-from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.results.run import LocalEngine, Progress, output_path, run_folder
 from clipspect.results.store import iterate_rows
-from fake_detector import DarkSpotDetector, write_parts
+from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:
@@ -44,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_folder_becomes_rows_overlays_and_a_report(photos: Path, tmp_path: Path):
     out = tmp_path / "out"
-    summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=out, good=KNOWN_GOOD)
     rows = rows_of(out)
     assert (summary.images, summary.computed, summary.kept, summary.failed) == (16, 16, 0, 0)
     assert summary.flagged == 4
@@ -54,7 +53,8 @@ def test_a_folder_becomes_rows_overlays_and_a_report(photos: Path, tmp_path: Pat
     (region,) = rows["part-0013.png"]["regions"]
     assert [region[key] for key in ("left", "top", "width", "height", "area")] == [10, 20, 10, 10, 100]
     assert rows["part-0001.png"]["regions"] == []
-    assert {row["threshold_source"] for row in rows.values()} == {"guess"}
+    assert {row["threshold_source"] for row in rows.values()} == {"conformal"}
+    assert summary.verdicts == {"clean": 12, "flagged": 4}
     assert len(list((out / "overlays").glob("*.png"))) == 16
     assert Image.open(out / "overlays" / "part-0013.png.png").size == (64, 48)
     assert max(Image.open(io.BytesIO(rows["part-0013.png"]["preview"])).size) == 64
@@ -99,15 +99,69 @@ def test_running_again_keeps_finished_rows_and_tries_failed_ones_again(photos: P
     assert after["part-0002.png"]["finished_at"] == before["part-0002.png"]["finished_at"]
 
 
-def test_new_thresholds_judge_the_old_rows_without_scoring_again(photos: Path, tmp_path: Path):
+def test_another_threshold_judges_the_old_rows_without_scoring_again(photos: Path, tmp_path: Path):
     out = tmp_path / "out"
-    run_folder(DarkSpotDetector(), photos, object="part", out=out)
+    run_folder(DarkSpotDetector(), photos, object="part", out=out, good=KNOWN_GOOD)
     detector = DarkSpotDetector()
-    summary = run_folder(detector, photos, object="part", out=out, thresholds=given_thresholds(0.01, 0.99))
+    summary = run_folder(detector, photos, object="part", out=out, good=KNOWN_GOOD, threshold=0.01)
     assert detector.scored == []
     assert summary.flagged == 16
-    assert {row["threshold_source"] for row in rows_of(out).values()} == {"given"}
-    assert all(row["regions"] == [] for row in rows_of(out).values())
+    assert {row["threshold"] for row in rows_of(out).values()} == {0.01}
+    assert all(row["regions"] for row in rows_of(out).values())
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        run_folder(detector, photos, object="part", out=out, threshold=1.5)
+
+
+def test_without_known_good_images_few_images_are_ranked_and_many_compared(photos: Path, tmp_path: Path):
+    few = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "few")
+    assert few.verdicts == {"undecided": 16}
+    rows = rows_of(tmp_path / "few")
+    assert {row["threshold"] for row in rows.values()} == {None}
+    assert {name for name, row in rows.items() if row["score"] > 0.45} == {
+        f"part-{n:04d}.png" for n in range(12, 16)
+    }
+    write_parts(photos / "more", good=12, dark=0)
+    many = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "many")
+    assert many.verdicts == {"undecided": 24, "stands_out": 4}
+
+
+def test_an_image_is_flagged_if_and_only_if_it_has_a_region(photos: Path, tmp_path: Path):
+    for options in ({"good": KNOWN_GOOD}, {}, {"threshold": 0.3}):
+        run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", overwrite=True, **options)
+        for row in rows_of(tmp_path / "out").values():
+            assert row["flag"] == bool(row["regions"])
+
+
+def test_rows_of_files_that_are_gone_are_kept_and_not_counted(photos: Path, tmp_path: Path):
+    options = {"object": "part", "out": tmp_path / "out", "good": KNOWN_GOOD, "csv": True}
+    run_folder(DarkSpotDetector(), photos, **options)
+    (photos / "part-0013.png").unlink()
+    (photos / "part-0001.png").rename(photos / "renamed.png")
+    summary = run_folder(DarkSpotDetector(), photos, **options)
+    assert (summary.images, summary.flagged, summary.missing) == (15, 3, 2)
+    assert any("2 images are no longer in the folder" in warning for warning in summary.warnings)
+    rows = rows_of(tmp_path / "out")
+    assert {name for name, row in rows.items() if row["missing"]} == {"part-0013.png", "part-0001.png"}
+    assert "part-0013.png" not in summary.report.read_text()
+    with summary.csv.open(encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 15
+    write_parts(photos, good=12, dark=4)
+    assert run_folder(DarkSpotDetector(), photos, **options).missing == 0
+
+
+def test_known_good_images_in_the_run_are_told(photos: Path, tmp_path: Path):
+    from dataclasses import replace
+
+    from clipspect.data.decode import hash_file
+
+    known = KNOWN_GOOD.calibrations["dark"]
+    good = replace(
+        KNOWN_GOOD, calibrations={"dark": replace(known, hashes=(hash_file(photos / "part-0002.png"),))}
+    )
+    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", good=good)
+    assert any(
+        "1 image is both in the run and among the known-good" in warning for warning in summary.warnings
+    )
 
 
 def test_other_settings_are_refused_and_overwrite_replaces(photos: Path, tmp_path: Path):
@@ -128,8 +182,8 @@ def test_results_inside_the_folder_of_images_are_not_images(photos: Path):
 
 def test_one_image_and_an_empty_folder(photos: Path, tmp_path: Path):
     summary = run_folder(DarkSpotDetector(), photos / "part-0015.png", object="part", out=tmp_path / "out")
-    assert (summary.images, summary.flagged) == (1, 1)
-    assert summary.thresholds["dark"].source == "guess"
+    assert (summary.images, summary.flagged) == (1, 0)
+    assert summary.verdicts == {"undecided": 1}
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="no images"):
         run_folder(DarkSpotDetector(), tmp_path / "none", object="part", out=tmp_path / "out2")
@@ -148,7 +202,7 @@ def test_a_run_in_which_every_image_fails_still_ends(tmp_path: Path):
 
 @pytest.mark.parametrize("maps", ["png16", "npy"])
 def test_maps_have_the_size_of_the_image_and_full_precision(photos: Path, tmp_path: Path, maps):
-    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", maps=maps)
+    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", maps=maps, good=KNOWN_GOOD)
     folder = tmp_path / "out" / "maps"
     if maps == "npy":
         values = np.load(folder / "part-0015.png.npy")
@@ -156,20 +210,30 @@ def test_maps_have_the_size_of_the_image_and_full_precision(photos: Path, tmp_pa
     else:
         values = np.asarray(Image.open(folder / "part-0015.png.png")) / 65535
     assert values.shape == (48, 64)
-    assert values[25, 15] == pytest.approx(1 - 15 / 255, abs=1e-5)
+    darkness = 1 - 15 / 255
+    expected = KNOWN_GOOD.calibrations["dark"].probability(np.log(darkness / (1 - darkness)))
+    assert values[25, 15] == pytest.approx(float(expected), abs=1e-3)  # layers are stored as float16
 
 
 @pytest.mark.parametrize(("choice", "drawn"), [("all", 16), ("flagged", 4), ("none", 0)])
 def test_overlays_are_drawn_as_chosen_and_old_ones_do_not_stay(photos: Path, tmp_path: Path, choice, drawn):
     run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", overlays=choice)
+    run_folder(
+        DarkSpotDetector(), photos, object="part", out=tmp_path / "out", overlays=choice, good=KNOWN_GOOD
+    )
     assert len(list((tmp_path / "out").glob("overlays/*.png"))) == drawn
 
 
 def test_the_csv_holds_every_row_without_pictures(photos: Path, tmp_path: Path):
     (photos / 'Größe, "quoted".png').write_bytes(b"")
     summary = run_folder(
-        DarkSpotDetector(), photos, object="part", out=tmp_path / "out", csv=True, report=False
+        DarkSpotDetector(),
+        photos,
+        object="part",
+        out=tmp_path / "out",
+        csv=True,
+        report=False,
+        good=KNOWN_GOOD,
     )
     with summary.csv.open(encoding="utf-8-sig", newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
@@ -260,7 +324,7 @@ def test_killed_while_finishing_the_next_run_only_finishes(tmp_path: Path, photo
     with pytest.raises(KeyboardInterrupt):
         run_folder(detector, photos, object="part", out=tmp_path / "out", progress=kill)
     assert len(rows_of(tmp_path / "out")) == 16
-    summary = run_folder(detector, photos, object="part", out=tmp_path / "out")
+    summary = run_folder(detector, photos, object="part", out=tmp_path / "out", good=KNOWN_GOOD)
     assert len(detector.scored) == 16
     assert summary.flagged == 4
 

@@ -16,7 +16,7 @@ import pytest
 from clipspect.detection import Detection
 from clipspect.errors import ResultsError
 from clipspect.results import files
-from clipspect.results.rows import detection_to_row, map_of, row_path
+from clipspect.results.rows import detection_to_row, layers_of, row_path
 from clipspect.results.store import FLUSH_ROWS, ResultStore, iterate_rows
 
 SETTINGS = {"methods": {"anoclip": {}}, "model": "tiny", "object": "plate"}
@@ -26,7 +26,7 @@ def detection(number: int, *, error: str | None = None, content: str = "h") -> D
     score_map = np.full((6, 8), number / 1000, np.float32)
     return Detection(
         path=f"{number:04d}.png", content_hash=f"{content}{number}", width=80, height=60, object="plate",
-        method="anoclip", model="tiny", weights="w", score=float("nan") if error else number / 1000,
+        method="anoclip", model="tiny", weights="w", raw_score=float("nan") if error else number / 1000,
         score_map=None if error else score_map, seconds=0.5, error=error, warnings=("careful",),
     )  # fmt: skip
 
@@ -45,18 +45,18 @@ def test_rows_are_one_dataset_that_reads_back_what_was_found(tmp_path: Path):
         add(store, detection(7, error="the file is empty"))
     good, failed = table(tmp_path / "out").to_pylist()
     assert (good["path"], good["content_hash"], good["width"], good["height"]) == ("0100.png", "h100", 80, 60)
-    assert (good["score"], good["error"], good["preview"], good["warnings"]) == (
+    assert (good["raw_score"], good["error"], good["preview"], good["warnings"]) == (
         0.1,
         None,
         b"jpeg",
         ["careful"],
     )
-    np.testing.assert_array_equal(map_of(good), np.full((6, 8), 0.1, np.float16))
-    assert (failed["score"], failed["flag"], failed["map"]) == (None, None, None)
+    np.testing.assert_array_equal(layers_of(good), np.full((1, 6, 8), np.log(0.1 / 0.9), np.float16))
+    assert (failed["raw_score"], failed["flag"], failed["layers"]) == (None, None, None)
     assert failed["error"] == "the file is empty"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["settings"] == SETTINGS
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
 
 
 def test_rows_are_written_every_256_and_nothing_half_written_is_seen(tmp_path: Path, monkeypatch):

@@ -127,6 +127,7 @@ def detect(
             "out": target,
             "calibrations": {} if calibrated is None else calibrated.calibrations,
             "threshold": threshold,
+            "maps": maps.value,
             "overlays": overlays.value,
             "csv": csv,
             "report": report,
@@ -135,8 +136,8 @@ def detect(
         if on_ray:
             if pages is opt.Pages.all:
                 raise UsageError("--pages all works with --engine local alone")
-            if templates is not None or maps is not opt.Maps.none:
-                raise UsageError("--templates and --maps work with --engine local alone")
+            if templates is not None:
+                raise UsageError("--templates work with --engine local alone")
             from clipspect.cli.ray import run_on_ray
 
             build = {"settings": parse_settings(set_), **recipe}
@@ -157,9 +158,7 @@ def detect(
                 detector,
                 place,
                 object,
-                target,
                 good=calibrated,
-                maps=maps.value,
                 all_pages=pages is opt.Pages.all,
                 **context,
             )
@@ -183,7 +182,7 @@ def demo(
     from clipspect.results.run import LocalEngine
 
     detector = load_detector(method=DEMO_METHOD, model="tiny")
-    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT, out)
+    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT)
     print_summary(run_with_progress(scoring, out=out, overwrite=True))
 
 

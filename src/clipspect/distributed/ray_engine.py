@@ -76,7 +76,6 @@ class RayEngine:
             **self.detector.settings(),
             "object": self.object,
             "source": self.source.location,
-            "maps": "none",
             "references": self.references.digest if self.references else None,
             "good": None,
             "set": self._set_identity(),

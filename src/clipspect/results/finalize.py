@@ -20,12 +20,13 @@ from clipspect.data.prefetch import prefetch
 from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
 from clipspect.postprocess.heatmap import draw_overlay
+from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.rows import judge_rows, map_of, regions_of, summary_of
-from clipspect.results.run import OverlayChoice, method_suffix, output_path
+from clipspect.results.run import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
-from clipspect.results.store import CSV, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
+from clipspect.results.store import CSV, MAPS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
 OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
@@ -60,6 +61,7 @@ def finish_run(
     calibrations: Mapping[str, Calibration],
     threshold: float | None,
     present: Collection[str] | None,
+    maps: MapFormat = "none",
     overlays: OverlayChoice,
     csv: bool,
     report: bool,
@@ -73,6 +75,7 @@ def finish_run(
         calibrations: method → calibration from known-good images; the others compare the images of the run.
         threshold: a score chosen by the user instead of 0.5.
         present: names of the images that are there; rows of others are left out of everything but the rows.
+        maps: whether calibrated maps at the images' own size are written, and how.
         overlays: which images get one.
         csv: whether to write detections.csv.
         report: whether to write report.html.
@@ -84,16 +87,16 @@ def finish_run(
     from clipspect.results.report import write_report
 
     methods = list(store.manifest["settings"]["methods"])
-    judged = {m: calibrations.get(m) or _calibrate(store.out, m, present) for m in methods}
+    judged = {m: calibrations.get(m) or calibrate_rows(store.out, m, present) for m in methods}
     if threshold is not None:
         if not 0 < threshold < 1:
             raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
         judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
-    for name in (OVERLAYS, CSV, REPORT):  # those of an earlier calibration would contradict the rows
+    for name in (OVERLAYS, MAPS, CSV, REPORT):  # those of an earlier calibration would contradict the rows
         with results_errors(store.out / name):
             shutil.rmtree(store.out / name, ignore_errors=True)
-            if name != OVERLAYS:
+            if name not in (OVERLAYS, MAPS):
                 (store.out / name).unlink(missing_ok=True)
 
     good = {digest for one in judged.values() for digest in one.hashes}
@@ -114,7 +117,7 @@ def finish_run(
         undrawn = 0
         for row, drawn in prefetch(
             [row for row in part_rows if not row["missing"]],
-            lambda row: _draw(store.out, row, pixels, overlays, judged, several=len(methods) > 1),
+            lambda row: _draw(store.out, row, pixels, overlays, maps, judged, several=len(methods) > 1),
             workers=OVERLAY_THREADS,
             ahead=2 * OVERLAY_THREADS,
         ):
@@ -158,7 +161,7 @@ def _count(names: Collection[str]) -> str:
     return "1 image is" if len(names) == 1 else f"{len(names)} images are"
 
 
-def _calibrate(out: Path, method: str, present: Collection[str] | None) -> Calibration:
+def calibrate_rows(out: Path, method: str, present: Collection[str] | None) -> Calibration:
     """The scale of a run without known-good images; of nothing, a scale on which nothing is flagged."""
     summaries = [
         summary
@@ -177,10 +180,13 @@ def _draw(
     row: Mapping[str, Any],
     pixels: Pixels | None,
     overlays: OverlayChoice,
+    maps: MapFormat,
     calibrations: Mapping[str, Calibration],
     *,
     several: bool,
 ) -> None:
+    if maps != "none" and (scores := map_of(row, calibrations[row["method"]])) is not None:
+        _write_map(out, row, scores, maps, several=several)
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
     scores = map_of(row, calibrations[row["method"]]) if wanted and pixels is not None else None
     if scores is None or pixels is None:
@@ -190,6 +196,19 @@ def _draw(
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
     write_whole(out, output_path(out / OVERLAYS, row["path"], suffix), buffer.getvalue())
+
+
+def _write_map(
+    out: Path, row: Mapping[str, Any], scores: NDArray[np.float32], maps: MapFormat, *, several: bool
+) -> None:
+    """The map at the image's size: 16-bit grey (65535 is 1) or float32."""
+    values = resize_map(scores, row["height"], row["width"])
+    suffix = method_suffix(row["method"], several=several) + (".npy" if maps == "npy" else ".png")
+    with open_whole(out, output_path(out / MAPS, row["path"], suffix)) as file:
+        if maps == "npy":
+            np.save(file, values)
+        else:
+            write_grey(file, values)
 
 
 def _write_csv(out: Path) -> Path:

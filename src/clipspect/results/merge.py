@@ -16,10 +16,10 @@ from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError, UsageError
 from clipspect.postprocess.calibration import Calibration
 from clipspect.results.files import write_whole
-from clipspect.results.finalize import RunTotals, finish_run
+from clipspect.results.finalize import RunTotals, calibrate_rows, finish_run
 from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
 
-OF_THE_SOURCE = ("source", "maps")
+OF_THE_SOURCE = ("source",)
 """Settings that may differ between folders whose scores can be compared."""
 
 
@@ -116,6 +116,10 @@ def recover_manifest(out: Path) -> None:
     manifest = _manifest(out)
     if is_results_folder(out):
         return
+    methods = manifest["settings"]["methods"]
+    manifest["calibrations"] = {
+        m: calibrate_rows(out, m, None).to_dict() for m in methods
+    }  # for the heat alone
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     write_whole(out, out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 

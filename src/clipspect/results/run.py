@@ -19,10 +19,8 @@ from clipspect.data.find import Scan, scan_folder
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration
-from clipspect.postprocess.maps import write_grey
-from clipspect.results.files import open_whole
 from clipspect.results.rows import detection_to_row, row_path
-from clipspect.results.store import MAPS, ResultStore, iterate_rows
+from clipspect.results.store import ResultStore, iterate_rows
 
 SHOWN_ERRORS = 20
 LONGEST_NAME = 255
@@ -129,13 +127,10 @@ class LocalEngine:
     detector: DetectorLike
     source: Path
     object: str
-    out: Path
-    """The results folder, for the maps."""
     references: Any = None
     templates: Any = None
     good: Any = None
     """Known-good images (:class:`clipspect.references.GoodImages`): references and calibration in one."""
-    maps: MapFormat = "none"
     all_pages: bool = False
     """Score each page of a file with several; without it the first."""
 
@@ -164,7 +159,6 @@ class LocalEngine:
             **self.detector.settings(),
             "object": self.object,
             "source": row_path(str(self.source.resolve())),
-            "maps": self.maps,
             "references": next((r.digest for r in (self.references, self.templates) if r is not None), None),
             "good": None if self.good is None else self.good.set_digest,
             "set": None if self.good is not None else self.detector.set_identity(list(self.paths.values())),
@@ -185,9 +179,8 @@ class LocalEngine:
         return found
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Rows in the order of the images; the maps that were asked for are written before their rows."""
+        """Rows in the order of the images."""
         wanted = {self.paths[name] for name in names}
-        several = len(self.detector.settings()["methods"]) > 1
         stream = self.detector.stream(
             list(self.paths.values()),
             object=self.object,
@@ -198,7 +191,6 @@ class LocalEngine:
             good=self.good,
         )
         for detection in stream:
-            _write_map(self.out, detection, self.maps, several=several)
             yield detection_to_row(detection, preview_of(detection))
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
@@ -246,10 +238,11 @@ def run_folder(
     ``good`` are known-good images: references and calibration in one. See :func:`run_engine` for the rest.
     """
     return run_engine(
-        LocalEngine(detector, source, object, out, references, templates, good, maps),
+        LocalEngine(detector, source, object, references, templates, good),
         out=out,
         calibrations={} if good is None else good.calibrations,
         threshold=threshold,
+        maps=maps,
         overlays=overlays,
         csv=csv,
         report=report,
@@ -264,6 +257,7 @@ def run_engine(
     out: Path,
     calibrations: Mapping[str, Calibration] | None = None,
     threshold: float | None = None,
+    maps: MapFormat = "none",
     overlays: OverlayChoice = "all",
     csv: bool = False,
     report: bool = True,
@@ -304,6 +298,7 @@ def run_engine(
             calibrations=calibrations or {},
             threshold=threshold,
             present=set(images),
+            maps=maps,
             overlays=overlays,
             csv=csv,
             report=report,
@@ -378,16 +373,3 @@ def preview_of(detection: Detection) -> bytes | None:
 def method_suffix(method: str, *, several: bool) -> str:
     """What the name of a picture carries to tell methods apart: nothing where there is one."""
     return f".{method}" if several else ""
-
-
-def _write_map(out: Path, detection: Detection, maps: MapFormat, *, several: bool) -> None:
-    """The map at the image's size: 16-bit grey (65535 is 1) or float32. Comes before its row."""
-    if maps == "none" or detection.score_map is None:
-        return
-    values = detection.anomaly_map
-    suffix = method_suffix(detection.method, several=several) + (".npy" if maps == "npy" else ".png")
-    with open_whole(out, output_path(out / MAPS, row_path(detection.path), suffix)) as file:
-        if maps == "npy":
-            np.save(file, values)
-        else:
-            write_grey(file, values)

@@ -42,7 +42,9 @@ PARTS_TO_DOUBLE = 64
 
 def _without_thresholds(manifest: dict[str, Any]) -> dict[str, Any]:
     """2 → 3: raw thresholds and the set beside the images are gone; ``set`` and ``good`` were not recorded."""
-    settings = {name: value for name, value in manifest["settings"].items() if name != "company"}
+    settings = {
+        name: value for name, value in manifest["settings"].items() if name not in ("company", "maps")
+    }
     kept = {k: v for k, v in manifest.items() if k not in ("thresholds", "colour_scales")}
     return {**kept, "settings": {**settings, "set": None, "good": None}}
 
