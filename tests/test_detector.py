@@ -146,8 +146,8 @@ def test_anchors_of_the_official_views_are_averaged(small_model):
     views = clipspect.load(AnoCLIP(views="official"), model=str(small_model))
     pixels = plate(4, height=64, width=64)
     assert (
-        views.detect(pixels, object="plate").score
-        != clipspect.load(model=str(small_model)).detect(pixels, object="plate").score
+        views.detect(pixels, object="plate").raw_score
+        != clipspect.load(model=str(small_model)).detect(pixels, object="plate").raw_score
     )
 
 
@@ -169,40 +169,40 @@ def test_own_words_change_the_anchors(small_model):
     )
 
 
-def test_good_images_set_the_thresholds(detector, plates):
-    good = sorted((plates / "a").glob("*.png"))
-    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.2)
-    assert thresholds.source == "good images"
-    flagged = [d.flag for d in detector.stream(good, object="plate", thresholds=thresholds)]
-    assert sum(flagged) <= 1
-    broken = plates / "broken.png"
-    broken.write_bytes(b"x")
-    with pytest.raises(UsageError, match="none of the 1 known-good"):
-        detector.calibrate([broken], "plate")
+@pytest.mark.parametrize("method", ["anoclip", "dual-image", "mutual", "winclip+"])
+def test_known_good_images_are_references_and_calibration_in_one(small_model, plates, method):
+    detector = clipspect.load(method, model=str(small_model))
+    files = sorted((plates / "a").glob("*.png"))
+    good = detector.calibrate(files, "plate", false_alarm_rate=0.2)
+    calibration = good.calibrations[method]
+    assert (calibration.is_good, calibration.images) == (True, len(files))
+    found = detector.detect(plates / "a", object="plate", good=good)
+    # Each good image is scored without itself, in the run as in the calibration.
+    peaks = [found[0].calibration_used.peak(d.summary) for d in found]
+    assert peaks == pytest.approx(list(calibration.peaks), abs=1e-4)
+    assert {d.verdict for d in found} <= {"clean", "flagged"}
+    others = detector.detect(plates / "b", object="plate", good=good)
+    alone = [
+        detector.detect(path, object="plate", good=good) for path in sorted((plates / "b").glob("*.png"))
+    ]
+    assert [d.score for d in alone] == pytest.approx([d.score for d in others], abs=1e-5)
+    assert [d.verdict for d in alone] == [d.verdict for d in others]
 
 
-@pytest.mark.parametrize("fusion", ["min-max", "rank", "temperature"])
-def test_a_set_method_is_calibrated_in_the_set_its_run_looks_at(small_model, plates, fusion):
-    detector = clipspect.load("mutual", model=str(small_model), settings={"fusion": fusion})
-    good, run = sorted((plates / "a").glob("*.png")), sorted((plates / "b").glob("*.png"))
-    together = {d.path: d.score for d in detector.detect([*run, *good], object="plate")}
-    apart = [d.score for d in detector.detect(good, object="plate")]
-    highest = max(together[path.name] for path in good)
-    thresholds = detector.calibrate(good, "plate", false_alarm_rate=0.01, context_images=run)
-    assert thresholds.image == pytest.approx(highest, abs=1e-5)
-    assert max(apart) != pytest.approx(highest, abs=1e-3)  # what a set of their own would have said
-    scored = list(detector.stream(run, object="plate", context_images=good))
-    assert [d.path for d in scored] == [path.name for path in run]
-    assert [d.score for d in scored] == pytest.approx([together[path.name] for path in run], abs=1e-5)
+def test_a_calibration_of_other_settings_is_refused(small_model, plates):
+    good = clipspect.load(model=str(small_model)).calibrate(plates / "a", "plate")
+    other = clipspect.load(model=str(small_model), settings={"smoothing": 1})
+    with pytest.raises(UsageError, match="calibrate again"):
+        other.detect(plates / "b", object="plate", good=good)
 
 
-def test_references_count_in_calibration_too(small_model, plates):
+def test_explicit_references_are_what_good_images_are_compared_with(small_model, plates):
     detector = clipspect.load("dual-image", model=str(small_model), settings={"output": "visual"})
-    good = sorted((plates / "a").glob("*.png"))
     references = detector.encode_references(sorted((plates / "b").glob("*.png"))[:1])
-    thresholds = detector.calibrate(good, "plate", references=references)
-    scores = [d.score for d in detector.stream(good, object="plate", references=references)]
-    assert thresholds.image == pytest.approx(max(scores), abs=1e-5)
+    good = detector.calibrate(plates / "a", "plate", references=references)
+    found = detector.detect(plates / "a", object="plate", references=references, good=good)
+    peaks = [d.calibration_used.peak(d.summary) for d in found]
+    assert peaks == pytest.approx(list(good.calibrations["dual-image"].peaks), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,13 @@ def score_three(method, folder, plates):
     return list(detector.stream(sorted(plates.rglob("*.png"))[:3], object="plate", references=references))
 
 
-def test_good_images_that_cannot_be_scored_are_named_in_the_note(small_model, plates):
+def test_good_images_that_cannot_be_scored_are_named(small_model, plates):
     detector = clipspect.load("anoclip", model=str(small_model))
     (plates / "a" / "broken.png").write_bytes(b"")
     found = detector.calibrate(plates, "plate")
-    assert "Not counted: 1 further good image that could not be scored (broken.png)." in found.note
+    ((name, reason),) = found.failed
+    assert name == "broken.png"
+    assert "the file is empty" in reason
     with pytest.raises(UsageError, match=r"none of the 1 known-good .*broken.png: the file is empty"):
         detector.calibrate([plates / "a" / "broken.png"], "plate")
 

@@ -232,7 +232,7 @@ class Detector:
             references = encoded[0].features
         model.check_references(given=references is not None or templates)
         model = model.set_references(references)
-        if model.uses_sets and encoded is not None:
+        if encoded is not None:
             model = model.fit_set(*encoded)
         return RunContext(model, calibrations)
 

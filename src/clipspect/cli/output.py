@@ -31,10 +31,12 @@ def print_detection(detection: Detection, overlay: Path | None) -> None:
 
     out = console()
     style = STYLES.get(detection.verdict, "bold")
-    threshold = "" if detection.threshold is None else f", threshold {detection.threshold:g}"
+    if detection.threshold is None:  # the calibrated scale means nothing for one image alone
+        score = f"raw score [bold]{detection.raw_score:.3f}[/]"
+    else:
+        score = f"score [bold]{detection.score:.3f}[/], threshold {detection.threshold:g}"
     out.print(
-        f"{escape(detection.path)}  score [bold]{detection.score:.3f}[/]{threshold}"
-        f"  [{style}]{WORDS[detection.verdict]}[/]",
+        f"{escape(detection.path)}  {score}  [{style}]{WORDS[detection.verdict]}[/]",
         highlight=False,
     )
     for region in detection.regions[:10]:
