@@ -85,7 +85,7 @@ def test_one_image_gives_its_score_here_and_an_overlay_beside_it(run, plates):
     answer = json.loads(text)
     assert answer["path"] == "plate 0.png"
     assert 0 <= answer["score"] <= 1
-    assert answer["image_threshold"] == 0.5
+    assert (answer["verdict"], answer["threshold"]) == ("undecided", None)
 
 
 def test_one_image_that_fails_is_an_object_for_machines_too(run, plates):
@@ -107,11 +107,16 @@ def test_one_image_without_a_folder_draws_what_is_asked_for(run, plates):
     assert (code, "--out" in error) == (2, True)
 
 
-def test_regions_below_the_image_threshold_are_told_as_such(run, plates):
+def test_one_image_says_how_it_was_judged(run, plates):
     words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
-    _, text, _ = run(*words, "--threshold", "1", "--pixel-threshold", "0")
-    assert "normal, threshold 1.000" in text
-    assert "these places reach that of pixels, 0.000" in text
+    _, text, error = run(*words)
+    assert "undecided" in text
+    assert "no threshold can be estimated" in " ".join(text.split())
+    assert "method: anoclip" in error
+    _, text, _ = run(*words, "--threshold", "0.1")
+    assert "threshold 0.1" in text
+    assert "flagged" in text
+    assert "region at" in text
 
 
 def test_overlays_of_single_images_are_not_taken_for_images(run, plates, tmp_path):
@@ -139,7 +144,7 @@ def test_exit_codes_for_anomalies_and_for_failures(run, plates, tmp_path):
         "--overlays",
         "none",
         "--threshold",
-        "0.0",
+        "0.01",
     )
     assert run(*words, "--out", str(tmp_path / "a"))[0] == 0
     assert run(*words, "--out", str(tmp_path / "b"), "--fail-on-anomaly")[0] == 1
@@ -156,7 +161,7 @@ def test_known_good_images_set_the_threshold(run, plates, tmp_path):
         *("--good", str(plates / "a"), "--false-alarm-rate", "0.2", "--no-report", "--overlays", "none"),
     )
     assert code == 0
-    assert rows_of(tmp_path / "r")[0]["threshold_source"] == "good images"
+    assert rows_of(tmp_path / "r")[0]["threshold_source"] == "conformal"
 
 
 def test_good_images_join_the_set_of_a_set_method_and_belong_to_its_settings(run, plates, tmp_path):
@@ -171,7 +176,7 @@ def test_good_images_join_the_set_of_a_set_method_and_belong_to_its_settings(run
     assert run(*words)[0] == 0
     next(good.iterdir()).unlink()
     code, _text, error = run(*words)
-    assert (code, "company" in error) == (2, True)
+    assert (code, "good was" in error) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +187,8 @@ def test_good_images_join_the_set_of_a_set_method_and_belong_to_its_settings(run
         (("detect", ".", "--object", "x", "--method", "y"), "unknown method"),
         (("detect", ".", "--object", "x", "--set", "views"), "name=value"),
         (("detect", ".", "--object", "x", "--tile", "big"), "number of pixels"),
-        (("detect", ".", "--object", "x", "--pixel-threshold", "0.5"), "goes with --threshold"),
-        (("detect", ".", "--object", "x", "--threshold", "1.5"), "within [0, 1]"),
-        (("detect", ".", "--object", "x", "--threshold", "0.5", "--good", "."), "use one of them"),
+        (("detect", ".", "--object", "x", "--false-alarm-rate", "0.1"), "add --good"),
+        (("detect", ".", "--object", "x", "--threshold", "1.5"), "between 0 and 1"),
     ],
 )
 def test_wrong_usage_is_code_2_and_one_line_that_helps(run, tmp_path, monkeypatch, words, message):
@@ -240,7 +244,7 @@ def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_pa
         str(out),
     )
     assert code == 0
-    assert "dual-image threshold" in text
+    assert "dual-image: " in text
     rows = rows_of(out)
     assert len(rows) == 30
     assert {r["method"] for r in rows} == {"anoclip", "dual-image", "mutual"}

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import clipspect
-from clipspect.benchmark import benchmark as module
+from clipspect.benchmark import runner as module
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings

@@ -22,8 +22,9 @@ OWN = {
     FAILURE,
     "flag",
     "regions",
-    "image_threshold",
-    "pixel_threshold",
+    "verdict",
+    "score",
+    "threshold",
     "threshold_source",
 }
 """What differs from run to run, and what only the end of a run decides."""

@@ -6,14 +6,14 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from serving.conftest import photo
+
+from server.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
 import clipspect
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError
-from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.server.engine import Engine, InspectRequest, PendingRequest
 from clipspect.server.errors import ServiceError
 
@@ -46,7 +46,7 @@ def test_bytes_give_what_the_files_give(engine, small_model, tmp_path, method):
 def test_inquiries_answered_together_get_what_each_gets_alone(engine):
     asked = [
         inquiry(engine, photo(0), photo(1)),
-        inquiry(engine, photo(2), thresholds=given_thresholds(0.2)),
+        inquiry(engine, photo(2), threshold=0.2),
         inquiry(engine, photo(3), photo(4), photo(5), method="dual-image"),
         replace(inquiry(engine, photo(6)), object="washer"),
     ]
@@ -55,8 +55,8 @@ def test_inquiries_answered_together_get_what_each_gets_alone(engine):
     for found, expected in zip(together, alone, strict=True):
         assert [d.content_hash for d in found] == [d.content_hash for d in expected]
         assert scores(found) == pytest.approx(scores(expected), abs=1e-6)
-    assert together[1][0].thresholds_used.source == "given"
-    assert together[0][0].thresholds_used.source == "guess"
+    assert (together[1][0].threshold, together[1][0].verdict) == (0.2, "flagged")
+    assert (together[0][0].threshold, together[0][0].verdict) == (None, "undecided")
 
 
 def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch):

@@ -12,7 +12,7 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
 from clipspect.data.find import OVERLAY_SUFFIX
-from clipspect.detection import move_threshold
+from clipspect.detection import check_threshold, move_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
@@ -86,6 +86,8 @@ def detect(
     alone = not on_ray and place.is_file() and out is None and pages is opt.Pages.first
     if alone and (csv or maps is not opt.Maps.none):
         raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
+    if threshold is not None:
+        check_threshold(threshold)
     if false_alarm_rate is not None and good is None:
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
     chosen = method or _default_method(place, on_ray, good, reference, templates, told=not compare)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.data.prefetch import prefetch
-from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.detection import check_threshold
+from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
 from clipspect.postprocess.heatmap import draw_overlay
 from clipspect.postprocess.maps import resize_map, write_grey
@@ -89,8 +90,7 @@ def finish_run(
     methods = list(store.manifest["settings"]["methods"])
     judged = {m: calibrations.get(m) or calibrate_rows(store.out, m, present) for m in methods}
     if threshold is not None:
-        if not 0 < threshold < 1:
-            raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+        check_threshold(threshold)
         judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
     for name in (OVERLAYS, MAPS, CSV, REPORT):  # those of an earlier calibration would contradict the rows
