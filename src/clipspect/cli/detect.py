@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -178,14 +179,39 @@ def detect(
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.")] = Path("demo-results"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            help="Instead of a run: write the sample images (photos/, good/, part.png) here.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the offline model on the images that ship with clipspect and write a report."""
-    from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
+    from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
     from clipspect.results.run import LocalEngine
 
+    if photos is not None:
+        _write_samples(photos, DEMO_IMAGES, DEMO_GOOD)
+        return
     detector = load_detector(method=DEMO_METHOD, model="tiny")
-    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT)
-    print_summary(run_with_progress(scoring, out=out, overwrite=True))
+    good = _calibrate(detector, DEMO_OBJECT, DEMO_GOOD, None, {})
+    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT, good=good)
+    print_summary(run_with_progress(scoring, out=out, calibrations=good.calibrations, overwrite=True))
+
+
+def _write_samples(folder: Path, images: Path, good: Path) -> None:
+    """Copy the sample images into a folder, next to whatever is there."""
+    from PIL import Image
+
+    for source, name in ((images, "photos"), (good, "good")):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    with Image.open(images / "08_crack.jpg") as part:
+        part.save(folder / "part.png")
+    console().print(
+        f"written: {folder / 'photos'}, {folder / 'good'}, {folder / 'part.png'}", highlight=False
+    )
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:

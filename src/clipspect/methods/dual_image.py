@@ -41,7 +41,7 @@ class DualImage(JointMethod):
     """Partners of each image, averaged, so that a defective one does little harm; 1 as in the paper. Explicit
     references are all used."""
     explicit: Literal["nearest", "mean"] = "nearest"
-    """Several explicit references, such as known-good images: distance to the nearest patch of any, or mean distance."""
+    """Several explicit references, such as known-good images: the nearest patch of any, or the mean distance."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
