@@ -238,12 +238,14 @@ class AnomalyModel:
         if self.pool is None or len(fresh) == len(index):
             return self.encode(rows.images, rows.sources), index
         known = [i for i, place in enumerate(index) if place >= 0]
-        stored = self.pool[[index[i] for i in known]]
-        if not fresh:
-            return stored, index
-        joined = Encoded.concat([self.encode(rows.images[fresh], rows.sources[fresh]), stored])
-        order = [*fresh, *known]
-        return joined[[order.index(i) for i in range(len(order))]], index
+        features = self.pool.features[[index[i] for i in known]]
+        if fresh:
+            features = Features.concat(
+                [self.encode(rows.images[fresh], rows.sources[fresh]).features, features]
+            )
+            order = [*fresh, *known]
+            features = features[[order.index(i) for i in range(len(order))]]
+        return Encoded(features, rows.images.to(self.backbone.device)), index
 
     @cached_property
     def _pool_rows(self) -> dict[tuple[str, int], int]:

@@ -42,6 +42,8 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
 """name → (module:class below ``clipspect.methods``, one line for people); listing them imports no torch."""
 
 DEFAULT_METHOD = "anoclip"
+REFERENCES_SUFFIX = ".refs"
+"""Of files of encoded references."""
 
 
 class BackboneLoader(Protocol):

@@ -16,6 +16,7 @@ from clipspect.data.find import OVERLAY_SUFFIX
 from clipspect.detection import check_threshold, move_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
+from clipspect.registry import REFERENCES_SUFFIX
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
@@ -114,8 +115,8 @@ def detect(
         **({} if max_pixels is None else {"max_pixels": max_pixels}),
     }
     detector = load_detector(settings=set_, **recipe)
-    context = _references(detector, object, place, reference, templates)
-    calibrated = None
+    context = _references(detector, object, place, reference, templates, has_good=good is not None)
+    calibrated = context.pop("good", None)
     if good is not None:
         if on_ray and detector.uses_sets:
             raise UsageError(
@@ -299,13 +300,23 @@ def _calibrate(
 
 
 def _references(
-    detector: Detector, object: str, source: Path, reference: Path | None, templates: Path | None
+    detector: Detector,
+    object: str,
+    source: Path,
+    reference: Path | None,
+    templates: Path | None,
+    *,
+    has_good: bool,
 ) -> dict[str, Any]:
     """What the run is to be compared with, as arguments of ``Detector.stream``."""
     if reference is not None and templates is not None:
         raise UsageError("--reference serves every image, --templates each its own; use one of them")
     if reference is not None:
         with console(stderr=True).status(f"reading the references in {reference}"):
+            if reference.suffix == REFERENCES_SUFFIX and not has_good:
+                good = detector.read_good(reference, object)
+                if good is not None:
+                    return {"good": good}
             return {"references": detector.read_references(reference, object)}
     if templates is not None:
         from clipspect.data.templates import match_templates
