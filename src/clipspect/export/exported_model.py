@@ -86,8 +86,8 @@ class ExportedDetector(nn.Module):
                 -CLASS_LIMIT, CLASS_LIMIT
             )
             joined = joined + CLASS_WEIGHT * z[:, None, None]
-        below = (0.5 * (joined - used.base) / used.width).clamp(0, 0.5)
-        above = 1 - 0.5 * torch.exp(-(joined - used.threshold).clamp_min(0) / used.width)
+        below = (0.5 * (joined - used.base) / used.width).clamp(0.0, 0.5)
+        above = 1 - 0.5 * torch.exp(-(joined - used.threshold).clamp_min(0.0) / used.width)
         maps = torch.where(joined < used.threshold, below, above)
         image = maps.amax((1, 2))
         return image, F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]

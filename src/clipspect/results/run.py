@@ -314,7 +314,7 @@ def run_engine(
         flagged=outcome.flagged,
         failed=outcome.failed,
         errors=outcome.errors[:SHOWN_ERRORS],
-        warnings=outcome.warnings,
+        warnings=(*engine.notes(), *outcome.warnings),
         verdicts=outcome.verdicts,
         missing=outcome.missing,
         calibrations=outcome.calibrations,
