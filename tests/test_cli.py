@@ -44,7 +44,7 @@ def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
     assert sorted(r["path"] for r in rows) == sorted(
         p.relative_to(plates).as_posix() for p in plates.rglob("*.png")
     )
-    assert all(0 <= r["score"] <= 1 and r["flag"] is not None and r["method"] == "anoclip" for r in rows)
+    assert all(0 <= r["score"] <= 1 and r["flag"] is not None and r["method"] == "dual-image" for r in rows)
     assert (out / "report.html").stat().st_size > 10_000
     assert len(list((out / "overlays").rglob("*.png"))) == 10
     assert len(list((out / "maps").rglob("*.png"))) == 10
@@ -282,7 +282,9 @@ def test_a_set_is_scored_the_same_after_an_interruption(run, plates, tmp_path):
     broken.write_bytes(b"")
     assert run(*words, "--out", str(tmp_path / "again"), "--overwrite")[0] == 3
     broken.write_bytes(kept)
-    run(*words, "--out", str(tmp_path / "again"))
+    code, _, error = run(*words, "--out", str(tmp_path / "again"))
+    assert (code, "the images of the set have changed" in error) == (2, True)
+    assert run(*words, "--out", str(tmp_path / "again"), "--overwrite")[0] == 0
     whole = {r["path"]: r["score"] for r in rows_of(tmp_path / "whole")}
     again = {r["path"]: r["score"] for r in rows_of(tmp_path / "again")}
     restored = broken.relative_to(plates).as_posix()
@@ -312,7 +314,7 @@ def test_references_go_by_file_by_folder_and_by_asset(run, plates, tmp_path):
     for number, option in enumerate((("--reference", asset), ("--reference", good), ("--templates", good))):
         out = tmp_path / f"r{number}"
         assert run(*words, "--out", str(out), option[0], str(option[1]))[0] == 0
-        scores.append({r["path"]: r["score"] for r in rows_of(out)})
+        scores.append({r["path"]: r["raw_score"] for r in rows_of(out)})
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[2] != pytest.approx(scores[1], abs=1e-6)
     code, _, error = run(*words, "--out", str(tmp_path / "r0"), "--reference", str(good / "plate 0.png"))
@@ -375,7 +377,8 @@ def test_names_of_up_to_255_bytes_are_written(run, plates, tmp_path, length):
         shutil.copy(plates / "b" / "plate 0.png", folder / name)
     out = tmp_path / "r"
     code, _, _ = run(
-        "detect", str(folder), "--object", "plate", "--out", str(out), "--maps", "npy", "--no-report"
+        *("detect", str(folder), "--object", "plate", "--out", str(out), "--maps", "npy", "--no-report"),
+        *("--method", "anoclip"),
     )
     assert code == 0
     assert [len(list((out / part).iterdir())) for part in ("maps", "overlays")] == [2, 2]
@@ -388,7 +391,8 @@ def test_a_folder_named_like_an_output_file_is_an_error_that_says_so(run, plates
     shutil.copy(plates / "b" / "plate 0.png", folder / "a.png")
     shutil.copy(plates / "b" / "plate 0.png", folder / "a.png.png" / "b.png")
     code, _, error = run(
-        "detect", str(folder), "--object", "plate", "--out", str(tmp_path / "s"), "--maps", "png16"
+        *("detect", str(folder), "--object", "plate", "--out", str(tmp_path / "s"), "--maps", "png16"),
+        *("--method", "anoclip"),
     )
     assert (code, "named like the output of another image" in error) == (2, True)
     (folder / "a.png.clipspect.png").mkdir()

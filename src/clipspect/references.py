@@ -205,7 +205,7 @@ def calibrate(
     readable = [one for one in loaded if one.image is not None]
     if not readable:
         first = f"; the first, {failed[0][1]}" if failed else ""
-        raise UsageError(f"none of the {len(failed)} known-good images could be read{first}")
+        raise UsageError(f"none of the {len(failed)} known-good images could be scored{first}")
     run = detector.begin(
         object, references=references, templates=templates is not None, pool=readable, own_references=True
     )

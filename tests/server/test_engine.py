@@ -27,7 +27,7 @@ def answered(engine: Engine, *inquiries: InspectRequest) -> list[list[Detection]
 
 
 def scores(detections: list[Detection]) -> list[float]:
-    return [d.score for d in detections]
+    return [d.raw_score for d in detections]
 
 
 @pytest.mark.parametrize("method", ["anoclip", "anoclip+", "dual-image"])
@@ -63,7 +63,7 @@ def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch)
     detector = engine.detector(("anoclip",), engine.models[0])
     batches: list[int] = []
     encoded: list[int] = []
-    score, encode = type(detector)._score_batch, type(detector.backbone).encode
+    score, encode = type(detector)._score, type(detector.backbone).encode
 
     def scored(self, batch, run):
         batches.append(len(batch))
@@ -73,7 +73,7 @@ def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch)
         encoded.append(len(images))
         return encode(self, images, request)
 
-    monkeypatch.setattr(type(detector), "_score_batch", scored)
+    monkeypatch.setattr(type(detector), "_score", scored)
     monkeypatch.setattr(type(detector.backbone), "encode", counted)
     answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
     assert batches == [4, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import warnings
@@ -12,7 +13,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
-from clipspect.data.find import OVERLAY_SUFFIX
+from clipspect.data.find import OVERLAY_SUFFIX, scan_folder
 from clipspect.detection import check_threshold, move_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
@@ -271,13 +272,19 @@ def _default_method(
         method, why = "anoclip", "each image is scored by itself"
     elif good is not None or reference is not None or templates is not None:
         method, why = "dual-image", "text, and your images as references"
-    elif source.is_dir():
+    elif source.is_dir() and _holds_several(source):
         method, why = "dual-image", "text, and the images of the folder as each other's references"
     else:
         method, why = "anoclip", "one image, text only"
     if told:
         console(stderr=True).print(f"method: {method} ({why})", style="dim", highlight=False)
     return method
+
+
+def _holds_several(folder: Path) -> bool:
+    with contextlib.suppress(UsageError):  # an empty folder is told where it is read
+        return len(scan_folder(folder).images) > 1
+    return False
 
 
 def _calibrate(
