@@ -180,7 +180,7 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     tensors = {"image": features.image}
     for name in ("value_patches", "ordinary_patches", "windows"):
         tensors |= {f"{name}.{key}": tensor for key, tensor in getattr(features, name).items()}
-    for name in ("views", "unprojected"):
+    for name in ("views", "unprojected", "trunk"):
         if getattr(features, name) is not None:
             tensors[name] = getattr(features, name)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -200,6 +200,7 @@ def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
         views=tensors.get("views"),
         windows=each("windows"),
         unprojected=tensors.get("unprojected"),
+        trunk=tensors.get("trunk"),
     )
 
 

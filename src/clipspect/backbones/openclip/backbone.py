@@ -183,6 +183,7 @@ class Backbone:
             views,
             windows,
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
+            None if tokens.trunk is None else tokens.trunk.float().unflatten(1, grid),
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -195,6 +196,7 @@ class Backbone:
                 request.ordinary_blocks,
                 start_block=request.start_block,
                 unprojected=request.unprojected,
+                trunk=request.trunk,
             )
         if request.unprojected:
             raise UsageError("a ResNet backbone has no patch tokens before its projection")
