@@ -215,7 +215,7 @@ def _tensors(features: Features) -> dict[str, Tensor]:
         tensors["signatures"] = features.sources.signatures
     for name in ("value_patches", "ordinary_patches", "windows"):
         tensors |= {f"{name}.{key}": tensor for key, tensor in getattr(features, name).items()}
-    for name in ("views", "unprojected"):
+    for name in ("views", "unprojected", "trunk"):
         if getattr(features, name) is not None:
             tensors[name] = getattr(features, name)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -235,6 +235,7 @@ def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
         views=tensors.get("views"),
         windows=each("windows"),
         unprojected=tensors.get("unprojected"),
+        trunk=tensors.get("trunk"),
     )
 
 

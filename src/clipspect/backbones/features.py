@@ -46,6 +46,8 @@ class FeatureRequest:
     """V-V blocks by relative depth, for methods that do not know how deep the backbone is."""
     ordinary_spans: frozenset[Span] = frozenset()
     """Ordinary blocks by relative depth."""
+    trunk: bool = False
+    """Features of the convolutional trunk, where the backbone has one."""
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """The request that serves both.
@@ -67,6 +69,7 @@ class FeatureRequest:
             unprojected=self.unprojected or other.unprojected,
             value_spans=self.value_spans | other.value_spans,
             ordinary_spans=self.ordinary_spans | other.ordinary_spans,
+            trunk=self.trunk or other.trunk,
         )
 
     def resolved(self, depth: int) -> FeatureRequest:
@@ -98,6 +101,7 @@ class FeatureRequest:
             self.views,
             self.windows,
             self.unprojected,
+            trunk=self.trunk,
         )
 
 
@@ -121,6 +125,8 @@ class Features:
     """window size → (B, number of windows, D) window embeddings, not normalised."""
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
+    trunk: Tensor | None = None
+    """(B, H, W, C) features of the convolutional trunk; None where the backbone has none."""
     sources: Sources | None = None
     """The image each row comes from; None where nothing is excluded from references."""
 
@@ -174,4 +180,5 @@ class Features:
             one("views"),
             each("windows"),
             one("unprojected"),
+            one("trunk"),
         )

@@ -24,9 +24,12 @@ TINY_FOLDER = Path(__file__).parent / "tiny"
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        str(TINY_FOLDER), None, 256, "ships in the wheel, works offline; trained on rendered scenes only"
+        str(TINY_FOLDER),
+        None,
+        256,
+        "ships in the wheel, works offline; ImageNet trunk, trained on rendered scenes",
     ),
-    "tiny-3": Preset(str(TINY_FOLDER), None, 256, "pinned alias of the current tiny weights"),
+    "tiny-4": Preset(str(TINY_FOLDER), None, 256, "pinned alias of the current tiny weights"),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240", "laion400m_e32", 240, "the papers' backbone (AnoCLIP, Dual-Image, WinCLIP)"
     ),

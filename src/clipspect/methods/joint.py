@@ -61,6 +61,9 @@ class JointMethod(AnoCLIP):
     """Share of the language score in the joint one."""
     path: Literal["value", "ordinary"] = "value"
     """Patch tokens of the V-V path, or of the ordinary Q-K path (for comparison)."""
+    visual_features: Literal["both", "trunk", "blocks"] = "both"
+    """Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of blocks, or the
+    mean of both scores. A backbone without a trunk always compares by blocks."""
     blocks_from: float = 0.75
     """The visual score is averaged over blocks deeper than this share of the backbone …"""
     blocks_to: float = 1.0
@@ -72,6 +75,7 @@ class JointMethod(AnoCLIP):
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
         check_choice("path", self.path, ("value", "ordinary"))
+        check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
         check_range("text_weight", self.text_weight, 0, 1)
         check_range("blocks_to", self.blocks_to, 1e-6, 1)
         check_range("blocks_from", self.blocks_from, 0, self.blocks_to)
@@ -83,14 +87,16 @@ class JointMethod(AnoCLIP):
 
     def request(self) -> FeatureRequest:
         """Tokens of the text block and of the visual blocks, of one path."""
+        trunk = self.visual_features != "blocks"
         if self.path == "value":
             return super().request() | FeatureRequest(
-                value_spans=frozenset([self.span]), start_block=self.start_block
+                value_spans=frozenset([self.span]), start_block=self.start_block, trunk=trunk
             )
         return FeatureRequest(
             ordinary_blocks=frozenset([self.block]),
             ordinary_spans=frozenset([self.span]),
             views=self.views == "official",
+            trunk=trunk,
         )
 
     @abstractmethod
@@ -122,6 +128,10 @@ class JointMethod(AnoCLIP):
                 raise ReferencesError(
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
+                )
+            if references is not None and (references.trunk is None) != (pool.trunk is None):
+                raise ReferencesError(
+                    "the references were encoded with another setting of visual_features; build them again"
                 )
         compared = self.gather(pool, context)
         if not any(self.allowed(pool, context, compared)):
@@ -199,9 +209,12 @@ class JointMethod(AnoCLIP):
         return abnormal_probability(tokens, context.anchors.pair, self.temperature)
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
-        """(B, N, D) unit tokens of each visual block."""
-        patches = self._patches(features)
-        return [normalize_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
+        """(B, N, D) unit tokens of each visual block, and of the trunk."""
+        patches, trunk = self._patches(features), features.trunk
+        blocks = [normalize_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
+        if trunk is None or self.visual_features == "blocks":
+            return blocks
+        return [normalize_tokens(trunk), *(blocks if self.visual_features == "both" else [])]
 
     def _patches(self, features: Features) -> Mapping[int, Tensor]:
         return features.value_patches if self.path == "value" else features.ordinary_patches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from clipspect.backbones.base import Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.levels import LEVEL_FILE
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
 from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
@@ -24,6 +26,7 @@ from clipspect.backbones.openclip.value_attention import (
     encode_vit,
     encode_windows,
 )
+from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
@@ -136,6 +139,7 @@ class OpenClipBackbone(Backbone):
             views,
             windows,
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
+            None if tokens.trunk is None else tokens.trunk.float().unflatten(1, grid),
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -148,6 +152,7 @@ class OpenClipBackbone(Backbone):
                 request.ordinary_blocks,
                 start_block=request.start_block,
                 unprojected=request.unprojected,
+                trunk=request.trunk,
             )
         if request.unprojected:
             raise UsageError("a ResNet backbone has no patch tokens before its projection")
@@ -199,4 +204,10 @@ def load_openclip(
     from clipspect.backbones.openclip.checkpoints import build_model
 
     built, tokenizer, label = build_model(model, weights, seed)
-    return OpenClipBackbone(built, tokenizer, name=model, weights=label, image_size=image_size, device=device)
+    backbone = OpenClipBackbone(
+        built, tokenizer, name=model, weights=label, image_size=image_size, device=device
+    )
+    folder = Path(PRESETS[model].architecture if model in PRESETS else model)
+    if weights is None and folder.is_dir():
+        backbone.level_file = folder / LEVEL_FILE
+    return backbone
