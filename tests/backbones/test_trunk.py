@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import Backbone, load_backbone
+from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, initialize, is_plain_config
 from clipspect.backbones.presets import TINY_FOLDER
 from clipspect.backbones.trunk import TRUNKS, Trunk
@@ -41,7 +42,9 @@ def model() -> PlainCLIP:
 
 @pytest.fixture(scope="module")
 def backbone(model) -> Backbone:
-    return Backbone(copy.deepcopy(model), LazyTokenizer(8), name="small", weights="seeded", image_size=64)
+    return OpenClipBackbone(
+        copy.deepcopy(model), LazyTokenizer(8), name="small", weights="seeded", image_size=64
+    )
 
 
 @pytest.mark.parametrize("name", TRUNKS)

@@ -22,7 +22,6 @@ from cases import CASES
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
-from clipspect.benchmark.layouts import render_pictures, write_layout
 from clipspect.benchmark.runner import run_benchmark
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec
@@ -36,6 +35,7 @@ from clipspect.integrations.anomalib import (
     Mutual,
 )
 from clipspect.integrations.anomalib_resize import ClipspectResize
+from clipspect.training.layouts import render_pictures, write_layout
 
 MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
 NAMES = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import clipspect
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.openclip.backbone import load_backbone
+from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.plain_clip import PlainCLIP
 from clipspect.benchmark.metrics import pixel_metrics
 

@@ -344,7 +344,7 @@ def _one(
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
     from clipspect.results.export import detection_json
-    from clipspect.results.run import short_name
+    from clipspect.results.outputs import short_name
 
     found: list[Detection] = [
         d if threshold is None or d.error else move_threshold(d, threshold)

@@ -24,8 +24,8 @@ from clipspect.postprocess.heatmap import draw_overlay
 from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
+from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.rows import judge_rows, map_of, regions_of, summary_of
-from clipspect.results.run import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
 from clipspect.results.store import CSV, MAPS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
