@@ -41,7 +41,7 @@ def model() -> PlainCLIP:
 
 
 @pytest.fixture(scope="module")
-def backbone(model) -> Backbone:
+def backbone(model) -> OpenClipBackbone:
     return OpenClipBackbone(
         copy.deepcopy(model), LazyTokenizer(8), name="small", weights="seeded", image_size=64
     )

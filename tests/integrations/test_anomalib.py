@@ -177,5 +177,5 @@ def test_files_that_anomalib_reads_differently_score_as_in_detect(engine, small_
     found = engine.predict(model=kind, data_path=folder)
     ours = clipspect.load("anoclip", model=str(small_model), image_size=64).detect(folder, object="plate")
     for theirs, one in zip(found, ours, strict=True):
-        assert float(theirs.pred_score) == pytest.approx(one.score, abs=1e-5)
+        assert float(theirs.pred_score) == pytest.approx(one.raw_score, abs=1e-5)
         np.testing.assert_allclose(theirs.anomaly_map.squeeze().numpy(), one.score_map, atol=1e-5)

@@ -66,7 +66,7 @@ def test_the_order_of_the_files_changes_nothing(counted, plates):
     forth = {d.path: d for d in detector.detect(paths, "plate")}
     back = {d.path: d for d in detector.detect(paths[::-1], "plate")}
     for path, detection in forth.items():
-        assert detection.score == pytest.approx(back[path].score, abs=1e-5)
+        assert detection.raw_score == pytest.approx(back[path].raw_score, abs=1e-5)
         np.testing.assert_allclose(detection.score_map, back[path].score_map, atol=1e-5)
 
 

@@ -102,7 +102,7 @@ def test_it_finds_the_defects_of_the_demo_images(demo):
 def test_it_separates_the_defective_images_of_the_demo_from_the_good_ones(demo):
     good = [d for d in demo if Path(d.path).stem.endswith("_good")]
     defective = [d for d in demo if not Path(d.path).stem.endswith("_good")]
-    assert max(d.score for d in good) < 0.5 < min(d.score for d in defective)
+    assert max(d.raw_score for d in good) < 0.5 < min(d.raw_score for d in defective)
     highest = [
         max(float(d.anomaly_map.max()) for d in good),
         min(float(d.anomaly_map.max()) for d in defective),
