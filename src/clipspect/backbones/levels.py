@@ -19,7 +19,8 @@ from clipspect.postprocess.calibration import Calibration, Summary, shipped_leve
 from clipspect.prompts.anchors import cache_folder
 
 LEVEL_FILE = "calibration.json"
-FALSE_ALARM_RATE = 0.05
+FALSE_ALARM_RATE = 0.01
+"""Share of clean images of other things that may exceed a level: one image alone must rarely be called suspicious."""
 
 
 def measure_level(method: str, summaries: Sequence[Summary], image_size: int, command: str) -> dict[str, Any]:
