@@ -179,3 +179,18 @@ def test_files_that_anomalib_reads_differently_score_as_in_detect(engine, small_
     for theirs, one in zip(found, ours, strict=True):
         assert float(theirs.pred_score) == pytest.approx(one.raw_score, abs=1e-5)
         np.testing.assert_allclose(theirs.anomaly_map.squeeze().numpy(), one.score_map, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "method"), [(AnoClip, "anoclip"), (DualImage, "dual-image")])
+def test_with_known_good_images_labels_are_those_of_detect(engine, root, small_model, kind, method):
+    folder = root / "own" / "plate" / "dent"
+    detector = clipspect.load(method, str(small_model), image_size=64, device="cpu")
+    good = detector.calibrate(root / "own" / "plate" / "good", "plate", false_alarm_rate=0.1)
+    found = engine.predict(model=model(kind, small_model, class_name="plate", good=good), data_path=folder)
+    expected = {Path(d.path).name: d for d in detector.detect(folder, object="plate", good=good)}
+    for theirs in found:
+        one = expected[Path(theirs.image_path[0]).name]
+        # Stored layers are float16; anomalib's tensors are float32.
+        assert float(theirs.pred_score) == pytest.approx(one.score, abs=6e-3)
+        if abs(one.score - 0.5) > 6e-3:
+            assert bool(theirs.pred_label) == one.flag
