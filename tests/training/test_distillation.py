@@ -33,7 +33,7 @@ def config():
         phases=(Phase(1.0, window=4, batch=8, scene_sizes=(64,)),),
     )
     return replace(
-        whole, stages=(stage,), refresh_steps=1000, warmup_steps=1, trunk_weights="random", materials=""
+        whole, stages=(stage,), refresh_steps=1000, warmup_steps=1, trunk_weights="given", materials=""
     )
 
 

@@ -83,7 +83,8 @@ class TrainingConfig:
     """Whose patch tokens the dense and the prototype terms train: "value" (V-V) or, for an ablation, "ordinary"; the
     term ``beside`` trains the others."""
     trunk_weights: str = "imagenet"
-    """Weights of the trunk, where the model has one: "imagenet", or "random" as a control."""
+    """Weights of the trunk, where the model has one: "imagenet", "random" as a control, or "given" by the weights that
+    training starts from."""
     materials: str = ""
     """Folder with images of materials that some surfaces are cut from; "" for drawn surfaces alone."""
     leave_out: str = ""

@@ -199,7 +199,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.config)
     # The student starts from shipped weights, its trunk among them.
-    config = replace(config, stages=config.stages[-1:], trunk_weights="random")
+    config = replace(config, stages=config.stages[-1:], trunk_weights="given")
     backbone = load_backbone(arguments.teacher, arguments.teacher_weights, device=arguments.device)
     teacher = Teacher(backbone, arguments.object)
     student = Student(config, teacher, read_training_images(arguments.photos), arguments.device)

@@ -25,11 +25,12 @@ def build_tiny(config: TrainingConfig) -> PlainCLIP:
         model = PlainCLIP(config.model)
         initialize(model)
         if model.visual.trunk is not None:
+            model.visual.trunk.requires_grad_(False)
+        if model.visual.trunk is not None and config.trunk_weights != "given":
             if config.trunk_weights == "imagenet":
                 load_imagenet(model.visual.trunk, config.model["vision_cfg"]["trunk"])
             scenes = draw_scenes(Canvas(_STATISTICS_SIDE, config.seed), _STATISTICS_SCENES)
             standardize(model.visual.trunk, normalize(scenes.clean, config))
-            model.visual.trunk.requires_grad_(False)
     return model
 
 
