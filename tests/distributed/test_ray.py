@@ -67,7 +67,7 @@ def test_an_image_that_kills_its_worker_is_one_row_and_the_rest_is_done(
     summary = run_engine(engine, out=out, overlays="none", report=False)
     assert (summary.images, summary.failed) == (11, 1)
     ((name, reason),) = summary.errors
-    assert (name, "ended without a word" in reason) == ("a/poison.png", True)
+    assert (name, "the worker crashed" in reason) == ("a/poison.png", True)
 
     (plates / "a" / "poison.png").write_bytes((plates / "a" / "plate 1.png").read_bytes())
     local = run_folder(detector, plates, object="plate", out=out, overlays="none", report=False)

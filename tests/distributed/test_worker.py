@@ -132,5 +132,5 @@ def test_what_is_lost_with_a_neighbours_worker_is_scored_in_a_pass_of_its_own(sm
     rows = {row["path"]: row["error"] for row in engine.score(engine._names)}
     assert rows["fine"] is None
     assert rows["waiting"] is None
-    assert "ended without a word" in rows["poison"]
+    assert "the worker crashed" in rows["poison"]
     assert engine.passes[-2:] == ((1, ["poison"]), (1, ["waiting"]))

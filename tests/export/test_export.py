@@ -121,8 +121,8 @@ def test_int8_is_calibrated_on_images_and_held_to_torch(detector, tmp_path):
     [
         ("mutual", {}, "a.onnx", "cannot be exported; choose one of: anoclip"),
         ("anoclip+", {}, "a.onnx", "cannot be exported"),
-        ("anoclip", {}, "a.pb", "end it in .onnx"),
-        ("anoclip", {"precision": "int8"}, "a.onnx", "end the file's name in .xml"),
+        ("anoclip", {}, "a.pb", "use the suffix .onnx"),
+        ("anoclip", {"precision": "int8"}, "a.onnx", "use a file name that ends in .xml"),
         ("anoclip", {"precision": "int8"}, "a.xml", "--calibrate"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Measuring: metrics, and the runs that use them."""
+"""Benchmark metrics, and the runs that use them."""

@@ -1,4 +1,4 @@
-"""Tally: the detections of one method on one set of images, counted as they come; figures at the end."""
+"""Accumulator: counts the detections of one method on one set of images and computes its metrics."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from clipspect.postprocess.maps import resize_map
 METRICS = (
     "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro",
 )  # fmt: skip
-"""The figures of a row, in the order of tables."""
+"""Metrics of a row, in column order."""
 
 RANDOM_WEIGHTS = "random weights"
-"""Begins the warning of every row of a control, which tables name anyway."""
+"""Prefix of the warning in every row of a random-weights control; tables name the control anyway."""
 
 Resolution = Literal["map", "photo"]
-"""Where maps meet masks: "map" at the method's own map, the backbone's input size, as the papers and anomalib measure;
-"photo" at the image's size."""
+"""Resolution of the pixel metrics.
+
+"map" is the method's map size (the backbone's input size), as in the papers and anomalib; "photo" is the image's size.
+"""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured on a set of images."""
+    """Metrics of a set of images."""
 
     values: Mapping[str, float | None]
     """metric of :data:`METRICS` → value in [0, 1], None where it is not defined."""
     undefined: Mapping[str, str]
-    """metric without a value → why."""
+    """metric without a value → reason."""
     pixel_error: float
-    """Most by which pixel AUROC and AUPRO can differ from the exact value; 0 = exact."""
+    """Upper bound on the error of pixel AUROC and AUPRO; 0 = exact."""
     images: int
     failed: Mapping[str, str]
-    """image that could not be scored → why; none of them counts in a metric."""
+    """image that could not be scored → reason; excluded from all metrics."""
     warnings: Sequence[str]
 
 
 @dataclass
 class Accumulator:
-    """Counts detections. Memory does not grow with the images (see :class:`PixelCurve`)."""
+    """Counter of detections. Memory does not grow with the number of images (see :class:`PixelCurve`)."""
 
     resolution: Resolution = "map"
     curve: PixelCurve = field(default_factory=PixelCurve)
@@ -57,14 +59,14 @@ class Accumulator:
     failed: dict[str, str] = field(default_factory=dict)
     grey: int = 0
     told: Counter[str] = field(default_factory=Counter)
-    """What detections warn of → how many do."""
+    """Warning → number of detections that have it."""
     empty: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     masked: int = 0
 
     def add(self, sample: Sample, detection: Detection) -> None:
-        """Count one image; where its detection or its mask failed, the error."""
+        """Add one image, or its error if its detection or mask failed."""
         if detection.error is not None or detection.score_map is None:
             self.failed[detection.path] = detection.error or "has no map"
             return
@@ -91,7 +93,7 @@ class Accumulator:
         self.masked += mask is not None
 
     def figures(self) -> Figures:
-        """The figures of everything counted so far."""
+        """Return the metrics of all images added so far."""
         image = image_metrics(np.array(self.labels, bool), np.array(self.scores))
         pixel = self.curve.metrics()
         found = (image.auroc, image.ap, image.f1_max, pixel.auroc, pixel.ap, pixel.f1_max, pixel.aupro)
@@ -101,7 +103,9 @@ class Accumulator:
         undefined = {name: self._reason(name) for name, value in values.items() if value is None}
         warnings = [f"{count} images: {text}" for text, count in self.told.items()]
         if self.grey:
-            warnings.append(f"{self.grey} masks are not binary; they were cut at half their brightest value")
+            warnings.append(
+                f"{self.grey} masks are not binary; they were thresholded at half their maximum value"
+            )
         for paths, what in (
             (self.empty, "of defective images are empty"),
             (self.full, "mark the whole image as defective"),

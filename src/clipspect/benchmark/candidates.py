@@ -1,4 +1,4 @@
-"""Entrants: the methods of a benchmark, each with its settings, its references and its stopwatch."""
+"""Candidates: the methods of a benchmark, each with its settings, references and timing."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.registry import list_methods, make_method
 
 DEFAULT_SHOTS = 4
-"""References of a method that cannot run without any, as WinCLIP+ is usually reported."""
+"""Number of references for methods that require some, as WinCLIP+ is usually reported."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method as it takes part."""
+    """Method under test."""
 
     method: Method
     shots: int
-    """Normal images it is given as references; 0 = none, the zero-shot setting."""
+    """Number of normal images used as references; 0 = none, the zero-shot setting."""
     chosen: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that differ from the method's own."""
+    """Settings that differ from the method's defaults."""
 
     @property
     def label(self) -> str:
-        """Tells it from the others: "dual-image references=1", "winclip+ 4-shot"."""
+        """Label that is unique among the candidates: "dual-image references=1", "winclip+ 4-shot"."""
         words = [self.method.name, *(f"{key}={value}" for key, value in self.chosen.items())]
         return " ".join([*words, f"{self.shots}-shot"] if self.shots else words)
 
     def settings(self) -> dict[str, Any]:
-        """Everything its figures depend on."""
+        """Everything the metrics depend on."""
         return {"method": self.method.name, "shots": self.shots, **self.method.settings()}
 
 
@@ -44,13 +44,13 @@ def make_candidates(
     sweep: Mapping[str, Sequence[Any]],
     shots: int | None,
 ) -> list[Candidate]:
-    """The candidates of a run.
+    """Return the candidates of a run.
 
     Args:
-        names: method names; "all" stands for every one of the registry.
-        settings: settings; each goes to the methods that have it.
-        sweep: setting → values; a method that has it takes part once with each value.
-        shots: references for every method that accepts some; None = only for those that cannot do without.
+        names: method names; "all" stands for every method of the registry.
+        settings: settings; each is passed to the methods that have it.
+        sweep: setting → values; a method that has the setting becomes one candidate per value.
+        shots: references for every method that accepts some; None = only for those that require them.
 
     Raises:
         UsageError: an unknown method, a setting no method has, a name given twice.
@@ -72,7 +72,7 @@ def make_candidates(
             changed = {key: getattr(method, key) for key in {**own, **values}}
             count = shots if shots is not None else DEFAULT_SHOTS * method.needs_references
             if method.needs_references and count == 0:
-                raise UsageError(f"{name} needs references; leave --shots out, or give a number from 1")
+                raise UsageError(f"{name} needs references; omit --shots, or use a value of at least 1")
             candidates.append(Candidate(method, count * method.accepts_references, changed))
     return candidates
 
@@ -88,16 +88,16 @@ def _combinations(sweep: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
 
 
 class Measured:
-    """A candidate in the place of its method inside a Detector: with references of its own, and timed.
+    """Wrapper that replaces the method in a Detector, adds the candidate's references and measures time.
 
-    So methods with and without references share one encoding of each image, and each knows its own seconds.
+    Methods with and without references share one encoding of each image, and each has its own timing.
     """
 
     needs_references = False
     accepts_references = False
 
     def __init__(self, candidate: Candidate) -> None:
-        """``references`` are set once they are encoded; ``seconds`` grows with every call."""
+        """Wrap a candidate. ``references`` are set once encoded; ``seconds`` grows with every call."""
         self.candidate = candidate
         self.name = candidate.label
         self.references: Features | None = None
@@ -107,12 +107,12 @@ class Measured:
         return getattr(self.candidate.method, name)
 
     def prepare(self, pool: Features, context: MethodContext) -> Any:
-        """The method's own, with this candidate's references."""
+        """Call the method with this candidate's references."""
         with self._watch():
             return self.candidate.method.prepare(pool, replace(context, references=self.references))
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """The method's own, with this candidate's references."""
+        """Call the method with this candidate's references."""
         with self._watch():
             return self.candidate.method.score(features, replace(context, references=self.references))
 

@@ -1,8 +1,9 @@
-"""Benchmark data on disk: which images are tested, what is wrong with each, which may serve as references.
+"""Benchmark data on disk: test images, their labels and masks, and images for references.
 
-The published sets are listed by anomalib's own loaders, so that splits and labels are those of everybody else; a
-folder of one's own is listed here, and forgiven more. Nothing is ever downloaded, and no image is opened:
-``clipspect.data`` reads them, so that a broken one becomes an error row.
+anomalib's loaders list the published data sets, so that splits and labels equal those of other work. This module lists
+custom folders, with fewer requirements. Nothing is downloaded and no image is opened: ``clipspect.data`` reads images,
+so that a broken one becomes an error row.
+
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set ``clipspect benchmark`` knows by name."""
+    """Data set that ``clipspect benchmark`` knows by name."""
 
     title: str
     expected: str
-    """What must lie under --root, in one line."""
+    """Expected content of --root, in one line."""
     source: str
-    """Where a person gets it."""
+    """Download location."""
     read: Callable[[Path, str], Any]
     """(root, category) → anomalib's data frame of samples."""
     marker: str = "{category}/test"
-    """A path under the root by which a category is recognised."""
+    """Path under the root that identifies a category."""
     objects: Callable[[str], str] = lambda category: category
-    """A category's name → what is on its images."""
+    """Category name → object name for the prompts."""
 
 
 def _mvtec(folder: Path) -> Any:
@@ -76,7 +77,7 @@ def _real_iad(root: Path, category: str) -> Any:
 
 
 def _visa(root: Path, category: str) -> Any:
-    """VisA as anomalib splits it (``visa_pytorch``), or as it is downloaded, by its own table of the split."""
+    """List VisA from anomalib's split (``visa_pytorch``), or from the original download and its split table."""
     if (root / "visa_pytorch" / category).is_dir():
         return _mvtec(root / "visa_pytorch" / category)
     import pandas as pd
@@ -156,23 +157,23 @@ def load_categories(
     object: str | None = None,
     layout: Layout | None = None,
 ) -> list[Category]:
-    """The categories of a data set that lies on disk.
+    """Return the categories of a data set on disk.
 
     Args:
         data: one of :data:`NAMES`.
-        root: where it lies.
-        categories: which of them; all that are there by default.
-        object: what is on the images, in plain words; by default each category's own name.
-        layout: of a folder of one's own, where its subfolders have names of their own.
+        root: folder of the data set.
+        categories: the categories to use; default: all in the folder.
+        object: name of the object in the images; default: each category's name.
+        layout: layout of a custom folder, if its subfolders have nonstandard names.
 
     Raises:
-        UsageError: an unknown set, a root where it does not lie, a category that is missing or that anomalib cannot
-            list; the message says what is expected and where to get it.
+        UsageError: an unknown data set, a root without it, or a category that is missing or that anomalib cannot
+            list. The message gives the expected layout and the download location.
     """
     if data not in NAMES:
-        raise UsageError(f"unknown data set {data!r}; there are: {', '.join(NAMES)}")
+        raise UsageError(f"unknown data set {data!r}; available: {', '.join(NAMES)}")
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; --root names the folder the data lies in. {_advice(data)}")
+        raise UsageError(f"{root}: no such folder; --root names the folder of the data. {_advice(data)}")
     if data == FOLDER:
         return list(_folders(root, categories, object, layout))
     if layout is not None:
@@ -180,20 +181,18 @@ def load_categories(
     known = DATASETS[data]
     there = _categories_on_disk(data, root)
     if not there:
-        raise UsageError(f"{root}: {known.title} does not lie here. {_advice(data)}")
+        raise UsageError(f"{root}: no {known.title} in this folder. {_advice(data)}")
     missing = [name for name in categories if name not in there]
     if missing:
         raise UsageError(
-            f"{root}: no category {missing[0]!r}; there are: {', '.join(there)}. {_advice(data)}"
+            f"{root}: no category {missing[0]!r}; available: {', '.join(there)}. {_advice(data)}"
         )
     return [_read(data, root, name, object) for name in categories or there]
 
 
 def _advice(data: str) -> str:
     if data == FOLDER:
-        return (
-            "Expected is a folder with good/ and folders of defects, or train/good, test/… and ground_truth/…"
-        )
+        return "Expected a folder with good/ and folders of defects, or train/good, test/… and ground_truth/…"
     known = DATASETS[data]
     return f"Expected under --root: {known.expected}. Get {known.title} from {known.source}; nothing is downloaded."
 
@@ -220,9 +219,7 @@ def _read(data: str, root: Path, name: str, object: str | None) -> Category:
             f"{known.title} is listed by anomalib, which is not installed here ({error.name}); install"
             " clipspect[benchmark], or describe the folder with --data folder"
         ) from error
-    except (
-        Exception
-    ) as error:  # anomalib raises pandas', its own and builtin errors for what it does not find
+    except Exception as error:  # anomalib raises its own, pandas and builtin errors for missing files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"{root}: anomalib cannot list {name!r} of {known.title} ({first}){_missing_masks(root / name)}."
@@ -244,25 +241,25 @@ def _read(data: str, root: Path, name: str, object: str | None) -> Category:
 
 
 def _missing_masks(folder: Path) -> str:
-    """Names images without a mask, the usual reason for anomalib to give up on a set of MVTec AD's layout."""
+    """Return a hint on images without a mask, the usual reason why anomalib rejects an MVTec AD layout."""
     if not has_layout(folder):
         return ""
     bare = [s.path for s in list_folder(find_layout(folder))[0] if s.defective and s.mask is None]
     if not bare:
         return ""
     return (
-        f"; {len(bare)} defective images have no mask, the first is {bare[0].relative_to(folder)}: complete the"
-        f" set, or measure it as --data folder --root {folder}, which leaves them out of the pixel metrics"
+        f"; {len(bare)} defective images have no mask, the first is {bare[0].relative_to(folder)}: add the masks,"
+        f" or use --data folder --root {folder}, which excludes these images from the pixel metrics"
     )
 
 
 def _folders(
     root: Path, wanted: Sequence[str], object: str | None, layout: Layout | None
 ) -> Iterator[Category]:
-    """One product in a folder, or one in each of its subfolders."""
+    """List one product in a folder, or one in each of its subfolders."""
     if layout is not None or has_layout(root):
         if wanted:
-            raise UsageError(f"{root}: is one product and has no categories; leave --categories out")
+            raise UsageError(f"{root}: is one product and has no categories; omit --categories")
         yield _folder(layout or find_layout(root), root, object)
         return
     there = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and has_layout(folder))
@@ -285,7 +282,7 @@ def _folder(layout: Layout, root: Path, object: str | None) -> Category:
 
 
 def digest(category: Category) -> str:
-    """Tells a category's images and masks from others by their names and sizes."""
+    """Return a hash of the names and sizes of a category's images and masks."""
     states: list[Any] = [category.object]
     for sample in category.samples:
         states.append((sample.path.name, _size(sample.path), sample.kind, sample.defective))

@@ -1,4 +1,4 @@
-"""Figures of a benchmark: maps side by side with the true contours, and what a setting changes. Needs matplotlib."""
+"""Figures of a benchmark: anomaly maps with ground-truth contours, and metrics against a setting. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise UsageError("figures are drawn with matplotlib; install clipspect[benchmark]") from error
+        raise UsageError("figures need matplotlib; install clipspect[benchmark]") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -39,16 +39,16 @@ def draw_grid(
     labels: Sequence[str],
     title: str,
 ) -> None:
-    """A row per image: itself, then each method's map, all with the true defect's contour.
+    """Draw one row per image: the image, then each method's map, all with the ground-truth contour.
 
-    The colours of a map span its own method's values over all images shown.
+    Each method has one color range, over all images shown.
 
     Args:
         path: PNG or PDF to write.
-        samples: images with masks; one that cannot be read is left out.
+        samples: images with masks; unreadable ones are skipped.
         maps: "label|number of the image" → map (h, w).
         labels: the methods, in order.
-        title: above it all.
+        title: title of the figure.
     """
     plt = _pyplot()
     shown = [(number, *_image_panel(sample)) for number, sample in enumerate(samples) if _readable(sample)]
@@ -101,12 +101,12 @@ def _image_panel(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 
 def draw_sweep(path: Path, rows: Sequence[Row], setting: str) -> None:
-    """Image AUROC, pixel AUROC and AUPRO against a setting that the methods took part with several values of.
+    """Plot image AUROC, pixel AUROC and AUPRO against a setting with several values.
 
-    Means over categories; bars are standard deviations over seeds.
+    Points are means over categories; bars are standard deviations over seeds.
 
     Raises:
-        UsageError: no method took part with two values of it.
+        UsageError: no method has results for two values of the setting.
     """
     plt = _pyplot()
     lines: dict[str, list[Row]] = {}
@@ -117,7 +117,7 @@ def draw_sweep(path: Path, rows: Sequence[Row], setting: str) -> None:
     lines = {name: own for name, own in lines.items() if len(own) > 1}
     if not lines:
         raise UsageError(
-            f"no method took part with two values of {setting}; sweep it: --sweep {setting}=1,2,4"
+            f"no method has results for two values of {setting}; sweep it: --sweep {setting}=1,2,4"
         )
     figure, axes = plt.subplots(1, len(_PANELS), figsize=(11, 3.4), layout="constrained")
     for axis, (metric, head) in zip(axes, _PANELS, strict=True):

@@ -1,4 +1,4 @@
-"""A folder of one's own: which subfolder holds what, and which mask belongs to which image."""
+"""Custom folders: the role of each subfolder, and the mask of each image."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _MASK_ENDINGS = ("", *MASK_ENDINGS, "_label")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a product lie."""
+    """Folders of a product."""
 
     normal: Path | None
-    """Good images to test."""
+    """Folders of good test images."""
     abnormal: Sequence[Path]
-    """Folders of defective images, each a kind of defect."""
+    """Folders of defective images, one per kind of defect."""
     masks: Path | None = None
     references: Path | None = None
-    """Good images that are not tested."""
+    """Folders of good images that are not tested."""
 
 
 def has_layout(folder: Path) -> bool:
-    """Whether a folder shows a product in a way :func:`find_layout` understands."""
+    """Return whether :func:`find_layout` recognizes a product in the folder."""
     base = _named(folder, ("test",)) or folder
     marks = (*NORMAL_NAMES, *MASK_NAMES)
     return folder.is_dir() and (base != folder or _named(folder, marks) is not None)
 
 
 def find_layout(folder: Path) -> Layout:
-    """The layout of a folder by the names of its subfolders, in any case.
+    """Return the layout of a folder from the names of its subfolders, ignoring case.
 
-    Good images lie in ``good``, ``ok`` or ``normal``, masks in ``ground_truth``, ``gt`` or ``masks``, further good
-    ones for reference in ``train`` or ``reference``; every other subfolder is a kind of defect. Where there is a folder
-    ``test``, the images to test lie in it.
+    Good images are in ``good``, ``ok`` or ``normal``, and masks in ``ground_truth``, ``gt`` or ``masks``. Good reference
+    images are in ``train`` or ``reference``. Every other subfolder is a kind of defect. If there is a folder ``test``, it
+    contains the test images.
     """
     base = _named(folder, ("test",)) or folder
     others = {*NORMAL_NAMES, *MASK_NAMES, *REFERENCE_NAMES, "test"}
@@ -56,10 +56,10 @@ def find_layout(folder: Path) -> Layout:
 
 
 def list_folder(layout: Layout) -> tuple[list[Sample], list[Path], list[str]]:
-    """List the samples of a layout, its reference images, and warnings; sorted by path, suffixes in any case.
+    """List the samples of a layout, its reference images, and warnings.
 
-    A mask that fits several images is used for none of them, unless one of them has it in a folder of its own
-    kind of defect.
+    Samples are sorted by path; suffixes match in any case. A mask that fits several images is used for none of them,
+    unless one of them has the mask in a folder of the same kind of defect.
 
     Raises:
         UsageError: a folder of the layout is missing or holds no images.
@@ -89,12 +89,12 @@ def list_folder(layout: Layout) -> tuple[list[Sample], list[Path], list[str]]:
 
 
 def image_suffixes(folder: Path) -> tuple[str, ...]:
-    """The suffixes of images below a folder as they are spelt there, for loaders that take them literally."""
+    """Return the suffixes of images below a folder in their original case, for case-sensitive loaders."""
     return tuple(sorted({p.suffix for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES}))
 
 
 class _Masks:
-    """Masks by their image: same subfolder, and the same stem or the stem with ``_mask`` or the like."""
+    """Lookup of masks by image: same subfolder, and the same stem or the stem with ``_mask`` or similar."""
 
     def __init__(self, folder: Path | None) -> None:
         self._by_name: dict[tuple[str, str], Path] = {}
@@ -104,7 +104,7 @@ class _Masks:
             self._by_name[self._key(path.relative_to(folder).parent, path.stem)] = path
 
     def of(self, image: Path, folder: Path) -> tuple[Path | None, bool]:
-        """The mask of an image, and whether it lies in a folder of the image's kind of defect."""
+        """Return the mask of an image, and whether it is in a folder of the image's kind of defect."""
         below = image.relative_to(folder).parent
         for place in dict.fromkeys((Path(folder.name) / below, below, Path())):
             for ending in _MASK_ENDINGS:
@@ -119,7 +119,7 @@ class _Masks:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Images in a folder of masks, where a name such as part_mask.png tells nothing."""
+    """Return the images in a folder of masks, where a name such as part_mask.png does not exclude a file."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -132,10 +132,10 @@ def _files(folder: Path) -> list[Path]:
 def given_layout(
     root: Path, normal: str | None, abnormal: Sequence[str], masks: str | None, references: str | None
 ) -> Layout | None:
-    """The layout a user names, folders relative to the root; None where none is named.
+    """Return the layout given by the user, with folders relative to the root; None if no folder is given.
 
     Raises:
-        UsageError: a folder is not there, or neither good nor defective images are named.
+        UsageError: a folder is missing, or neither good nor defective images are given.
     """
     if not any((normal, abnormal, masks, references)):
         return None
@@ -144,7 +144,7 @@ def given_layout(
 
     def folder(name: str) -> Path:
         if not (root / name).is_dir():
-            raise UsageError(f"{root / name}: no such folder; folders are named relative to --root")
+            raise UsageError(f"{root / name}: no such folder; give folders relative to --root")
         return root / name
 
     return Layout(
@@ -156,7 +156,7 @@ def given_layout(
 
 
 def _named(folder: Path, names: Sequence[str]) -> Path | None:
-    """The subfolder with one of the names, in the order of the names."""
+    """Return the first subfolder that has one of the names, in the order of the names."""
     if not folder.is_dir():
         return None
     there = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}

@@ -1,7 +1,8 @@
-"""Units of a benchmark: what is resumed as a whole, what was measured of it, and its files.
+"""Units of a benchmark: the smallest resumable parts, their results and files.
 
-OUT/results/<model>-<weights>-<seed>/<category>.json    what was measured of one category, by method
+OUT/results/<model>-<weights>-<seed>/<category>.json    results of one category, by method
 OUT/results/<model>-<weights>-<seed>/<category>.npz     compact maps of a few images, for the figures
+
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from clipspect.errors import ResultsError
 from clipspect.results.files import write_whole
 
 TRAINED = "trained"
-"""On the command line: a model's own weights, beside "random"."""
+"""Command-line value for a model's trained weights, as opposed to "random"."""
 EXAMPLES = 6
 """Images of a category whose maps are kept for the figures."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a benchmark is run with, beside its data, models, methods and seeds."""
+    """Settings of a benchmark besides its data, models, methods and seeds."""
 
     image_size: int | None = None
     device: str = "auto"
@@ -46,12 +47,12 @@ class Settings:
     bit_depth: int | None = None
     window: tuple[float, float] | None = None
     by_defect: bool = False
-    """Also figures of each kind of defect against the good images."""
+    """Whether to also compute metrics of each kind of defect against the good images."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest part of a run that is resumed: one category under one model, weights and seed."""
+    """Smallest resumable part of a run: one category under one model, weights and seed."""
 
     data: str
     category: Category
@@ -62,17 +63,17 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Its file below the results folder, without suffix; readable, and safe in every file system."""
+        """Path below the results folder, without suffix; readable and valid in every file system."""
         place = f"{Path(self.model).name}-{Path(self.weights).name}-{self.seed}"
         return "/".join(re.sub(r"[^\w.+-]", "_", part) for part in (place, self.category.name))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one candidate on one unit."""
+    """Results of one candidate on one unit."""
 
     unit: str
-    """Name of the unit it belongs to (see :class:`Unit`)."""
+    """Name of its unit (see :class:`Unit`)."""
     data: str
     category: str
     object: str
@@ -83,31 +84,31 @@ class Result:
     model: str
     weights: str
     seed: int | None
-    """None where no seed has any influence."""
+    """None if the seed has no influence."""
     image_size: int
     figures: Figures
     seconds_per_image: float
-    """Encoding what this method alone asks for, and its own scoring; without decoding."""
+    """Seconds for the features that this method needs and for its scoring, without decoding."""
     peak_memory_mb: float | None
     machine: str
     versions: Mapping[str, str]
     warnings: Sequence[str]
     kinds: Mapping[str, Figures] = field(default_factory=dict)
-    """kind of defect → figures against the good images."""
+    """kind of defect → metrics against the good images."""
 
 
 def write_unit(path: Path, out: Path, fingerprint: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Write what was measured, whole or not at all."""
+    """Write the results of a unit atomically."""
     write_whole(out, path, json.dumps({"settings": fingerprint, "entrants": stored}, indent=1).encode())
 
 
 def stored_result(candidate: Candidate, result: Result) -> dict[str, Any]:
-    """A result as it is stored, with everything it depends on."""
+    """Return a result in its stored form, with everything it depends on."""
     return {"settings": candidate.settings(), "result": asdict(result)}
 
 
 def read_unit(path: Path, fingerprint: Mapping[str, Any], candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Entrants already measured. Raises ResultsError where they were measured with other settings."""
+    """Read the candidates already measured. Raises ResultsError if their settings differ."""
     if not path.is_file():
         return {}
     try:
@@ -115,7 +116,7 @@ def read_unit(path: Path, fingerprint: Mapping[str, Any], candidates: Sequence[C
         settings, stored = there["settings"], there["entrants"]
     except (ValueError, KeyError, TypeError) as error:
         raise ResultsError(
-            f"{path}: damaged ({error}); delete it, only its category is measured again"
+            f"{path}: damaged ({error}); delete it; only its category is measured again"
         ) from error
     wanted = json.loads(json.dumps(fingerprint))
     known = {e.label: json.loads(json.dumps(e.settings())) for e in candidates}
@@ -143,7 +144,7 @@ def read_result(values: Mapping[str, Any]) -> Result:
 
 
 def examples(category: Category) -> list[Sample]:
-    """A few images to look at: of every kind of defect in turn the first ones that have a mask."""
+    """Return a few example images: in turn from every kind of defect the first ones that have a mask."""
     by_kind: dict[str, list[Sample]] = {}
     for sample in category.samples:
         if sample.defective and sample.mask is not None:
@@ -163,7 +164,7 @@ def write_examples(path: Path, out: Path, maps: Mapping[str, Any], *, keep: bool
 
 
 def read_examples(out: Path, unit: str) -> dict[str, Any]:
-    """Compact maps (h, w) of a unit by "label|number of the example"; empty where none were kept."""
+    """Read the compact maps (h, w) of a unit by "label|number of the example"; empty if none are stored."""
     path = out / "results" / f"{unit}.npz"
     if not path.is_file():
         return {}

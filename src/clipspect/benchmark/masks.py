@@ -1,4 +1,4 @@
-"""Ground-truth masks: read, made binary, and brought to the size the maps are compared at."""
+"""Ground-truth masks: reading, binarization, and resizing to the size of the anomaly maps."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ from clipspect.data.tiff import is_tiff, read_tiff_bands
 from clipspect.errors import ImageError
 
 MAX_CLASSES = 16
-"""Most levels of a mask whose levels are kinds of defects; more of them are shades of grey."""
+"""Maximum number of levels that count as kinds of defects; more levels are gray shades."""
 NOISE = 8
-"""Levels nearer to black or white than this are noise of a lossy format, where there are several of them."""
+"""Distance to black or white below which levels count as compression noise, if there are several of them."""
 _LOSSY = ("JPEG", "MPO")
 
 Kind = Literal["grey", "colour", "lossy"]
-"""What a mask's file holds, by which its levels are judged."""
+"""Content type of a mask file, which decides how its levels are interpreted."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Where an image is defective."""
+    """Defective pixels of an image."""
 
     pixels: NDArray[np.bool_]
     """(H, W)."""
     grey: bool = False
-    """Whether the file held shades of grey, which were cut in the middle."""
+    """Whether the file held gray shades, which were thresholded."""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is defective."""
+        """Whether no pixel is defective."""
         return not self.pixels.any()
 
     @property
     def full(self) -> bool:
-        """Whether everything is defective."""
+        """Whether every pixel is defective."""
         return bool(self.pixels.all())
 
 
 def read_mask(path: Path, height: int, width: int) -> Mask:
     """Read the mask of an image.
 
-    What is not 0 in any channel is defective, whatever its colour or class number. Where transparency varies, what is
-    not transparent is defective. A palette counts by its colours where black is among them, else by its indices. A mask
-    in many shades (antialiased, or saved as JPEG) is cut at half its brightest value instead: its faint rim is no
-    defect. An EXIF orientation is applied.
+    Pixels that are nonzero in any channel are defective, whatever their color or class number. If transparency varies,
+    opaque pixels are defective. A palette counts by its colors if they include black, else by its indices. A mask with
+    many shades (antialiased, or saved as JPEG) is thresholded at half its maximum value, because its faint rim is not
+    defective. An EXIF orientation is applied.
 
     Args:
         path: the mask's file.
-        height: of the image, upright.
-        width: of the image, upright.
+        height: height of the upright image in pixels.
+        width: width of the upright image in pixels.
 
     Raises:
-        ImageError: it cannot be read, or has another size than the image.
+        ImageError: the mask cannot be read, or its size differs from the image's.
     """
     try:
         levels, kind = _levels(read_file(path, str(path)))
     except ImageError:
         raise
-    except Exception as error:  # Pillow and tifffile raise whatever a damaged file makes them stumble over
+    except Exception as error:  # Pillow and tifffile raise arbitrary exceptions for damaged files
         detail = str(error).strip() or type(error).__name__
         raise ImageError(path.name, f"its mask {path} cannot be read ({detail}); export it again") from error
     if levels.shape != (height, width):
         raise ImageError(
             path.name,
             f"its mask {path} is {levels.shape[1]}×{levels.shape[0]} pixels and the image {width}×{height};"
-            " export the mask at the image's own size"
-            + (", turned as the image's EXIF orientation says" if levels.shape == (width, height) else ""),
+            " export the mask at the image's size"
+            + (", rotated by the image's EXIF orientation" if levels.shape == (width, height) else ""),
         )
     grey = _is_grey(levels, kind)
     return Mask(levels > levels.max() / 2 if grey else levels != 0, grey)
 
 
 def _levels(data: bytes) -> tuple[NDArray[Any], Kind]:
-    """(H, W) levels, 0 where nothing is defective, upright; and what the file is."""
+    """Return (H, W) levels, upright, 0 where nothing is defective; and the content type."""
     if is_tiff(data) and (bands := read_tiff_bands(data)) is not None:
         return upright(_by_meaning(bands.colours, bands.alpha), bands.orientation), _kind(bands.colours)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -107,7 +107,7 @@ def _kind(values: NDArray[Any]) -> Kind:
 
 
 def _by_meaning(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    """(H, W) levels of (H, W, bands): transparency where it varies, else the brightest band."""
+    """Return (H, W) levels of (H, W, bands): transparency if it varies, else the brightest band."""
     if alpha is not None and alpha.min() < alpha.max() and not alpha.all():
         return alpha
     levels: NDArray[Any] = (np.abs(colours) if colours.dtype.kind in "if" else colours).max(axis=2)
@@ -115,7 +115,7 @@ def _by_meaning(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[An
 
 
 def _is_grey(levels: NDArray[Any], kind: Kind) -> bool:
-    """Whether levels are shades up to the type's brightest value, and not numbers or colours of kinds."""
+    """Return whether levels are gray shades up to the type's maximum, and not class numbers or colors."""
     found = np.unique(levels)
     brightest = float(found[-1])
     if len(found) <= 2 or brightest <= _full_scale(levels, brightest) / 2:
@@ -131,7 +131,7 @@ def _full_scale(levels: NDArray[Any], brightest: float) -> float:
 
 
 def fit_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """(H, W) → (height, width), nearest neighbour by pixel centres: what a map of that size is compared with."""
+    """Resize a mask (H, W) to the map size (height, width), nearest neighbor by pixel centers."""
     if mask.shape == (height, width):
         return mask
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(np.intp)

@@ -1,10 +1,11 @@
 """AUROC, average precision, F1-max and AUPRO of images and pixels: exact, with one anomaly map in memory at a time.
 
-AUROC, average precision and the curve of F1-max are scikit-learn's; the pixels reach it as distinct scores with their
-counts for weights, because as single pixels a category of VisA would fill gigabytes. AUPRO (Bergmann et al., MVTec AD)
-is counted here: torchmetrics has none, and anomalib's keeps every pixel of the data set, or bins scores between 0 and
-1, which is far too coarse for maps that live within a few hundredths of ½; tests hold it to anomalib's and to brute
-force. A metric that is not defined, because one class is missing, is NaN: never 0 or 1.
+scikit-learn computes AUROC, average precision and the curve of F1-max. Pixels are passed as distinct scores weighted
+by their counts, because single pixels of a VisA category would need gigabytes. This module computes AUPRO (Bergmann et
+al., MVTec AD). torchmetrics has none. anomalib's keeps every pixel of the data set, or bins scores between 0 and 1,
+which is too coarse for maps within a few hundredths of ½. Tests compare AUPRO with anomalib's and with brute force.
+A metric that is undefined because one class is missing is NaN, never 0 or 1.
+
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scipy import ndimage
 from clipspect.errors import UsageError
 
 AUPRO_LIMIT = 0.3
-"""False-positive rate up to which AUPRO integrates, as the field reports it."""
+"""Upper false-positive rate of the AUPRO integral, the usual value in the literature."""
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 
 Array = NDArray[np.float64]
@@ -38,19 +39,19 @@ class BinaryMetrics:
 
 @dataclass(frozen=True)
 class PixelMetrics(BinaryMetrics):
-    """The same over pixels, and the mean overlap of regions."""
+    """Pixel metrics: those of :class:`BinaryMetrics`, and the mean overlap of regions."""
 
     aupro: float
     """Area under the per-region-overlap curve to a false-positive rate of 0.3, divided by 0.3."""
     error: float = 0.0
-    """Most by which AUROC or AUPRO can differ from the exact value; 0 = exact (see :class:`PixelCurve`)."""
+    """Upper bound on the error of AUROC and AUPRO; 0 = exact (see :class:`PixelCurve`)."""
 
 
 def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> BinaryMetrics:
-    """Metrics of N image scores.
+    """Return the metrics of N image scores.
 
     Args:
-        labels: (N,) true where the image is defective.
+        labels: (N,) true if the image is defective.
         scores: (N,) higher is more anomalous.
 
     Raises:
@@ -71,7 +72,7 @@ def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Bi
 
 
 def pixel_metrics(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]]) -> PixelMetrics:
-    """Metrics of N anomaly maps against their masks; pictures may differ in size.
+    """Return the metrics of N anomaly maps against their masks; images may differ in size.
 
     Args:
         masks: N arrays (H, W), true on defects.
@@ -86,7 +87,7 @@ def pixel_metrics(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.
 def aupro(
     masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]], limit: float = AUPRO_LIMIT
 ) -> float:
-    """AUPRO alone, to any false-positive rate in (0, 1]; see :func:`pixel_metrics`."""
+    """Return only AUPRO, up to any false-positive rate in (0, 1]; see :func:`pixel_metrics`."""
     return _curve(masks, maps).aupro(limit)
 
 
@@ -101,7 +102,7 @@ def _curve(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floatin
 
 @dataclass(frozen=True)
 class _Cells:
-    """Disjoint intervals of scores, ascending, and what fell into each. An exact value is an interval of no width."""
+    """Disjoint score intervals, ascending, with their counts. An exact value is an interval of zero width."""
 
     low: NDArray[np.floating]
     high: NDArray[np.floating]
@@ -113,21 +114,21 @@ class _Cells:
 
 
 class PixelCurve:
-    """What all pixel metrics need of the maps seen so far, in bounded memory; a map is forgotten once it is added.
+    """Statistics for all pixel metrics of the maps added so far, in bounded memory; maps are not kept.
 
-    Kept are the distinct scores with their counts. As long as there are at most ``limit`` of them the metrics are
-    exact. Beyond, neighbouring scores are put into one cell and count as tied; ``metrics().error`` is then a strict
-    bound on the difference this makes to AUROC and AUPRO, of the order of 1 / ``limit``.
+    The curve keeps distinct scores with their counts. Metrics are exact up to ``limit`` distinct scores. Beyond the
+    limit, neighboring scores are merged into one cell and count as tied. ``metrics().error`` is then a strict bound on
+    the resulting difference in AUROC and AUPRO, of the order of 1 / ``limit``.
     """
 
     def __init__(self, limit: int = 1 << 20) -> None:
-        """``limit``: most distinct scores kept, at 40 bytes each; as many pixels again wait to be sorted in."""
+        """Set the maximum number of distinct scores, at 40 bytes each; the unsorted buffer holds as many pixels."""
         if limit < 16:
-            raise UsageError(f"limit={limit}; at least 16 scores are kept")
+            raise UsageError(f"limit={limit}; the minimum is 16")
         self.limit = limit
         self.pictures = 0
         self.regions = 0
-        """8-connected regions of the masks so far."""
+        """Number of 8-connected regions of the masks so far."""
         empty = np.empty(0, np.float32)
         self._cells = _Cells(empty, empty, np.empty((3, 0)))
         self._waiting: list[tuple[NDArray[np.floating], NDArray[np.floating], Array]] = []
@@ -138,7 +139,7 @@ class PixelCurve:
         """Add one anomaly map (H, W) with its mask (H, W), true on defects.
 
         Raises:
-            UsageError: shapes differ, or the map holds NaN; ``name`` says which one.
+            UsageError: shapes differ, or the map holds NaN; the message contains ``name``.
         """
         mask, scores = np.asarray(mask, dtype=bool), np.asarray(scores)
         if mask.shape != scores.shape or mask.ndim != 2:
@@ -155,13 +156,13 @@ class PixelCurve:
             self._sort_in()
 
     def metrics(self) -> PixelMetrics:
-        """The metrics of all maps added so far; NaN where one class is missing."""
+        """Return the metrics of all maps added so far; NaN if one class is missing."""
         normal, defective, _ = self._downwards()
         binary = _binary(defective, normal)
         return PixelMetrics(binary.auroc, binary.ap, binary.f1_max, self.aupro(), self._error())
 
     def aupro(self, limit: float = AUPRO_LIMIT) -> float:
-        """Area under mean region overlap against false-positive rate up to ``limit``, divided by it."""
+        """Return the area under mean region overlap against false-positive rate up to ``limit``, divided by it."""
         normal, _, overlap = self._downwards()
         if not self.regions or not normal.sum():
             return float("nan")
@@ -173,12 +174,12 @@ class PixelCurve:
         return float(np.trapezoid(y, x) / limit)
 
     def _downwards(self) -> Array:
-        """(3, K) weights of the cells from the highest score to the lowest."""
+        """Return (3, K) weights of the cells from the highest score to the lowest."""
         self._sort_in()
         return self._cells.weights[:, ::-1]
 
     def _error(self) -> float:
-        """Half of the area of the rectangles the curves may run through anywhere: those of cells with a width."""
+        """Return half the area that the curves leave open: that of the rectangles of cells with nonzero width."""
         wide = self._cells.high > self._cells.low
         if not wide.any():
             return 0.0
@@ -201,7 +202,7 @@ class PixelCurve:
         self._cells = self._shrunk(cells)
 
     def _shrunk(self, cells: _Cells) -> _Cells:
-        """At most ``limit`` cells: neighbours are joined where they hold least of each of the three weights."""
+        """Merge neighbors with the least weight, in each of the three weights, until at most ``limit`` cells remain."""
         if len(cells) <= self.limit:
             return cells
         totals = np.maximum(cells.weights.sum(1, keepdims=True), 1e-300)
@@ -231,14 +232,14 @@ def _defective_cells(scores: NDArray[np.floating], share: Array) -> _Cells:
 
 
 def _merged(cells: _Cells, fresh: _Cells) -> _Cells:
-    """One set of cells of two; the fresh ones have no width."""
+    """Merge two sets of cells; the fresh cells have zero width."""
     if not len(cells) or not len(fresh):
         return cells if len(cells) else fresh
-    # A score inside a known cell is drawn to it: the order within a cell is already unknown.
+    # A score inside an existing cell joins it: the order within a cell is already unknown.
     cell = np.searchsorted(cells.low, fresh.low, side="right") - 1
     scores = np.where((cell >= 0) & (fresh.low <= cells.high[cell]), cells.low[cell], fresh.low)
     low = np.concatenate([cells.low, scores])
-    order = np.argsort(low, kind="stable")  # a cell comes before the scores drawn to it
+    order = np.argsort(low, kind="stable")  # a cell comes before the scores that join it
     low = low[order]
     first = _starts(low)
     high = np.concatenate([cells.high, scores])[order][first]
@@ -247,7 +248,7 @@ def _merged(cells: _Cells, fresh: _Cells) -> _Cells:
 
 
 def _starts(ordered: NDArray[Any]) -> NDArray[np.intp]:
-    """Positions where a new value begins."""
+    """Return the positions where a new value begins."""
     return (
         np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.empty(0, np.intp)
     )
@@ -259,7 +260,7 @@ def _refuse_nan(scores: NDArray[np.floating], what: str) -> None:
 
 
 def scikit_learn() -> Any:
-    """scikit-learn's metrics.
+    """Return scikit-learn's metrics module.
 
     Raises:
         UsageError: it is not installed.
@@ -272,11 +273,13 @@ def scikit_learn() -> Any:
 
 
 def _binary(defective: Array, normal: Array) -> BinaryMetrics:
-    """Metrics from how many defective and normal ones have each distinct score, from the highest score down."""
+    """Return metrics from the counts of defective and normal items per distinct score, highest score first."""
     library = scikit_learn()
     if not defective.sum() or not normal.sum():
         return BinaryMetrics(*[float("nan")] * 3)
-    ranks = np.arange(len(normal), 0, -1)  # all that matters of a score, and finite where a score is not
+    ranks = np.arange(
+        len(normal), 0, -1
+    )  # metrics depend on ranks only, and ranks are finite for infinite scores
     weights = np.concatenate([defective, normal])
     kept = weights > 0
     labels = np.repeat([True, False], len(normal))[kept]

@@ -1,4 +1,4 @@
-"""Where a benchmark's figures come from: said under every table."""
+"""Provenance of a benchmark's metrics, printed under every table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import clipspect
 
 
 def provenance(command: str | None = None) -> dict[str, str]:
-    """Date, machine, versions and the command that was typed; ``command`` names its first word or words."""
+    """Return date, machine, versions and the command line; ``command`` replaces its first word or words."""
     typed = shlex.join(sys.argv[1:])
     return {
         "date": datetime.date.today().isoformat(),
@@ -27,14 +27,14 @@ def provenance(command: str | None = None) -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor or the accelerator, and how many threads or cards compute."""
+    """Return the processor or accelerator, with its number of threads or devices."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name(0)}, {torch.cuda.device_count()} visible"
     return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Return the versions of the libraries that compute."""
     found = {"clipspect": clipspect.__version__, "torch": torch.__version__}
     for package in ("open_clip_torch", "anomalib"):
         try:
@@ -45,9 +45,9 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> float | None:
-    """Most megabytes held so far: of the accelerator where there is one, else of the process's resident memory.
+    """Return the peak memory in megabytes: of the accelerator if there is one, else the resident memory.
 
-    None on systems that do not tell (Windows).
+    None on systems that do not report it (Windows).
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
@@ -60,7 +60,7 @@ def peak_memory() -> float | None:
 
 
 def _processor() -> str:
-    """The processor's name as the system tells it."""
+    """Return the processor's name as reported by the system."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Rows: results of single runs as means and deviations over seeds, as means over categories, beside published ones."""
+"""Rows: means and deviations over seeds, means over categories, and published results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from clipspect.benchmark.accumulator import METRICS, Figures
 from clipspect.benchmark.jobs import Result
 
 MEAN = "mean"
-"""Name of the category that stands for the mean over all of them."""
+"""Category name of the mean over all categories."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a method under a model and weights on a category, over all its seeds."""
+    """Line of a table: a method under a model and weights on a category, over all its seeds."""
 
     data: str
     category: str
@@ -30,9 +30,9 @@ class Row:
     model: str
     weights: str
     series: Mapping[str, Sequence[float | None]]
-    """metric → its value in [0, 1] under each seed, None where it is undefined."""
+    """metric → value in [0, 1] under each seed, None if undefined."""
     seeds: Sequence[int] = ()
-    """Empty where no seed has any influence."""
+    """Empty if the seed has no influence."""
     image_size: int | None = None
     images: int = 0
     seconds_per_image: float | None = None
@@ -44,21 +44,21 @@ class Row:
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-    """Where a published row was read; empty for our own."""
+    """Source of a published row; empty for measured rows."""
 
     @property
     def values(self) -> dict[str, float | None]:
-        """Metric → mean over seeds, None where it is undefined under one of them."""
+        """Return metric → mean over seeds, None if it is undefined under one of them."""
         return {name: _mean(values) for name, values in self.series.items()}
 
     @property
     def deviations(self) -> dict[str, float | None]:
-        """Metric → sample standard deviation over seeds, None with fewer than two."""
+        """Return metric → sample standard deviation over seeds, None with fewer than two."""
         return {name: _deviation(values) for name, values in self.series.items()}
 
 
 def make_rows(results: Iterable[Result]) -> list[Row]:
-    """One row per method, model, weights and category, and per kind of defect where that was measured."""
+    """Return one row per method, model, weights and category, and per kind of defect if that was measured."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault((result.category, result.model, result.weights, result.label), []).append(result)
@@ -97,7 +97,7 @@ def _row(group: Sequence[Result], figures: Sequence[Figures], suffix: str) -> Ro
 
 
 def mean_rows(rows: Sequence[Row]) -> list[Row]:
-    """One row per method, model and weights: the mean over the categories, undefined where one of them is."""
+    """Return one row per method, model and weights: the mean over categories, undefined if one of them is."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if "/" not in row.category:
@@ -119,13 +119,13 @@ def _mean_row(group: Sequence[Row]) -> Row:
         peak_memory_mb=max((r.peak_memory_mb for r in group if r.peak_memory_mb is not None), default=None),
         undefined={name: f"undefined for {', '.join(where)}" for name, where in missing.items() if where},
         pixel_error=max(row.pixel_error for row in group),
-        failed={},  # said of the categories' own rows
+        failed={},  # listed in the rows of the categories
         warnings=(),
     )
 
 
 def published_rows(data: str, measured: int) -> list[Row]:
-    """What others published on a data set, each with its source, beside our means over ``measured`` categories."""
+    """Return published results on a data set with their sources, to compare with means over ``measured`` categories."""
     table = tomllib.loads(files("clipspect.benchmark").joinpath("published.toml").read_text(encoding="utf-8"))
     rows = []
     for entry in table["row"]:
@@ -144,7 +144,7 @@ def published_rows(data: str, measured: int) -> list[Row]:
 
 
 def json_row(row: Row) -> dict[str, Any]:
-    """A row for machines: a metric that is undefined is null, and ``undefined`` says why."""
+    """Return a row as JSON values: an undefined metric is null, and ``undefined`` gives the reason."""
     plain = asdict(row)
     del plain["label"], plain["source"], plain["series"]
     plain["failed"], errors = len(row.failed), [{"image": k, "error": v} for k, v in row.failed.items()]

@@ -51,7 +51,7 @@ _TIMED = 8
 
 
 Progress = Callable[[str, int, int], None]
-"""Told (what is measured, images done, images in all) as they pass."""
+"""Callback with (current unit, images done, total images)."""
 
 
 def run_benchmark(
@@ -67,29 +67,29 @@ def run_benchmark(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Measure everything that is not measured yet, and give all results in order.
+    """Measure everything that is not measured yet, and return all results in order.
 
-    A seed draws random weights and the references of few-shot methods, nothing else: what neither concerns is measured
+    A seed only draws random weights and the references of few-shot methods. Candidates that use neither are measured
     under the first seed only.
 
     Args:
         data: name of the data set, for the tables.
         categories: from :func:`clipspect.benchmark.datasets.load_categories`.
         candidates: from :func:`clipspect.benchmark.candidates.make_candidates`.
-        out: folder of the run's results; a run that was stopped goes on there.
-        models: model names as ``clipspect.load`` takes them.
+        out: folder of the run's results; a stopped run resumes there.
+        models: model names for ``clipspect.load``.
         weights: "trained" for a model's own, "random" for the control, a tag or a file.
         seeds: one run each.
-        settings: of all of them.
-        overwrite: measure anew what was measured with other settings.
-        progress: told as images pass.
+        settings: settings of all runs.
+        overwrite: measure again if stored results have other settings.
+        progress: called as images are processed.
 
     Raises:
         ResultsError: the folder cannot be written, is in use, or holds results of other settings.
-        UsageError: a method that needs references and a category without normal ones beside the test split; no
-            scikit-learn.
+        UsageError: a method needs references and a category has no normal images outside the test split; or
+            scikit-learn is missing.
     """
-    scikit_learn()  # missed now, not after the first category
+    scikit_learn()  # fail before the first category if it is missing
     with results_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(out)
@@ -110,12 +110,12 @@ def run_benchmark(
 
 
 def uses_seed(candidate: Candidate, weights: str) -> bool:
-    """Whether a candidate's figures depend on the seed."""
+    """Return whether a candidate's metrics depend on the seed."""
     return weights.startswith(RANDOM) or candidate.shots > 0
 
 
 class _Station:
-    """A model that is loaded when something is to be measured with it, and then serves all categories."""
+    """Model that is loaded on first use and then serves all categories."""
 
     def __init__(self, model: str, weights: str, seed: int, settings: Settings) -> None:
         self.model, self.weights, self.seed, self.settings = model, weights, seed, settings
@@ -124,7 +124,7 @@ class _Station:
     @property
     def backbone(self) -> Backbone:
         if self._backbone is None:
-            with python_warnings.catch_warnings():  # the rows and tables name random weights
+            with python_warnings.catch_warnings():  # rows and tables already mark random weights
                 python_warnings.filterwarnings("ignore", message=".*random weights.*")
                 loaded = load_backbone(
                     self.model,
@@ -149,14 +149,14 @@ class _Station:
 
 
 def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
-    """What all candidates of a unit depend on, as JSON-able values."""
+    """Return what all candidates of a unit depend on, as JSON-serializable values."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
     del settings["device"], settings["batch_size"]  # these change speed, not figures
-    for name in ("bit_depth", "window"):  # results of before these settings go on
+    for name in ("bit_depth", "window"):  # results from before these settings existed can be resumed
         if settings[name] is None:
             del settings[name]
         elif name == "window":
-            settings[name] = list(settings[name])  # as JSON gives it back
+            settings[name] = list(settings[name])  # as read back from JSON
     return {
         "clipspect": clipspect.__version__,
         "data": unit.data,
@@ -177,7 +177,7 @@ def _resume(
     overwrite: bool,
     progress: Progress | None,
 ) -> Iterator[Result]:
-    """The unit's results: those on disk, and those of the candidates that are not there yet."""
+    """Return the unit's results: those on disk, and those of newly measured candidates."""
     path = out / "results" / f"{unit.name}.json"
     fingerprint = _fingerprint(unit, station)
     stored = {} if overwrite else read_unit(path, fingerprint, candidates)
@@ -231,7 +231,7 @@ def _measure(
 
 
 def _tallies(resolution: Resolution, kinds: Sequence[str]) -> dict[str, Accumulator]:
-    """One for all images, and a smaller one for each kind of defect."""
+    """Return one accumulator for all images, and a smaller one for each kind of defect."""
     return {
         "": Accumulator(resolution),
         **{kind: Accumulator(resolution, PixelCurve(1 << 17)) for kind in kinds},
@@ -267,14 +267,14 @@ def _finish(
 
 
 def _references(candidate: Candidate, unit: Unit, detector: Detector) -> Any:
-    """A candidate's references: normal images beside the test split, drawn by seed."""
+    """Return a candidate's references: normal images outside the test split, drawn by seed."""
     if not candidate.shots:
         return None
     train = unit.category.train
     if len(train) < candidate.shots:
         raise UsageError(
             f"{candidate.label} takes {candidate.shots} normal images as references, and {unit.category.name} has"
-            f" {len(train)} beside its test split; give some (a folder train/ or --references), or leave it out"
+            f" {len(train)} beside its test split; add some (a folder train/ or --references), or omit the method"
         )
     return detector.encode_references(Random(unit.seed).sample(list(train), candidate.shots))
 
@@ -282,7 +282,7 @@ def _references(candidate: Candidate, unit: Unit, detector: Detector) -> Any:
 def _encoding_seconds(
     measured: Sequence[Measured], detector: Detector, category: Category
 ) -> dict[str, float]:
-    """Seconds an image to encode what each candidate alone asks for, on the first few images."""
+    """Return seconds per image to encode the features that each candidate needs, on the first few images."""
     paths = [sample.path for sample in category.samples[:_TIMED]]
     entries = load_images(paths, detector.reader, ahead=_TIMED)
     images = [entry.image for entry in entries if entry.image is not None]

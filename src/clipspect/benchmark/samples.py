@@ -1,4 +1,4 @@
-"""Samples: images with their ground truth, and what is odd about a category before anything is measured."""
+"""Samples: images with their ground truth, and warnings about a category before measuring."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sample:
     """The kind of defect, or "good"."""
     defective: bool
     mask: Path | None = None
-    """Where its defects are drawn; None for a good image, and for a defective one whose mask is not there."""
+    """Mask file; None for a good image, and for a defective one without a mask."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Category:
 
     name: str
     object: str
-    """What is on them, in words for the prompts."""
+    """Object name for the prompts."""
     samples: Sequence[Sample]
     train: Sequence[Path] = ()
-    """Normal images beside the test split: where references are drawn from."""
+    """Normal images outside the test split, from which references are drawn."""
     warnings: Sequence[str] = ()
-    """What a reader of its figures must know."""
+    """Warnings about its metrics."""
 
 
 def check_category(category: Category) -> Category:
-    """The category with warnings for what can be seen without decoding an image.
+    """Return the category with warnings on problems that are visible without decoding an image.
 
     Raises:
         UsageError: it has no images to test.
@@ -55,25 +55,27 @@ def check_category(category: Category) -> Category:
     masks = Counter(s.mask for s in category.samples if s.mask is not None)
     for mask, uses in masks.items():
         if uses > 1:
-            warnings.append(f"{uses} images have the same mask, {mask}: it can be right for one of them only")
+            warnings.append(
+                f"{uses} images have the same mask, {mask}: it can be correct for one of them only"
+            )
     twins = shared_images([s.path for s in category.samples], category.train)
     if twins:
         test, train = twins[0]
         warnings.append(
             f"{len(twins)} test images are also training images, byte for byte, the first is"
-            f" {test.name} (= {train.name}): whatever uses references has seen them"
+            f" {test.name} (= {train.name}): methods with references have seen them"
         )
     good, bad = ([s.path for s in category.samples if s.defective is wanted] for wanted in (False, True))
     if both := shared_images(bad, good):
         warnings.append(
-            f"{len(both)} images are labelled defective and good at once, byte for byte, the first is"
+            f"{len(both)} images are labeled both defective and good, byte for byte, the first is"
             f" {both[0][0].name} (= {both[0][1].name})"
         )
     return replace(category, warnings=tuple(warnings))
 
 
 def thinned(category: Category, limit: int) -> Category:
-    """The category with about ``limit`` images, evenly spread over its list so that every kind keeps its share."""
+    """Return the category with about ``limit`` images, evenly spaced so that every kind keeps its share."""
     step = max(len(category.samples) / limit, 1)
     places = sorted({int(step * i) for i in range(limit) if int(step * i) < len(category.samples)})
     warning = f"only {len(places)} of {len(category.samples)} images were measured (--limit)"
@@ -87,7 +89,7 @@ def thinned(category: Category, limit: int) -> Category:
 
 
 def shared_images(test: Sequence[Path], train: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of two files with the same bytes, one of each list. Only files of equal size are read."""
+    """Return pairs of files with equal bytes, one of each list. Only files of equal size are read."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in train:
         if path.is_file():
@@ -103,4 +105,4 @@ def _content(path: Path) -> str:
     try:
         return hash_file(path)
     except ImageError:
-        return str(path)  # unreadable: equal to nothing; its own row will say so
+        return str(path)  # unreadable: matches no other file; its row reports the error

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADS = ("AUROC", "AP", "F1-max", "AUROC", "AP", "F1-max", "AUPRO")
-"""Heads of the metrics' columns; the first three are of images, the others of pixels."""
+"""Column headers of the metrics; the first three are image metrics, the others pixel metrics."""
 UNDEFINED = "–"
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UsageError where a file's name does not end like one of the documents."""
+    """Raise UsageError for a file name with an unsupported suffix."""
     if path.suffix.lower() not in WRITERS:
-        raise UsageError(f"{path}: a table's name ends in {', '.join(WRITERS)}")
+        raise UsageError(f"{path}: unsupported suffix; use {', '.join(WRITERS)}")
 
 
 def write_table(path: Path, rows: Sequence[Row], about: Mapping[str, str]) -> None:
-    """Write the document the suffix asks for.
+    """Write the document in the format of the suffix.
 
     Raises:
-        UsageError: the name ends like none of them.
+        UsageError: unsupported suffix.
         ResultsError: the file cannot be written.
     """
     check_suffix(path)
@@ -45,7 +45,7 @@ def write_table(path: Path, rows: Sequence[Row], about: Mapping[str, str]) -> No
 
 
 def summary_rows(rows: Sequence[Row]) -> list[Row]:
-    """The papers' main table: a row per method, means over categories, and below it the published ones."""
+    """Return the main table as in the papers: one row per method with means over categories, then published results."""
     return [*mean_rows(rows), *_published(rows)]
 
 
@@ -55,11 +55,11 @@ def _published(rows: Sequence[Row]) -> list[Row]:
 
 
 CELL = "image AUROC / pixel AUROC / AUPRO"
-"""What a cell of the table by category shows."""
+"""Content of a cell in the table by category."""
 
 
 def by_category(rows: Sequence[Row], *, scale: int = 1, digits: int = 3) -> tuple[list[str], list[list[str]]]:
-    """The papers' table by category: head and lines of cells, a line per category and a column per method."""
+    """Return the table by category as in the papers: header, and a line per category with a column per method."""
     names = ("image_auroc", "pixel_auroc", "aupro")
     columns = list(dict.fromkeys((row.label, row.model, row.weights) for row in rows))
     cells = {(row.category, row.label, row.model, row.weights): row for row in [*rows, *mean_rows(rows)]}
@@ -80,7 +80,7 @@ def by_category(rows: Sequence[Row], *, scale: int = 1, digits: int = 3) -> tupl
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What must be said under a table: undefined figures, images that failed, warnings, sources."""
+    """Return the notes under a table: undefined metrics, failed images, warnings, sources."""
     found: list[str] = []
     for row in rows:
         by_reason: dict[str, list[str]] = {}
@@ -88,7 +88,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
             by_reason.setdefault(reason, []).append(name)
         found += [f"{row.category}: {', '.join(names)} undefined: {why}" for why, names in by_reason.items()]
         found += [
-            f"{row.category}: {name} failed and counts nowhere: {why}" for name, why in row.failed.items()
+            f"{row.category}: {name} failed and is excluded from all metrics: {why}"
+            for name, why in row.failed.items()
         ]
         found += [f"{row.category}: {warning}" for warning in row.warnings]
         if row.pixel_error > 5e-5:
@@ -100,7 +101,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def terminal_tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """Rich tables of 80 columns: one per category, model and weights, the means over categories last."""
+    """Yield Rich tables of 80 columns: one per category, model and weights; the means over categories come last."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -154,7 +155,7 @@ def _markdown_table(rows: Sequence[Row]) -> str:
 
 
 def _latex(rows: Sequence[Row], about: Mapping[str, str]) -> str:
-    """The papers' main table and their table by category, for the package booktabs."""
+    """Return the main table and the table by category in LaTeX, for the package booktabs."""
     parts = [_latex_table(summary_rows(rows))]
     if len(rows) > len(mean_rows(rows)):
         heads, lines = by_category(rows, scale=100, digits=1)
@@ -213,7 +214,7 @@ def _json(rows: Sequence[Row], about: Mapping[str, str]) -> str:
 
 
 WRITERS = {".md": _markdown, ".csv": _csv, ".json": _json, ".tex": _latex}
-"""suffix → what makes the document."""
+"""suffix → writer of the document."""
 
 
 def _figure(
@@ -231,7 +232,7 @@ def _seconds(row: Row) -> str:
 
 
 def _best(rows: Sequence[Row]) -> dict[str, float]:
-    """The best of our own figures in each column, controls left out; -1 where there is nothing to compare."""
+    """Return the best measured value in each column, without controls; -1 if there is nothing to compare."""
     own = [row for row in rows if not row.source and not row.weights.startswith("random")]
     if len(own) < 2 or len({row.category for row in own}) > 1:
         return dict.fromkeys(METRICS, -1.0)
@@ -245,7 +246,7 @@ def _long_heads() -> list[str]:
 
 
 def about_line(rows: Sequence[Row], about: Mapping[str, str]) -> str:
-    """How the figures came about, in one line."""
+    """Return the provenance of the metrics in one line."""
     first = next((row for row in mean_rows(rows)), None)
     seeds = sorted({seed for row in rows for seed in row.seeds})
     memory = [row.peak_memory_mb for row in rows if row.peak_memory_mb is not None]

@@ -1,1 +1,1 @@
-"""Scale: the same detector over many processes and machines, reading from disks and object storage."""
+"""Distributed scoring over processes and machines, from disks and object storage."""

@@ -1,8 +1,9 @@
-"""RayEngine: the images of a run scored by Ray Data's actors, on this machine or on a cluster.
+"""RayEngine: scores a run's images with Ray Data actors, on this machine or on a cluster.
 
-The driver lists the images, hands out their names in small blocks and writes the rows that come back, so results
-are whole and every image is there once whatever happens to a worker. A block that is lost with its worker is
-handed out again in smaller ones, until the image that ends workers stands alone and becomes a row with an error.
+The driver lists the images, sends their names to workers in small blocks and writes the returned rows. Results are
+complete and contain every image even if workers crash. The driver resubmits lost blocks in smaller blocks. An image
+that still crashes a worker when processed alone becomes a row with an error.
+
 """
 
 from __future__ import annotations
@@ -34,44 +35,44 @@ if TYPE_CHECKING:
     from clipspect.detector import Detector
 
 BLOCKS = (32, 4, 1, 1)
-"""Images handed out at once: in the first pass, and in the passes over what was lost. What is still lost then gets
-a pass of its own each, and one that is lost in that is what ends its worker."""
+"""Images per block: in the first pass, and in the passes over lost blocks.
+
+Images that are still lost get one pass each. An image that is lost in its own pass is the cause of the crash.
+"""
 HOPELESS = 100
-"""Images of a pass without a single row, from which on the fault is not taken for theirs."""
+"""Number of images without a single returned row that marks the fault as one of the workers, not of the images."""
 HASHED_AT_ONCE = 256
-LOST = (
-    "the process that scored it ended without a word, again and alone; see the worker's log, or take it out"
-)
+LOST = "the worker crashed, even when retrying this image alone; see the worker's log, or remove the image"
 
 
 @dataclass(frozen=True)
 class PackedReferences:
-    """References as they travel to workers."""
+    """References in the form sent to workers."""
 
     data: bytes
-    """A ``.refs`` file, checked by every worker that opens it."""
+    """Content of a ``.refs`` file, checked by every worker that opens it."""
     digest: str
-    """Tells these references from others in the run's settings."""
+    """Hash that identifies these references in the run's settings."""
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """A run's images on Ray; an :class:`clipspect.results.run.Engine`. Used inside :func:`ray_cluster`."""
+    """Ray implementation of :class:`clipspect.results.run.Engine`. Use it inside :func:`ray_cluster`."""
 
     detector: Detector
-    """The driver's own: it tells the settings and scores nothing."""
+    """The driver's detector: it provides the settings and scores nothing."""
     build: Callable[[], Detector]
-    """Makes the same detector in a worker; picklable."""
+    """Factory of the same detector in a worker; picklable."""
     source: ImageSource
     object: str
     references: PackedReferences | None = None
     workers: int | None = None
-    """Actors; None = one per GPU of the cluster or, where there is none, one per core."""
+    """Number of workers; None = one per GPU of the cluster or, without GPUs, one per core."""
     gpus: bool = True
-    """Whether workers take the cluster's GPUs, where it has some."""
+    """Whether workers use the cluster's GPUs, if it has any."""
 
     def settings(self) -> dict[str, Any]:
-        """As those of a run in one process, so that one can go on where the other stopped."""
+        """Return the settings of a single-process run, so that either kind of run can resume the other."""
         return {
             **self.detector.settings(),
             "object": self.object,
@@ -82,7 +83,7 @@ class RayEngine:
         }
 
     def _set_identity(self) -> str | None:
-        """As :meth:`Detector.set_identity`, of images wherever they are."""
+        """Return what :meth:`Detector.set_identity` returns, for images in any source."""
         if not self.detector.uses_sets:
             return None
         hashes = sorted(self.hashes([name for _, name in self._pool()]).values())
@@ -93,7 +94,7 @@ class RayEngine:
         return self._names
 
     def notes(self) -> Sequence[str]:
-        """What the source leaves out."""
+        """Return notes on files that the source leaves out."""
         left_out = self.source.left_out()
         return () if left_out is None else (left_out,)
 
@@ -102,7 +103,7 @@ class RayEngine:
         return self.source.names()
 
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
-        """SHA-256 of the images' bytes, read by the cluster."""
+        """Return the SHA-256 of each image's bytes, read by the cluster."""
         import pyarrow as pa
 
         tables = [pa.table({"name": part}) for part in _parts(names, HASHED_AT_ONCE)]
@@ -116,7 +117,7 @@ class RayEngine:
         return found
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Rows as they come back. Raises ClipspectError where a worker met what is no image's fault."""
+        """Yield rows as they arrive. Raises ClipspectError for a worker fault that no image causes."""
         positions = {name: number for number, name in enumerate(self._names)}
         numbered = [(positions[name], name) for name in names]
         for size in BLOCKS:
@@ -126,24 +127,24 @@ class RayEngine:
                 yield row
             if not done and len(numbered) >= HOPELESS:
                 raise ClipspectError(
-                    f"every worker ended before it gave back one of {len(numbered)} images; see the workers' "
+                    f"every worker ended before it returned one of {len(numbered)} images; see the workers' "
                     "logs (memory? weights on every machine?), then run the same command again"
                 )
             numbered = [(position, name) for position, name in numbered if name not in done]
             if not numbered:
                 return
-        # What waits for a worker is lost with it, whoever killed it: each that is left has a pass of its own.
+        # Blocks queued for a crashed worker are lost with it, so each remaining image gets its own pass.
         for one in numbered:
             yield from list(self._pass([one], 1)) or self._lost(one[1])
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
-        """Read and decoded again by the driver."""
+        """Read and decode an image in the driver."""
         data = self.source.read(name)
         reader = self.detector.reader
         return decode_image(data, name=name, max_pixels=reader.max_pixels, value_range=reader.value_range)
 
     def _pass(self, numbered: Sequence[Numbered], size: int) -> Iterator[dict[str, Any]]:
-        """Rows of all blocks that come back; those lost with their worker are missing."""
+        """Yield rows of all returned blocks; blocks lost with their worker are missing."""
         import pyarrow as pa
 
         tables = [
@@ -172,18 +173,18 @@ class RayEngine:
                 for row in batch.to_pylist():
                     failure = row.pop(FAILURE)
                     if failure is not None:
-                        raise ClipspectError(f"a worker could not go on: {failure}")
+                        raise ClipspectError(f"a worker failed: {failure}")
                     yield row
 
     def _pool(self) -> list[Numbered]:
-        """The set's pool, chosen from all images, finished ones too, as a run in one process chooses it."""
+        """Return the pool of the set, chosen from all images including finished ones, as in a single-process run."""
         if not self.detector.uses_sets:
             return []
         chosen = self.detector.sample_pool([pool_name(name) for name in self._names])
         return [(position, self._names[position]) for position in sorted(chosen)]
 
     def _resources(self) -> tuple[int, int, int]:
-        """Workers, cores of each, GPUs of each."""
+        """Return the number of workers, cores per worker and GPUs per worker."""
         import ray
 
         there: dict[str, float] = ray.cluster_resources()
@@ -211,13 +212,13 @@ class RayEngine:
 
 
 _ACTOR = {"max_restarts": -1, "max_task_retries": 0}
-"""A worker that died is started again, its block is not: it may be what killed the worker."""
+"""Ray restarts a crashed worker but not its block, which may have caused the crash."""
 
 
 def pack_references(detector: Detector, source: Path, object: str) -> PackedReferences:
-    """References for workers, from a ``.refs`` file or from images, which are encoded now.
+    """Pack references for workers, from a ``.refs`` file or from images, which are encoded here.
 
-    Raises ReferencesError and ImageError as :meth:`Detector.read_references`.
+    Raises ReferencesError and ImageError like :meth:`Detector.read_references`.
     """
     from clipspect.registry import REFERENCES_SUFFIX
 
@@ -231,11 +232,11 @@ def pack_references(detector: Detector, source: Path, object: str) -> PackedRefe
 
 @contextmanager
 def ray_cluster(address: str | None = None) -> Iterator[None]:
-    """Ray for the length of a run: the cluster at ``address``, else the one in $RAY_ADDRESS, else this machine.
+    """Provide Ray during a run: the cluster at ``address``, else the one in $RAY_ADDRESS, else this machine.
 
-    Where Ray runs already (a notebook, a test) that is used, and left running.
+    If Ray already runs (a notebook, a test), it is used and left running.
 
-    Raises UsageError: Ray is not installed, no cluster at that address.
+    Raises UsageError: Ray is not installed, or there is no cluster at that address.
     """
     try:
         import ray
@@ -245,12 +246,12 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would speak over the progress bar
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its log would overwrite the progress bar
     found = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(found, log_to_driver=False, logging_level=logging.ERROR, **_local_only(found))
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"no Ray cluster at {found} ({error}); start one, or leave --address out") from error
+        raise UsageError(f"no Ray cluster at {found} ({error}); start one, or omit --address") from error
     try:
         yield
     finally:
@@ -263,7 +264,7 @@ def _local_only(address: str) -> dict[str, Any]:
 
 @contextmanager
 def _data_context() -> Iterator[Any]:
-    """``ray.data``, quiet, going on without the blocks that a dying worker takes with it."""
+    """Provide ``ray.data`` without log output, set to continue without blocks lost with a crashed worker."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

@@ -1,4 +1,4 @@
-"""Where images come from: a folder on a disk, or a prefix in object storage (S3, GCS, anything fsspec knows)."""
+"""Image sources: a folder on a disk, or a prefix in object storage (S3, GCS, any fsspec scheme)."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from clipspect.errors import ImageError, UsageError
 from clipspect.results.rows import row_path
 
 ATTEMPTS = 6
-"""Times a read is tried, beside what the storage's own client tries."""
+"""Read attempts, in addition to the retries of the storage client."""
 FIRST_WAIT = 0.5
-"""Seconds before the second attempt; doubled each time, and spread so that workers do not come back together."""
+"""Seconds before the second attempt; doubled each time, with jitter so that workers do not retry together."""
 
 T = TypeVar("T")
 
 
 class ImageSource(Protocol):
-    """Images by name. Picklable: workers on other machines open it for themselves."""
+    """Source of images by name. Picklable, because workers on other machines open it too."""
 
     @property
     def location(self) -> str:
-        """What tells this source from others, without credentials."""
+        """Return a location that identifies this source, without credentials."""
 
     def names(self) -> Sequence[str]:
-        """Names of all images, sorted, with forward slashes. Raises UsageError where there are none."""
+        """Return the names of all images, sorted, with forward slashes. Raises UsageError if there are none."""
 
     def left_out(self) -> str | None:
-        """What else lies there, in one sentence; None for nothing."""
+        """Return one sentence on other files in this place; None if there are none."""
 
     def read(self, name: str) -> bytes:
-        """An image's file. Raises ImageError."""
+        """Return the bytes of an image file. Raises ImageError."""
 
 
 def open_source(place: str) -> ImageSource:
-    """The source at a path or a URI such as ``s3://bucket/prefix``. Raises UsageError where it makes no sense."""
+    """Return the source at a path or a URI such as ``s3://bucket/prefix``. Raises UsageError for an invalid one."""
     return ObjectStorage(place) if "://" in place else LocalFolder(Path(place))
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder, or one file. On a cluster, a disk that every machine sees under the same path."""
+    """Folder or single file. On a cluster, all machines must see it under the same path."""
 
     folder: Path
 
@@ -66,16 +66,16 @@ class LocalFolder:
 
     @property
     def root(self) -> Path:
-        """What names are relative to."""
+        """Return the folder that names are relative to."""
         return self.folder if self.folder.is_dir() else self.folder.parent
 
     def names(self) -> Sequence[str]:
-        """As :func:`find_images` lists them."""
+        """Return the names that :func:`find_images` lists."""
         found = find_images(self.folder)
         return [row_path(path.relative_to(self.root).as_posix()) for path in found]
 
     def left_out(self) -> str | None:
-        """As :func:`scan_folder` counts it."""
+        """Return the note that :func:`scan_folder` gives."""
         return scan_folder(self.folder).summary()
 
     def read(self, name: str) -> bytes:
@@ -87,21 +87,21 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class ObjectStorage:
-    """A prefix in object storage, through pyarrow (S3, GCS, HDFS) or, for other schemes, fsspec.
+    """Prefix in object storage, through pyarrow (S3, GCS, HDFS) or, for other schemes, fsspec.
 
-    Credentials come from the environment, as the storage's own tools take them.
+    Credentials come from the environment, in the form that the storage's own tools use.
     """
 
     uri: str
 
     @property
     def location(self) -> str:
-        """Scheme, bucket and prefix."""
+        """Return scheme, bucket and prefix."""
         return f"{self.uri.partition('://')[0]}://{self._opened[1]}"
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system and the prefix in it; opened once per process."""
+        """Return the file system and the prefix in it; opened once per process."""
         import pyarrow as pa
         from pyarrow import fs
 
@@ -115,18 +115,18 @@ class ObjectStorage:
         return system, path.rstrip("/")
 
     def __getstate__(self) -> dict[str, str]:
-        """The URI alone: each process opens its own connections."""
+        """Return the URI only: each process opens its own connections."""
         return {"uri": self.uri}
 
     def names(self) -> Sequence[str]:
-        """What lies below the prefix, less hidden names, results of clipspect and files that are no images."""
+        """Return the names below the prefix, without hidden files, clipspect results and files that are no images."""
         found = self._sorted_out[0]
         if not found:
             raise UsageError(f"{self.location}: no images in it or below it")
         return sorted(map(str, found))
 
     def left_out(self) -> str | None:
-        """What else lies there, in one sentence; None for nothing."""
+        """Return one sentence on other files in this place; None if there are none."""
         return summarize_left_out(self._sorted_out[1])
 
     @cached_property
@@ -135,7 +135,7 @@ class ObjectStorage:
 
         system, prefix = self._opened
         try:
-            listed = _patiently(lambda: system.get_file_info(fs.FileSelector(prefix, recursive=True)))
+            listed = _retry(lambda: system.get_file_info(fs.FileSelector(prefix, recursive=True)))
         except OSError as error:
             raise UsageError(
                 f"{self.location}: cannot be listed ({error}); check its name and your rights"
@@ -147,7 +147,7 @@ class ObjectStorage:
         return sort_out([path for path in map(PurePosixPath, files) if not _is_ours(path, results)])
 
     def read(self, name: str) -> bytes:
-        """The object's bytes; errors of the storage are waited out, half a minute in all."""
+        """Return the object's bytes. Storage errors are retried for half a minute in total."""
         from clipspect.data.decode import MAX_FILE_BYTES
 
         system, prefix = self._opened
@@ -162,9 +162,11 @@ class ObjectStorage:
                 return data
 
         try:
-            return _patiently(fetch)
+            return _retry(fetch)
         except FileNotFoundError as error:
-            raise ImageError(name, f"no such object in {self.location}; it was removed meanwhile") from error
+            raise ImageError(
+                name, f"no such object in {self.location}; it was removed during the run"
+            ) from error
         except OSError as error:
             raise ImageError(name, f"cannot be read from {self.location} ({error})") from error
 
@@ -183,15 +185,15 @@ def _through_fsspec(uri: str, scheme: str) -> tuple[Any, str]:
         import fsspec
 
         system, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:  # no such package, or one for this scheme that is missing
+    except (ImportError, ValueError) as error:  # fsspec or the package for this scheme is missing
         raise UsageError(
             f"{scheme}://…: no reader of this scheme here ({error}); install fsspec and its package for it"
         ) from error
     return fs.PyFileSystem(fs.FSSpecHandler(system)), str(path)
 
 
-def _patiently(read: Callable[[], T]) -> T:
-    """Try again after errors that may pass; FileNotFoundError and PermissionError do not."""
+def _retry(read: Callable[[], T]) -> T:
+    """Retry after transient errors; FileNotFoundError and PermissionError are not retried."""
     for attempt in range(1, ATTEMPTS):
         try:
             return read()
@@ -207,7 +209,7 @@ def _is_manifest(name: str) -> bool:
 
 
 def _is_ours(path: PurePosixPath, results: set[str]) -> bool:
-    """Whether a name is hidden, or made by clipspect."""
+    """Return whether a name is hidden, or made by clipspect."""
     hidden = any(part.startswith(".") for part in path.parts)
     return (
         hidden or path.name.endswith(OVERLAY_SUFFIX) or any(str(above) in results for above in path.parents)

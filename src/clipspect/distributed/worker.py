@@ -1,4 +1,4 @@
-"""What runs in a worker: images by name in, rows of the results out, as Arrow tables."""
+"""Worker functions: image names in, result rows out, as Arrow tables."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from clipspect.detector import Detector
 
 FAILURE = "failure"
-"""Column beside the row's own: what ended the worker's work, where it is no fault of an image."""
+"""Extra column of the rows: a worker failure that no image causes."""
 
 Numbered = tuple[int, str]
-"""Position in the run, and name."""
+"""Position in the run, and image name."""
 
 
 def output_schema() -> Any:
-    """Arrow schema of what a worker gives: rows, and the failure."""
+    """Return the Arrow schema of a worker's output: rows, and the failure."""
     import pyarrow as pa
 
     return arrow_schema().append(pa.field(FAILURE, pa.string()))
 
 
 class ScoreBatch:
-    """Ray Data's actor: built once per worker, called with a table of positions and names."""
+    """Ray Data actor: built once per worker, called with a table of positions and names."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class ScoreBatch:
         pool: Sequence[Numbered],
         settings: Mapping[str, Any],
     ) -> None:
-        """Keep what the first batch needs; errors of making ready are reported there and not retried here.
+        """Store the arguments. The first batch sets up the detector and reports setup errors, which Ray does not retry.
 
         Args:
             build: makes the detector.
-            source: of the images.
-            object: what is on them.
+            source: source of the images.
+            object: name of the object in the images.
             references: a ``.refs`` file, for every image.
             pool: the images that methods of scope "set" compare with.
-            settings: the driver's detector's own; a worker whose differ would give other scores.
+            settings: settings of the driver's detector. A worker with other settings would give other scores.
         """
         self._build, self._source, self._object, self._references = build, source, object, references
         self._pool, self._settings = pool, settings
         self._ready: tuple[Detector, Any] | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """Rows of a table with the columns ``position`` and ``name``."""
+        """Return the rows of a table with the columns ``position`` and ``name``."""
         import pyarrow as pa
 
         try:
@@ -109,7 +109,7 @@ class ScoreBatch:
 
 
 def hash_batch(batch: Any, source: ImageSource) -> Any:
-    """Ray Data's function: a table of ``name`` and ``hash``, null where an image cannot be read."""
+    """Return a table of ``name`` and ``hash``, null if an image cannot be read. Called by Ray Data."""
     import pyarrow as pa
 
     names = batch["name"].to_pylist()
@@ -121,7 +121,7 @@ def hash_batch(batch: Any, source: ImageSource) -> Any:
 def fetch_images(
     numbered: Iterable[Numbered], source: ImageSource, reader: ImageLoader
 ) -> Iterator[LoadedImage]:
-    """Images read and decoded ahead in threads, in order, each as an entry or as its error."""
+    """Read and decode images ahead in threads; yield each in order as an image or as its error."""
 
     def load(one: Numbered) -> LoadedImage:
         position, name = one
@@ -141,7 +141,7 @@ def fetch_images(
 
 
 def pool_name(name: str) -> str:
-    """What decides whether an image is of the pool: its file's name, as in a run on one machine."""
+    """Return the file's name, which decides whether an image is in the pool, as in a single-process run."""
     return PurePosixPath(name).name
 
 

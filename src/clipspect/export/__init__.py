@@ -1,1 +1,1 @@
-"""How the networks run: precision chosen by measurement, and export to ONNX and OpenVINO."""
+"""Export to ONNX and OpenVINO."""

@@ -1,4 +1,4 @@
-"""The exported network: pixels in, score and map out, with the text anchors of one object baked in."""
+"""Exported network: pixels in, score and map out, with the text embeddings of one object as constants."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from clipspect.postprocess.verdict import describe
 from clipspect.prompts import clean_object_name
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
-"""Methods that need one image and no training: what a fixed graph can hold."""
+"""Methods that score single images without training, which a static graph can represent."""
 INPUT, SCORE, MAP = "image", "score", "map"
 
 
 class ExportedDetector(nn.Module):
-    """A detector of one object as one network."""
+    """Detector of one object as a single network."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, detector: Detector, object: str, calibration: Calibration | None = None) -> None:
-        """Bake in what a detector knows of an object.
+        """Store the text embeddings of an object in the network.
 
         Raises:
             UsageError: a method that trains, compares images, or averages views; several methods; weights
@@ -42,9 +42,7 @@ class ExportedDetector(nn.Module):
                 "views=official encodes every image 23 times and is not exported; use views=none"
             )
         if detector.backbone.precision != "fp32":
-            raise UsageError(
-                "a network is exported from fp32 weights; leave the detector's precision at fp32"
-            )
+            raise UsageError("export needs fp32 weights; load the detector with precision fp32")
         self.model = detector.model.set_object(object)
         self.backbone, self.method = detector.backbone, detector.methods[0]
         self.request = self.model.request.resolved(self.backbone.depth)

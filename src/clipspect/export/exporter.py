@@ -1,6 +1,8 @@
-"""Export to ONNX (one file, any runtime) and to OpenVINO (float32, bfloat16, or int8 through NNCF), each held to torch.
+"""Export to ONNX (one file, any runtime) and to OpenVINO (float32, bfloat16, or int8 through NNCF).
 
-A file is written beside its place, run on images, compared with torch, and moved into place where its maps agree.
+Each export writes a temporary file, runs it on images and compares its maps with PyTorch. It moves the file to its
+final path only if the maps agree.
+
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Exported:
 
     path: Path
     agreement: MapAgreement
-    """With torch in fp32, on the images compared."""
+    """Agreement with PyTorch in fp32 on the compared images."""
     compared: int
     """How many images."""
 
@@ -56,23 +58,23 @@ def export_detector(
 
     Args:
         detector: one exportable method in fp32.
-        object: what is on the images.
-        path: ``.onnx`` for one file with everything in it, ``.xml`` for OpenVINO's pair of files.
-        calibration: baked into the network, whose scores then have the threshold 0.5.
-        precision: "fp32"; for OpenVINO also "bf16", which asks the runtime for bfloat16, and "int8".
-        calibrate: images for int8, and to compare with torch; those in the wheel where none are given and none
-            are needed.
-        bar: least rank correlation with torch's maps.
+        object: name of the object in the images.
+        path: ``.onnx`` for a single file, ``.xml`` for OpenVINO's pair of files.
+        calibration: included in the network, whose scores then have the threshold 0.5.
+        precision: "fp32"; for OpenVINO also "bf16", which requests bfloat16 from the runtime, and "int8".
+        calibrate: images for int8 calibration and for the comparison with PyTorch; default: the images in the wheel,
+            except for int8.
+        bar: minimum rank correlation with PyTorch's maps.
 
     Raises:
-        UsageError: a method or precision that cannot be exported, a missing package, maps that agree too little.
+        UsageError: a method or precision that cannot be exported, a missing package, or insufficient agreement.
         ResultsError: the file cannot be written.
-        ImageError: an image that cannot be read.
+        ImageError: an image cannot be read.
     """
     if path.suffix not in FORMATS:
-        raise UsageError(f"{path}: end it in .onnx (one file) or .xml (OpenVINO)")
+        raise UsageError(f"{path}: use the suffix .onnx (one file) or .xml (OpenVINO)")
     if path.suffix == ".onnx" and precision != "fp32":
-        raise UsageError(f"{precision} is exported for OpenVINO: end the file's name in .xml")
+        raise UsageError(f"{precision} is available for OpenVINO only; use a file name that ends in .xml")
     if precision == "int8" and not calibrate:
         raise UsageError("int8 needs images to calibrate on; name a folder with --calibrate")
     network = ExportedDetector(detector, object, calibration).eval()
@@ -99,7 +101,7 @@ def export_detector(
 
 
 def write_onnx(network: ExportedDetector, path: Path, described: Mapping[str, str]) -> None:
-    """One ONNX file with weights, anchors and metadata inside; the batch is free."""
+    """Write one ONNX file with weights, text embeddings and metadata; the batch size is dynamic."""
     onnx = _package("onnx", "export")
     _package("onnxscript", "export")
     size = network.backbone.image_size
@@ -124,7 +126,7 @@ def write_onnx(network: ExportedDetector, path: Path, described: Mapping[str, st
 
 
 def write_openvino(onnx_file: Path, path: Path, described: Mapping[str, str]) -> None:
-    """An OpenVINO model of an ONNX file."""
+    """Convert an ONNX file to an OpenVINO model."""
     openvino = _package("openvino", "openvino")
     _save_openvino(openvino.Core().read_model(onnx_file), path, described)
 
@@ -136,23 +138,23 @@ def write_int8(
     network: ExportedDetector,
     calibration: NDArray[np.uint8],
 ) -> None:
-    """The same with the perceptrons in int8, calibrated by NNCF on (N, S, S, 3) images.
+    """Convert with the MLPs in int8, calibrated by NNCF on (N, S, S, 3) images.
 
-    Attention, both streams and the scores stay as they are: in int8 as well, they cost most of the agreement
-    (docs/export.md), and the perceptrons are two thirds of the products.
+    Attention, both streams and the scores keep their precision: quantizing them costs most of the agreement
+    (docs/export.md), and the MLPs are two thirds of the matmul operations.
 
     Raises:
-        UsageError: no perceptrons (a ResNet).
+        UsageError: the backbone has no MLPs (a ResNet).
     """
     openvino, nncf = _package("openvino", "openvino"), _package("nncf", "openvino")
-    logging.getLogger("nncf").setLevel(logging.WARNING)  # else a line for each of hundreds of operations
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # NNCF logs a line for each of hundreds of operations
     visual = network.network.visual
     assert isinstance(visual, nn.Module)
     wide = {part.out_features for name, part in visual.named_modules() if name.endswith("mlp.c_fc")}
     model = openvino.Core().read_model(onnx_file)
     others = [op.get_friendly_name() for op in model.get_ops() if not _is_mlp(op, wide)]
     if len(others) == len(model.get_ops()):
-        raise UsageError("int8 is for vision transformers: this backbone has no perceptrons to quantise")
+        raise UsageError("int8 is for vision transformers: this backbone has no MLPs to quantize")
     pieces = calibration[:_MOST_CALIBRATED]
     quantised = nncf.quantize(
         model,
@@ -166,7 +168,7 @@ def write_int8(
 
 
 def _is_mlp(op: Any, wide: set[int]) -> bool:
-    """Whether an operation is a product with a perceptron's weights, told by their width."""
+    """Return whether an operation is a matmul with an MLP's weights, identified by their width."""
     if op.get_type_name() != "MatMul":
         return False
     shape = op.input_value(1).get_partial_shape()
@@ -180,7 +182,7 @@ def _save_openvino(model: Any, path: Path, described: Mapping[str, str]) -> None
 
 
 def run_onnx(path: Path, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(B,) scores and (B, S, S) maps of an ONNX file in ONNX Runtime, on the processor."""
+    """Return (B,) scores and (B, S, S) maps of an ONNX file in ONNX Runtime, on the CPU."""
     runtime = _package("onnxruntime", "export")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     score, maps = session.run([SCORE, MAP], {INPUT: images})
@@ -190,7 +192,7 @@ def run_onnx(path: Path, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32]
 def run_openvino(
     path: Path, images: NDArray[np.uint8], precision: ExportPrecision = "fp32"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(B,) scores and (B, S, S) maps of an OpenVINO model on the processor."""
+    """Return (B,) scores and (B, S, S) maps of an OpenVINO model on the CPU."""
     openvino = _package("openvino", "openvino")
     compiled = openvino.Core().compile_model(path, "CPU", openvino_options(precision))
     found = compiled(images)
@@ -198,7 +200,7 @@ def run_openvino(
 
 
 def openvino_options(precision: ExportPrecision) -> dict[str, str]:
-    """What to compile a model with: left alone, OpenVINO rounds to bfloat16 wherever the processor has it."""
+    """Return compile options: by default OpenVINO uses bfloat16 on every CPU that supports it."""
     return {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
 
 
@@ -207,7 +209,7 @@ def agreement_of(
     object: str,
     run: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]],
 ) -> MapAgreement:
-    """How the (B,) scores and (B, S, S) maps ``run`` gives for the wheel's images agree with torch in float32."""
+    """Return the agreement of ``run`` with PyTorch in float32: (B,) scores and (B, S, S) maps of the wheel's images."""
     images = _pieces(detector, ())
     images = images[:: max(len(images) // _COMPARED, 1)][:_COMPARED]
     return _compare(ExportedDetector(detector, object).eval(), images, run(images))
@@ -220,13 +222,13 @@ def _compare(
 ) -> MapAgreement:
     with torch.inference_mode():
         scores, maps = network(torch.from_numpy(images))
-    # Calibrated maps are 0 over large areas, where the order of rounding errors means nothing.
+    # Calibrated maps are 0 over large areas, where ranks reflect only rounding errors.
     exact, rough = (np.round(one, 5) if network.calibration else one for one in (maps.numpy(), found[1]))
     return compare_maps(exact, rough, scores.numpy(), found[0])
 
 
 def _pieces(detector: Detector, images: Iterable[Path]) -> NDArray[np.uint8]:
-    """(N, S, S, 3) of images as the network takes them; of those in the wheel where none are given."""
+    """Return (N, S, S, 3) network inputs of images; of those in the wheel if none are given."""
     from clipspect.demo import DEMO_IMAGES
 
     paths = list(images) or sorted(DEMO_IMAGES.glob("*.jpg"))

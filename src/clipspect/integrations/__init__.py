@@ -1,1 +1,1 @@
-"""clipspect inside other libraries."""
+"""Integrations with other libraries."""

@@ -1,9 +1,11 @@
 """clipspect's methods as anomalib models: ``Engine().test(model=AnoClip(), datamodule=MVTecAD(...))``.
 
-A model here passes a batch to an :class:`~clipspect.model.AnomalyModel` and gives anomalib its scores and maps.
-Zero-shot: nothing is trained and no label is used. The methods that compare images with each other (Dual-Image, mutual
-scoring) read the set that is about to be evaluated once, before its first batch: the images of the running stage's
-dataloader, at most ``set_size``, never their labels.
+A model passes a batch to an :class:`~clipspect.model.AnomalyModel` and returns its scores and maps to anomalib.
+
+The models are zero-shot: nothing is trained and no label is used. The methods that compare images with each other
+(Dual-Image, mutual scoring) read the evaluated set once, before its first batch. They use at most ``set_size``
+images of the running stage's dataloader, never their labels.
+
 """
 
 from __future__ import annotations
@@ -45,24 +47,24 @@ from clipspect.registry import make_method
 
 
 class ClipspectModel(nn.Module):
-    """An :class:`AnomalyModel` of one method behind anomalib's module interface."""
+    """:class:`AnomalyModel` of one method behind anomalib's module interface."""
 
     def __init__(self, method: Method, backbone: str, weights: str | None, image_size: int | None) -> None:
-        """Load the backbone; :class:`ClipspectModule` is the usual way."""
+        """Load the backbone. Most users create a :class:`ClipspectModule` instead."""
         super().__init__()
         loaded = load_backbone(backbone, weights, image_size=image_size, device="cpu")
         self.method, self.backbone = method, loaded
         self.good: GoodImages | None = None
-        """Known-good images: references and calibration."""
+        """References and calibration from known-good images."""
         self.model = AnomalyModel(loaded, (method,), PromptConfig(load_prompts()))
 
     def name_object(self, name: str, domain: str) -> None:
-        """Encode the text anchors of an object on the present device."""
+        """Encode the text embeddings of an object on the current device."""
         prompts = PromptConfig(load_prompts(), domain)
         self.model = AnomalyModel(self.backbone, (self.method,), prompts).set_object(name)
 
     def use_good(self) -> None:
-        """Fit a method of scope "set" to the known-good images, which are its references."""
+        """Fit a method of scope "set" to the known-good images, which become its references."""
         assert self.good is not None
         if self.good.pool is not None:
             model = self.model.set_references(self.good.pool.features)
@@ -74,10 +76,10 @@ class ClipspectModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
-        """Scores (B,) and maps (B, S, S) of normalized images (B, 3, S, S).
+        """Return scores (B,) and maps (B, S, S) of normalized images (B, 3, S, S).
 
         Raises:
-            UsageError: no object was named, or a method that compares images was shown no set.
+            UsageError: no object name is set, or a method that compares images has no set.
         """
         if self.method.scope == "set" and self.model.pool is None:
             raise UsageError(
@@ -85,7 +87,7 @@ class ClipspectModel(nn.Module):
                 " AnoClip for single images"
             )
         if not self.model.object_name:
-            raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
+            raise UsageError("the object name is missing; pass class_name='metal nut'")
         scores = self.model(images, self._sources(images, paths))[self.method.name]
         if self.good is None:
             return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
@@ -98,7 +100,7 @@ class ClipspectModel(nn.Module):
         )
 
     def _sources(self, images: Tensor, paths: Sequence[str] | None) -> Sources:
-        """The identity that ``clipspect detect`` gives the files; of the pixels where there are none."""
+        """Return the identity that ``clipspect detect`` gives the files; that of the pixels if there are no files."""
         sources = Sources.of_tensors(images)
         if paths is not None:
             hashes = [
@@ -110,10 +112,10 @@ class ClipspectModel(nn.Module):
 
 
 class ClipspectPreProcessor(PreProcessor):
-    """Resizes and normalises for a backbone. A checkpoint does not hold it: the model's own arguments make it anew."""
+    """Preprocessor that resizes and normalizes for a backbone. Checkpoints do not store it."""
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        """For square inputs of ``size`` pixels."""
+        """Set up square inputs of ``size`` pixels."""
         super().__init__(Compose([ClipspectResize((size, size)), Normalize(mean, std)]))
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -125,11 +127,12 @@ class ClipspectPreProcessor(PreProcessor):
 
 
 class MonotonePostProcessor(PostProcessor):
-    """A ``PostProcessor`` whose normalisation joins no two scores: metrics are those of the scores themselves.
+    """``PostProcessor`` with strictly monotone normalization, so that metrics equal those of the raw scores.
 
-    The lowest value of the validation images becomes 0, the threshold ½, the highest 1, linearly between.
-    Anomalib's own shifts all scores by the threshold and cuts what leaves [0, 1]: with a threshold far from the middle
-    many scores become 1, and AUROC and AUPRO change with them.
+    The lowest value of the validation images maps to 0, the threshold to ½ and the highest to 1, linearly between.
+
+    Anomalib's version shifts all scores by the threshold and clips them to [0, 1]. With a threshold far from the middle
+    many scores become 1, which changes AUROC and AUPRO.
     """
 
     @staticmethod
@@ -146,7 +149,7 @@ class MonotonePostProcessor(PostProcessor):
 
 
 class ClipspectModule(AnomalibModule):
-    """What all of clipspect's anomalib models share."""
+    """Base class of clipspect's anomalib models."""
 
     method_name: ClassVar[str]
     model: ClipspectModel
@@ -170,23 +173,24 @@ class ClipspectModule(AnomalibModule):
         """Load the model.
 
         Args:
-            class_name: what is on the images, "metal nut"; by default the datamodule's category.
+            class_name: name of the object, such as "metal nut"; default: the datamodule's category.
             backbone: a model name as ``clipspect models`` lists them, a folder, a checkpoint.
-            weights: a pretrained tag, a file, or "random" for a control; None = the backbone's own.
-            image_size: input side in pixels, a multiple of the patch; None = the backbone's own.
+            weights: a pretrained tag, a file, or "random" for a control; None = the backbone's default.
+            image_size: input side in pixels, a multiple of the patch size; None = the backbone's default.
             domain: "auto", "object", "texture", … (docs/prompts.md).
-            settings: of the method, as ``clipspect methods NAME`` lists them.
-            set_size: most images of a set that serve as each other's references.
+            settings: settings of the method, as ``clipspect methods NAME`` lists them.
+            set_size: maximum number of images of a set that serve as each other's references.
             good: known-good images from :meth:`clipspect.Detector.calibrate` with the same model and method. Scores are
                 then calibrated and labels are those of ``clipspect detect --good``; no validation data is needed.
-            pre_processor: anomalib's, or whether to use the default, which resizes as ``clipspect detect`` does.
-            post_processor: anomalib's, or whether to use :class:`MonotonePostProcessor`.
-            evaluator: anomalib's, or whether to use the default: all metrics of ``clipspect benchmark``.
-            visualizer: anomalib's, or whether to use its default.
+            pre_processor: an anomalib preprocessor, or whether to use the default, which resizes like
+                ``clipspect detect``.
+            post_processor: an anomalib postprocessor, or whether to use :class:`MonotonePostProcessor`.
+            evaluator: an anomalib evaluator, or whether to use the default: all metrics of ``clipspect benchmark``.
+            visualizer: an anomalib visualizer, or whether to use the default.
 
         Raises:
             UsageError: an unknown backbone, setting or domain.
-            WeightsError: weights that are not here.
+            WeightsError: missing weights.
         """
         model = ClipspectModel(make_method(self.method_name, settings), backbone, weights, image_size)
         own = model.backbone
@@ -204,7 +208,7 @@ class ClipspectModule(AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Nothing is trained, so nothing is asked of the trainer."""
+        """Return no trainer arguments, because nothing is trained."""
         return {}
 
     @property
@@ -213,20 +217,20 @@ class ClipspectModule(AnomalibModule):
         return LearningType.ZERO_SHOT
 
     def configure_optimizers(self) -> None:
-        """None: nothing is trained."""
+        """Return None, because nothing is trained."""
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Refused: size and normalisation belong to the backbone, which is chosen when the model is made."""
-        raise UsageError("the input size is the model's own; make it with AnoClip(image_size=256)")
+        """Raise UsageError: the backbone determines size and normalization when the model is created."""
+        raise UsageError("the input size is fixed when the model is created; use AnoClip(image_size=256)")
 
     def configure_post_processor(self) -> PostProcessor:
-        """Scores and thresholds by the validation images, as anomalib does, without cutting any score."""
+        """Return a postprocessor that scales scores by the validation images without clipping."""
         return MonotonePostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """The metrics of ``clipspect benchmark``, each anomalib's own."""
+        """Return an evaluator with the metrics of ``clipspect benchmark``, all implemented by anomalib."""
         image, pixel = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
         return Evaluator(
             test_metrics=[
@@ -239,31 +243,31 @@ class ClipspectModule(AnomalibModule):
         )
 
     def val_dataloader(self) -> list[Any]:
-        """No images: an Engine can predict a bare folder, where it would ask for validation data first."""
+        """Return no data, so that an Engine can predict a plain folder without validation data."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Learn what is on the images: from ``class_name``, or from the datamodule."""
+        """Set the object name from ``class_name``, or from the datamodule."""
         if self.class_name is None:
             datamodule = getattr(self.trainer, "datamodule", None)
             self.class_name = getattr(datamodule, "category", None) or getattr(datamodule, "name", None)
         if self.class_name is None:
-            raise UsageError("say what is on the images: class_name='metal nut'")
+            raise UsageError("set the object name: class_name='metal nut'")
 
     def on_validation_start(self) -> None:
-        """Look at the set before its first batch."""
+        """Fit the method to the set before its first batch."""
         self._begin(self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:
-        """Look at the set before its first batch."""
+        """Fit the method to the set before its first batch."""
         self._begin(self.trainer.test_dataloaders)
 
     def on_predict_start(self) -> None:
-        """Look at the set before its first batch."""
+        """Fit the method to the set before its first batch."""
         self._begin(self.trainer.predict_dataloaders)
 
     def validation_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Score a batch; anomalib takes its thresholds from it."""
+        """Score a batch; anomalib derives its thresholds from it."""
         return self._score(batch)
 
     def test_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -280,10 +284,10 @@ class ClipspectModule(AnomalibModule):
         return batch.update(**predictions._asdict())
 
     def _read_again(self, images: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Images (B, 3, S, S) in which files that anomalib reads differently are those of :func:`clipspect.read_image`.
+        """Replace images (B, 3, S, S) that anomalib reads differently from :func:`clipspect.read_image`.
 
-        anomalib ignores EXIF orientation, clips 16 bits and drops transparency. A pre-processor of the user's own is
-        left alone.
+        anomalib ignores EXIF orientation, clips 16-bit values and drops transparency. Images of a custom preprocessor
+        stay unchanged.
         """
         if not isinstance(self.pre_processor, ClipspectPreProcessor) or self.pre_processor.transform is None:
             return images
@@ -296,7 +300,7 @@ class ClipspectModule(AnomalibModule):
         return read
 
     def _begin(self, loaders: Any) -> None:
-        """Anchors on the stage's device, and its set for a method that compares images."""
+        """Move the text embeddings to the stage's device, and fit a method that compares images to its set."""
         self.model.backbone.to(self.device)
         self.model.name_object(str(self.class_name), self.domain)
         if self.model.good is not None:
@@ -313,7 +317,7 @@ class ClipspectModule(AnomalibModule):
             self.model.look_at(torch.cat(images).to(self.device), [path for own in paths for path in own])
 
     def _pool(self, dataset: Dataset[Any]) -> tuple[Tensor, list[str]]:
-        """(M, 3, S, S) images of a data set as the model sees them, and their paths; chosen by file name."""
+        """Return preprocessed images (M, 3, S, S) of a data set and their paths; the pool is chosen by file name."""
         paths = _paths(dataset)
         chosen = sorted(sample_pool([Path(path).name for path in paths], self.set_size))
         loader = DataLoader(Subset(dataset, chosen), collate_fn=ImageBatch.collate)
@@ -330,7 +334,7 @@ def _paths(dataset: Any) -> list[str]:
     if hasattr(dataset, "image_filenames"):
         return [str(path) for path in dataset.image_filenames]
     raise UsageError(
-        f"a {type(dataset).__name__} does not tell its images' paths; use one of anomalib's datasets or AnoClip"
+        f"a {type(dataset).__name__} does not expose its images' paths; use one of anomalib's datasets or AnoClip"
     )
 
 
@@ -341,7 +345,7 @@ class AnoClip(ClipspectModule):
 
 
 class AnoClipPlus(ClipspectModule):
-    """AnoCLIP+: the same, adapted to each image by itself (arXiv 2308.15939)."""
+    """AnoCLIP+: AnoCLIP with test-time adaptation to each image (arXiv 2308.15939)."""
 
     method_name = "anoclip+"
 
@@ -353,7 +357,7 @@ class DualImage(ClipspectModule):
 
 
 class DualImagePlus(ClipspectModule):
-    """The same, adapted with corrupted copies of each image (arXiv 2405.04782)."""
+    """Dual-Image Enhanced CLIP with test-time adaptation on corrupted copies of each image (arXiv 2405.04782)."""
 
     method_name = "dual-image+"
 

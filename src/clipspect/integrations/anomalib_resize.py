@@ -1,4 +1,4 @@
-"""The image's way to the backbone's square input, as a torchvision transform."""
+"""Torchvision transform that resizes images to the backbone's square input."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clipspect.data.transforms import ResizeSpec
 
 
 class ClipspectResize(Resize):
-    """A ``Resize`` with the arithmetic of ``clipspect detect``: Pillow's bicubic filter on 8-bit pixels.
+    """``Resize`` with the arithmetic of ``clipspect detect``: Pillow's bicubic filter on 8-bit pixels.
 
-    It is a subclass so that anomalib finds it and already resizes in the dataset, where images of different sizes
-    must be made alike; what has the wanted size passes unchanged. Masks go by nearest pixel centres.
+    It is a subclass so that anomalib recognizes it and resizes in the dataset, where images of different sizes must get
+    one size. Images of the target size pass unchanged. Masks use nearest pixel centers.
     """
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """(…, 3, H, W) float in [0, 1], or a mask (…, H, W) → the wanted size."""
+        """Resize (…, 3, H, W) float in [0, 1], or a mask (…, H, W), to the target size."""
         height, width = self.size
         if not isinstance(inpt, Tensor) or inpt.shape[-2:] == (height, width):
             return inpt

@@ -1,1 +1,1 @@
-"""Surfaces over the network: a page for people, a service for machines. Both call the one engine."""
+"""HTTP service and web page, both built on :class:`clipspect.server.engine.Engine`."""

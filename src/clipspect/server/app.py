@@ -1,4 +1,4 @@
-"""The service's routes. Whoever computes is behind :class:`Backend`; here requests are read, checked and answered."""
+"""HTTP routes of the service: read, check and answer requests. A :class:`Backend` does the scoring."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ from clipspect.server.settings import ServiceSettings
 
 Wanted = TypeVar("Wanted", DetectRequest, ReferencesRequest)
 _FIELDS, _FIELD_BYTES = 64, 4096
-"""Most plain fields of a multipart request, and most bytes of one."""
+"""Maximum number of plain fields in a multipart request, and maximum bytes of one field."""
 
 
 class Backend(Protocol):
-    """Whoever computes: replicas on Ray, or an engine in this process. Each call may raise ServiceError."""
+    """Scoring backend: Ray replicas, or an engine in this process. Each call may raise ServiceError."""
 
     def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Awaitable[Answer]:
-        """Score an inquiry, within so many seconds."""
+        """Score the images of a request within ``seconds``."""
 
     def keep_references(self, inquiry: InspectRequest) -> Awaitable[Kept]:
         """Keep references."""
 
     def catalogue(self) -> Awaitable[dict[str, Any]]:
-        """Models and methods. Answers as soon as the models are loaded."""
+        """Return models and methods. Available as soon as the models are loaded."""
 
 
 def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
-    """The service as an ASGI application. Raises UsageError for an API key that cannot be used."""
+    """Return the service as an ASGI application. Raises UsageError for an unusable API key."""
     app = FastAPI(
         title="clipspect",
         version=__version__,
         summary="Zero-shot visual inspection with CLIP.",
-        docs_url=None,  # its page loads scripts from elsewhere; the schema itself is at /openapi.json
+        docs_url=None,  # the docs page loads external scripts; the schema is at /openapi.json
         redoc_url=None,
         responses={
             status: {"model": ErrorResponse, "description": words} for status, words in _REFUSALS.items()
         },
     )
-    # for the schema alone: Guard has checked the key before a route is reached
+    # for the schema only: Middleware checks the key before routing
     keyed = [Security(HTTPBearer(auto_error=False))] if settings.api_key() is not None else []
     metrics = Metrics()
     _handle_errors(app)
@@ -76,7 +76,7 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         tags=["inspection"],
     )
     async def detect(request: Request) -> Any:
-        """Score images: anomaly score, regions, and on request overlay and map of each."""
+        """Score images. Return the anomaly score and regions of each, and on request the overlay and anomaly map."""
         wanted = await _read(request, DetectRequest, settings)
         inquiry = wanted.inquiry(settings.models[0])
         found = await backend.detect(inquiry, frozenset(wanted.include), settings.time_limit)
@@ -105,29 +105,29 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         tags=["inspection"],
     )
     async def references(request: Request) -> Any:
-        """Encode known-good images once; detect requests name them by the id that comes back."""
+        """Encode reference images once and store them. Detect requests refer to them by the returned id."""
         wanted = await _read(request, ReferencesRequest, settings)
         return await backend.keep_references(wanted.inquiry(settings.models[0]))
 
     @app.get("/v1/models", response_model=ModelsResponse, dependencies=keyed, tags=["inspection"])
     async def models() -> Any:
-        """Models, methods and limits."""
+        """Return the available models, methods and limits."""
         return {**await _soon(backend.catalogue()), "limits": settings.limits.model_dump()}
 
     @app.get("/healthz", response_model=Health, tags=["operation"])
     async def healthz() -> Any:
-        """Whether this process lives."""
+        """Report that this process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz", response_model=Health, tags=["operation"])
     async def readyz() -> Any:
-        """Whether the models are loaded and images can be scored."""
+        """Report whether the models are loaded and images can be scored."""
         await _soon(backend.catalogue())
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse, dependencies=keyed, tags=["operation"])
     async def prometheus() -> PlainTextResponse:
-        """Counts and times for Prometheus."""
+        """Return counters and timings in Prometheus format."""
         return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
@@ -137,15 +137,15 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
 
 _REFUSALS = {
     401: "The API key is missing or wrong.",
-    404: "No such route, or no references of that id.",
-    413: "Too large, too many pixels, or too many images.",
-    415: "A body or a file of another kind.",
-    422: "A request that cannot be right; details name the fields.",
-    429: "Too many requests are waiting; come back after Retry-After.",
-    503: "Not ready, over the time limit, or a replica was lost; come back after Retry-After.",
+    404: "No such route, or unknown reference id.",
+    413: "The request exceeds a limit on bytes, pixels or images.",
+    415: "Unsupported type of request body or file.",
+    422: "Invalid request; details name the fields.",
+    429: "Too many requests are waiting; retry after Retry-After seconds.",
+    503: "Not ready, time limit exceeded, or replica lost; retry after Retry-After seconds.",
 }
 READY_S = 2.0
-"""How long a replica may take to say that it is there."""
+"""Time limit for a replica's answer to a readiness probe."""
 
 
 async def _soon(asked: Awaitable[dict[str, Any]]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ async def _soon(asked: Awaitable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Give every error the one shape."""
+    """Return every error in the same JSON format."""
 
     def say(refusal: ServiceError) -> JSONResponse:
         return JSONResponse(refusal.body(), refusal.status, refusal.headers)
@@ -180,11 +180,11 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 async def _read(request: Request, wanted: type[Wanted], settings: ServiceSettings) -> Wanted:
-    """A request of either kind, checked against schema and limits. Raises ServiceError."""
+    """Parse a multipart or JSON request and check it against schema and limits. Raises ServiceError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
-            # a long text: parsed beside the event loop, so that others are not kept waiting
+            # parsing a large body in a thread keeps the event loop responsive
             read = await asyncio.to_thread(wanted.model_validate_json, await request.body())
         elif kind == "multipart/form-data":
             read = wanted.model_validate(await _form(request, wanted, settings))
@@ -200,7 +200,7 @@ async def _read(request: Request, wanted: type[Wanted], settings: ServiceSetting
 
 
 async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSettings) -> dict[str, Any]:
-    """The fields of a multipart request. Names and types that files claim to have are never looked at."""
+    """Return the fields of a multipart request. File names and content types sent by the client are ignored."""
     limits = settings.limits
     values: dict[str, Any] = {}
     most = limits.images + limits.references
@@ -214,7 +214,7 @@ async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSett
                     raise ServiceError(422, "invalid", f"the field {name!r} may be sent once, as plain text")
                 else:
                     values[name] = content
-    except HTTPException as error:  # the parser's own, raised with 400 whatever is wrong
+    except HTTPException as error:  # the parser raises status 400 for every error
         words = str(error.detail)
         if "exceeded" in words:
             remedy = "send images as files, with a file name"
@@ -241,7 +241,7 @@ def _details(results: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _body(schema: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI's request body of both kinds, with examples."""
+    """Return the OpenAPI request body for multipart and JSON, with examples."""
     json_schema = schema.model_json_schema()
     examples = json_schema.pop("examples")
     form_schema = _as_form(json_schema)
@@ -257,7 +257,7 @@ def _body(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema with files in the place of base64."""
+    """Return the schema with files instead of base64 text."""
     properties = {}
     for name, value in schema["properties"].items():
         if value.get("items", {}).get("contentEncoding") == "base64":

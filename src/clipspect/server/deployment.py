@@ -1,7 +1,8 @@
-"""The service on Ray Serve: replicas that hold the models and batch, and who reads the requests for them.
+"""Ray Serve deployments: replicas that hold the models and batch requests, and a gateway.
 
-`clipspect serve` reads requests in its own process and asks :func:`replicas`. On a cluster a gateway reads them, behind
-Ray's proxies: ``build`` is the application's builder for Ray's config file.
+`clipspect serve` reads requests in its own process and calls :func:`replicas`. On a cluster, :func:`build` deploys a
+gateway behind Ray's proxies that reads the requests; Ray's config file names it as the application builder.
+
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from clipspect.server.responses import Answer, Question, describe
 from clipspect.server.settings import ServiceSettings
 
 Found = tuple[list[Detection] | ClipspectError, int, float]
-"""What an inquiry got, how many were scored together, and in how many seconds."""
+"""Detections (or error) of a request, requests scored together, and seconds."""
 MANY = 1024
-"""Batches of Ray's that may wait at once: more than there are requests."""
+"""Ray batches that may wait at once: more than there are requests."""
 SPARE = 64
-"""Requests beside those admitted that the gateway takes, so that probes and refusals get through."""
+"""Extra requests that the gateway accepts, so that probes and refusals get through."""
 
 
 @serve.deployment(name="inspector")
 class Inspector:
-    """A replica: the models, and the batches of requests that are scored together."""
+    """Ray Serve replica that holds the models and scores batches of requests."""
 
     def __init__(self, settings: ServiceSettings) -> None:
-        """Load every model; the replica is ready when that is done."""
+        """Load every model. The replica is ready when this returns."""
         self._engine = Engine(settings.models, references=settings.references, **settings.load_options)
         self._engine.load()
         self._most = settings.batch
@@ -49,7 +50,7 @@ class Inspector:
         self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
 
     async def detect(self, questions: Sequence[Question]) -> list[Answer]:
-        """Score inquiries beside others that arrive at the same time."""
+        """Score requests, batched with others that arrive at the same time."""
         return await asyncio.gather(*map(self._detect, questions))
 
     async def _detect(self, question: Question) -> Answer:
@@ -62,13 +63,13 @@ class Inspector:
             results = await asyncio.to_thread(describe, found, question.include)
             return Answer(found[0].weights, results, batched, spent + perf_counter() - started)
         except Exception:
-            log.exception("an inquiry failed")  # its companions in the call have answers of their own
+            log.exception("a request failed")  # other requests of the call are answered separately
             return Answer("", [], 1, 0.0, internal_error())
         finally:
-            ticket.give_up()  # cancelled: nobody scores what nobody waits for
+            ticket.give_up()  # cancelled: skip requests without a waiting client
 
     async def keep_references(self, inquiry: InspectRequest) -> Kept | ServiceError:
-        """Keep references; every replica reads them from the same folder."""
+        """Store references in the folder that all replicas share."""
         try:
             return await asyncio.to_thread(self._engine.keep_references, inquiry)
         except ClipspectError as error:
@@ -80,14 +81,13 @@ class Inspector:
 
     @serve.batch(max_concurrent_batches=MANY)
     async def _together(self, tickets: Sequence[PendingRequest]) -> list[Found]:
-        """Ray closes a batch when its time is over, though the models are busy with the one before; what has come
-        in the meantime is scored with it.
+        """Score a batch of requests, together with those that arrived while the models were busy.
+
+        Ray closes a batch after its wait time, even while the models are busy with the previous batch.
         """
         own = [(ticket, asyncio.get_running_loop().create_future()) for ticket in tickets]
         self._waiting += own
-        async with (
-            self._turn
-        ):  # as many turns as batches, so the own tickets' turn has come by the end of this one
+        async with self._turn:  # one turn per batch: these tickets are scored by the end of this one
             batch = self._waiting[: self._most]
             del self._waiting[: self._most]
             await self._score(batch)
@@ -108,12 +108,12 @@ class Inspector:
 
 
 class RayBackend:
-    """The replicas, as the routes see them. What Ray raises becomes a refusal a client may try again after."""
+    """Backend that calls Ray replicas. Ray's exceptions become retryable service errors."""
 
     def __init__(self, inspector: DeploymentHandle[Any], settings: ServiceSettings) -> None:
-        """``inspector`` is the handle of the replicas."""
+        """Set up the backend. ``inspector`` is the handle of the replicas."""
         self._inspector = inspector
-        # two calls for each replica: one whose requests are being scored, and one that is ready when they are
+        # two calls for each replica: one being scored, and the next one ready
         self._handover = RequestBatcher(
             lambda questions: self._ask("detect", questions),
             calls=2 * settings.replicas,
@@ -141,12 +141,16 @@ class RayBackend:
         try:
             return await call
         except asyncio.CancelledError:
-            call.cancel()  # no longer waiting does not yet stop the replica
+            call.cancel()  # cancel explicitly: the replica would go on scoring
             raise
         except BackPressureError:
-            raise ServiceError(429, "too_many_requests", "too many requests are waiting already") from None
+            raise ServiceError(
+                429, "too_many_requests", "too many requests are waiting; retry later"
+            ) from None
         except (RayActorError, WorkerCrashedError, ObjectLostError, DeploymentUnavailableError):
-            raise ServiceError(503, "replica_lost", "the replica that had this request is gone") from None
+            raise ServiceError(
+                503, "replica_lost", "the replica that handled this request was lost"
+            ) from None
         except RayError as error:
             log.error("%s failed: %s", method, error)
             raise internal_error() from None
@@ -155,20 +159,20 @@ class RayBackend:
 @serve.deployment(name="gateway")
 @serve.ingress()
 class Gateway:
-    """The one place of a cluster where requests from outside are read."""
+    """Gateway of a cluster: reads all requests from outside."""
 
     def __init__(self, settings: ServiceSettings, inspector: DeploymentHandle[Any]) -> None:
-        """Nothing is loaded here. The log goes to standard error, which Ray collects."""
+        """Build the application without loading a model. Logs go to standard error, which Ray collects."""
         log_requests()
         self._settings, self._inspector = settings, inspector
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The service as Ray Serve runs it."""
+        """Return the ASGI application that Ray Serve runs."""
         return create_app(RayBackend(self._inspector, self._settings), self._settings)
 
 
 def replicas(settings: ServiceSettings) -> serve.Application:
-    """The replicas alone, for whoever reads requests elsewhere."""
+    """Return the Ray Serve application of the replicas without a gateway."""
     application: serve.Application = Inspector.options(  # type: ignore[attr-defined]
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.ongoing,
@@ -181,7 +185,7 @@ def replicas(settings: ServiceSettings) -> serve.Application:
 
 
 def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
-    """The application: a gateway in front of replicas. From a config file the settings come as plain values."""
+    """Return the application: a gateway in front of replicas. A config file passes the settings as plain values."""
     settings = ServiceSettings.model_validate(args)
     gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}

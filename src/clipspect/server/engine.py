@@ -1,4 +1,4 @@
-"""The engine: the one object behind page and service. Holds detectors by (methods, model); says what it does."""
+"""Scoring engine behind the page and the service: detectors keyed by (methods, model), with progress reports."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectRequest:
-    """What one request, or one press of the page's button, asks for."""
+    """Parameters of one request, or of one inspection on the page."""
 
     images: tuple[bytes, ...] = field(repr=False)
-    """Contents of files, within the limits already."""
+    """File contents, already checked against the limits."""
     object: str
     methods: tuple[str, ...]
     model: str
     references: tuple[bytes, ...] | str = field(default=(), repr=False)
-    """Contents of reference images, or the id of kept references; empty = none."""
+    """File contents of reference images, or the id of stored references; empty = none."""
     threshold: float | None = None
-    """None = a guess from each image."""
+    """None = guess from each image."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an inquiry stands."""
+    """Progress of a request."""
 
     message: str
-    """What is being done, for people."""
+    """Description of the current step, for display."""
     detections: tuple[Detection, ...] = ()
-    """What has been found so far: one per image and method, in order."""
+    """Detections so far: one per image and method, in order."""
     seconds: float = 0.0
-    """Since the inquiry began."""
+    """Seconds since the request began."""
     done: bool = False
 
 
 class PendingRequest:
-    """An inquiry that waits its turn, and may be given up."""
+    """Request in the queue; it can be cancelled."""
 
     def __init__(self, inquiry: InspectRequest, seconds: float) -> None:
-        """``seconds`` from now on nobody waits for the answer any more."""
+        """Start the request's time limit, ``seconds`` from now."""
         self.inquiry = inquiry
         self._until = monotonic() + seconds
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
-        """Nobody wants the answer."""
+        """Cancel the request."""
         self._given_up.set()
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still waits."""
+        """Return whether a client is still waiting."""
         return not self._given_up.is_set() and monotonic() < self._until
 
 
 class Kept(TypedDict):
-    """References that were kept."""
+    """Description of stored references."""
 
     id: str
     count: int
@@ -81,7 +81,7 @@ class Kept(TypedDict):
 
 
 class Engine:
-    """Detectors over a few named models. One image's computation at a time, whoever asks."""
+    """Detectors over a fixed list of models. Only one computation runs at a time."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class Engine:
         batch_size: int = 8,
         **load_options: Any,
     ) -> None:
-        """Name what may be asked for; nothing is loaded yet.
+        """Set the models that requests may name. Nothing is loaded yet.
 
         Args:
-            models: names that inquiries may use, the first being the default. No other model is ever loaded, so
-                that nobody who asks can name a file, a hub or a checkpoint.
-            references: folder of kept references.
+            models: names that requests may use; the first is the default. No other model is ever loaded, so a client
+                cannot name a file, a hub or a checkpoint.
+            references: folder of stored references.
             batch_size: images encoded at once.
-            load_options: of :func:`clipspect.load`, for every model.
+            load_options: options of :func:`clipspect.load`, for every model.
         """
         self.models = tuple(models)
         self.shelf = ReferenceStore(references)
@@ -114,7 +114,7 @@ class Engine:
             self.detector(("anoclip",), model)
 
     def catalogue(self) -> dict[str, Any]:
-        """Models and methods that inquiries may use, as JSON-able values."""
+        """Return the models and methods that requests may use, as JSON-serializable values."""
         return {
             "models": [
                 {"name": name, "about": PRESETS[name].about if name in PRESETS else "given by the operator"}
@@ -133,12 +133,12 @@ class Engine:
         }
 
     def detector(self, methods: tuple[str, ...], model: str) -> Detector:
-        """The detector of methods over a model; a model's weights are loaded once, whatever the methods.
+        """Return the detector for methods on a model. A model's weights are loaded once for all methods.
 
-        Raises UsageError for names there are not, WeightsError.
+        Raises UsageError for an unknown name, and WeightsError.
         """
         if model not in self.models:
-            raise UsageError(f"unknown model {model!r}; there are: {', '.join(self.models)}")
+            raise UsageError(f"unknown model {model!r}; available: {', '.join(self.models)}")
         with self._loading:
             key = methods, model
             if key not in self._detectors:
@@ -146,9 +146,9 @@ class Engine:
             return self._detectors[key]
 
     def inspect(self, inquiry: InspectRequest) -> Iterator[Progress]:
-        """Answer one inquiry, telling each step; the last Progress is ``done`` and holds every detection.
+        """Answer one request, yielding each step; the last Progress is ``done`` and holds every detection.
 
-        Raises ClipspectError: an impossible inquiry. An image that cannot be scored is a detection with an error.
+        Raises ClipspectError for an invalid request. An image that cannot be scored is a detection with an error.
         """
         started = perf_counter()
         found: list[Detection] = []
@@ -161,13 +161,13 @@ class Engine:
         how = f"with {' and '.join(inquiry.methods)} on {model}"
         object_name = clean_object_name(inquiry.object)
         if model in self.models and model not in self._loaded:
-            yield step(f"Loading the model {model}; the first time takes longest")
+            yield step(f"Loading the model {model}; the first load takes longest")
         detector = self.detector(inquiry.methods, model)
         if inquiry.references:
             yield step("Encoding the references")
         with self._busy:
             references = self._references(detector, inquiry)
-        yield step(f"Reading the sentences about “{object_name}”")
+        yield step(f"Encoding the prompts for “{object_name}”")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
@@ -178,7 +178,7 @@ class Engine:
             references=references,
         )
         while True:
-            with self._busy:  # batch by batch, so that whoever leaves in the middle blocks nobody
+            with self._busy:  # lock per batch, so that a cancelled request does not block others
                 detection = next(stream, None)
             if detection is None:
                 break
@@ -188,10 +188,10 @@ class Engine:
         yield step(f"{images} {how} in {perf_counter() - started:.1f} s", done=True)
 
     def answer(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
-        """Answer several inquiries at once; each gets its detections, or the error that is its own.
+        """Answer several requests at once. Each gets its own detections or its own error.
 
-        Images of different inquiries are encoded together where each is scored by itself. A method that looks
-        at the whole set sees the images of one inquiry only: nobody's result depends on a stranger's pictures.
+        Images of different requests are encoded together if their method scores each image independently. A method that
+        compares a set of images uses only the images of one request: results never depend on another client's images.
         """
         answers: list[list[Detection] | ClipspectError] = [[] for _ in tickets]
         for group in self._groups(tickets):
@@ -205,9 +205,9 @@ class Engine:
         return answers
 
     def keep_references(self, inquiry: InspectRequest) -> Kept:
-        """Encode an inquiry's images as known-good references and keep them for later ones.
+        """Encode a request's images as references and store them.
 
-        Raises UsageError (a method without references), ImageError, ReferencesError.
+        Raises UsageError (the method uses no references), ImageError, ReferencesError.
         """
         (method,) = inquiry.methods
         if not method_class(method).accepts_references:
@@ -215,7 +215,7 @@ class Engine:
         detector = self.detector(inquiry.methods, inquiry.model)
         object_name = clean_object_name(inquiry.object)
         name, path = self.shelf.place(detector.settings(), object_name, inquiry.images)
-        with self._busy, _unnamed(path, name):
+        with self._busy, _hide_path(path, name):
             count = detector.write_references(inquiry.images, inquiry.object, path)
             self.shelf.tidy()
         return Kept(id=name, count=count, object=object_name, method=method, model=inquiry.model)
@@ -233,12 +233,12 @@ class Engine:
     def _references(self, detector: Detector, inquiry: InspectRequest) -> Features | None:
         if isinstance(inquiry.references, str):
             path = self.shelf.find(inquiry.references)
-            with _unnamed(path, inquiry.references):
+            with _hide_path(path, inquiry.references):
                 return detector.read_references(path, inquiry.object)
         return detector.encode_references(inquiry.references) if inquiry.references else None
 
     def _groups(self, tickets: Sequence[PendingRequest]) -> list[list[int]]:
-        """Positions of tickets that may be scored as one stream."""
+        """Return groups of ticket positions that can be scored in one stream."""
         groups: dict[object, list[int]] = {}
         for position, ticket in enumerate(tickets):
             inquiry = ticket.inquiry
@@ -250,7 +250,7 @@ class Engine:
         return list(groups.values())
 
     def _score_together(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
-        answers: list[list[Detection] | ClipspectError] = [_nobody_waits() for _ in tickets]
+        answers: list[list[Detection] | ClipspectError] = [_given_up() for _ in tickets]
         wanted = [position for position, ticket in enumerate(tickets) if ticket.wanted]
         if not wanted:
             return answers
@@ -279,15 +279,15 @@ def _judge(detection: Detection, threshold: float | None) -> Detection:
     return move_threshold(detection, threshold)
 
 
-def _nobody_waits() -> ServiceError:
+def _given_up() -> ServiceError:
     return ServiceError(
         503, "given_up", "the time limit passed, or the client left, before the answer was ready"
     )
 
 
 @contextmanager
-def _unnamed(path: Path, name: str) -> Iterator[None]:
-    """Errors about a file of the shelf name its id: where it lies is nobody's business."""
+def _hide_path(path: Path, name: str) -> Iterator[None]:
+    """Replace the path of a stored reference file by its id in errors, so that clients do not see the path."""
     try:
         yield
     except ReferencesError as error:

@@ -1,4 +1,4 @@
-"""Every error the service answers with, in one shape, and the one place that turns clipspect's errors into statuses."""
+"""The service's errors in one JSON format, and the mapping from clipspect's exceptions to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipspect.errors import (
 )
 
 RETRY_AFTER_S = 1
-"""What a refused client is told to wait."""
+"""Value of the Retry-After header."""
 _RETRYABLE = (429, 503)
 _STATUSES: Sequence[tuple[type[ClipspectError], int, str]] = (
     (UsageError, 422, "impossible_request"),
@@ -27,12 +27,12 @@ _STATUSES: Sequence[tuple[type[ClipspectError], int, str]] = (
 
 
 class ServiceError(ClipspectError):
-    """A request that is not answered, with its HTTP status."""
+    """Error that refuses a request, with its HTTP status."""
 
     def __init__(
         self, status: int, code: str, message: str, details: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """``code`` is for machines, ``message`` for people; ``details`` name single fields."""
+        """Set the error's fields. ``code`` is for programs, ``message`` for people; ``details`` name single fields."""
         super().__init__(status, code, message, details)
         self.status, self.code, self.message, self.details = status, code, message, details
 
@@ -42,13 +42,13 @@ class ServiceError(ClipspectError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the status."""
+        """Return the HTTP headers for the status."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status in _RETRYABLE else {}
 
     def body(self) -> dict[str, Any]:
-        """The one shape of errors."""
+        """Return the error as a JSON-serializable body."""
         return {
             "error": {
                 "code": self.code,
@@ -60,12 +60,12 @@ class ServiceError(ClipspectError):
 
 
 def internal_error() -> ServiceError:
-    """What is said of a bug. What went wrong is for the log, not for strangers."""
-    return ServiceError(500, "internal", "an error of the service itself; its log says more")
+    """Return a generic 500 response; details go to the log."""
+    return ServiceError(500, "internal", "internal error of the service; see its log")
 
 
 def service_error(error: ClipspectError) -> ServiceError:
-    """The refusal that says an error of clipspect over HTTP."""
+    """Return the service error for an exception of clipspect."""
     if isinstance(error, ServiceError):
         return error
     for kind, status, code in _STATUSES:

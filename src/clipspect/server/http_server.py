@@ -1,4 +1,4 @@
-"""The service's own web server, in a thread of this process, in front of replicas that are processes of Ray's."""
+"""Web server in a thread of this process, in front of replicas that run as Ray processes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import uvicorn
 from clipspect.errors import UsageError
 
 LEAVE_S = 5
-"""How long requests that are under way may take when the service stops."""
+"""Time limit for running requests when the service stops."""
 START_S = 30
 
 
 class HttpServer:
-    """Listens on one address until it is stopped."""
+    """HTTP server on one address, with explicit stop."""
 
     def __init__(self, app: Any, *, host: str, port: int) -> None:
-        """Start listening. Raises UsageError where that is impossible."""
+        """Start listening. Raises UsageError if the address cannot be used."""
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
-            http="h11",  # bounds what a request's head may hold, which the faster parser does not
+            http="h11",  # h11 limits the size of request headers; the faster parser does not
             ws="none",
             lifespan="off",
-            log_config=None,  # the service logs its requests itself, without what strangers send
+            log_config=None,  # the service logs requests itself, without client data
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=LEAVE_S,
@@ -42,6 +42,6 @@ class HttpServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Take no more requests, and end those under way."""
+        """Stop accepting requests, and finish running ones."""
         self._server.should_exit = True
         self._thread.join(2 * LEAVE_S)

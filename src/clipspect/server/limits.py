@@ -1,4 +1,4 @@
-"""What may come in from a network: how much, how large, and of which kind, told by content before decoding."""
+"""Limits on uploads: count, size and file type, detected from the content before decoding."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _STARTS = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"BM", "BM
 
 
 class Limits(BaseModel):
-    """Most that one request may ask for."""
+    """Maximum size and number of images in one request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     body_mb: float = Field(default=64, gt=0)
-    """Whole request, in megabytes of 10⁶ bytes."""
+    """Size of the whole request, in megabytes of 10⁶ bytes."""
     image_mb: float = Field(default=24, gt=0)
-    """One file, before decoding."""
+    """Size of one file before decoding, in megabytes of 10⁶ bytes."""
     pixels: int = Field(default=50_000_000, gt=0)
-    """One image's width × height, from its header."""
+    """Width × height of one image, read from its header."""
     images: int = Field(default=16, gt=0)
     references: int = Field(default=16, gt=0)
 
     def check(self, images: Sequence[bytes], what: str = "image") -> None:
         """Raise ServiceError unless every file is an image within the limits. Nothing is decoded.
 
-        413: too many, too large, too many pixels. 415: content of another kind. 422: none, or a broken header.
+        413: too many, too large, too many pixels. 415: other file type. 422: no image, or a broken header.
         """
         most = self.references if what == "reference" else self.images
         if len(images) > most:
@@ -68,7 +68,7 @@ class Limits(BaseModel):
             raise ServiceError(
                 413, "too_many_pixels", f"{name} has more than the limit of {self.pixels:,} pixels"
             ) from None
-        except Exception as error:  # Pillow raises anything on a broken header
+        except Exception as error:  # Pillow raises arbitrary exceptions on a broken header
             raise ServiceError(
                 422, "damaged", f"{name} starts like a {kind} file, but its header is damaged"
             ) from error
@@ -81,7 +81,7 @@ class Limits(BaseModel):
 
 
 def sniff(data: bytes) -> str | None:
-    """Pillow's name of the kind of image that bytes start like; None for anything else."""
+    """Return Pillow's name of the image format that the bytes start with; None for anything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return next((kind for start, kind in _STARTS if data.startswith(start) and kind in FORMATS), None)

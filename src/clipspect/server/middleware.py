@@ -1,4 +1,4 @@
-"""The gate in front of the service: key, admission, size, time, log and counts, before any of a body is kept."""
+"""Middleware: API key, admission, size and time limits, logging and metrics, applied before reading the body."""
 
 from __future__ import annotations
 
@@ -20,30 +20,28 @@ from clipspect.server.limits import MEGABYTE
 from clipspect.server.settings import ServiceSettings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Asked by machines that know no key."""
+"""Paths that monitoring requests without a key."""
 log = logging.getLogger("clipspect.service")
 
 
 def log_requests() -> None:
-    """Have requests and errors written to standard error."""
+    """Log requests and errors to standard error."""
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
     log.setLevel(logging.INFO)
 
 
 class Metrics:
-    """What the service counts, for Prometheus."""
+    """Prometheus metrics of the service."""
 
     def __init__(self) -> None:
-        """A registry of its own: several services may live in one process."""
+        """Create metrics in a separate registry, because several services may share one process."""
         self.registry = CollectorRegistry()
         own = self.registry
         self.requests = Counter("clipspect_requests", "Requests answered.", ["path", "status"], registry=own)
         self.seconds = Histogram(
-            "clipspect_request_seconds", "From first byte to answer.", ["path"], registry=own
+            "clipspect_request_seconds", "Seconds from first byte to response.", ["path"], registry=own
         )
-        self.ongoing = Gauge(
-            "clipspect_requests_ongoing", "Requests admitted and not yet answered.", registry=own
-        )
+        self.ongoing = Gauge("clipspect_requests_ongoing", "Requests in progress.", registry=own)
         self.images = Counter("clipspect_images", "Images scored.", ["method", "model"], registry=own)
         self.batched = Histogram(
             "clipspect_batched_requests",
@@ -54,19 +52,19 @@ class Metrics:
 
 
 class Middleware:
-    """ASGI middleware. Everything it refuses has the service's one shape of errors."""
+    """ASGI middleware. All refusals use the service's error format."""
 
     def __init__(
         self, app: ASGIApp, settings: ServiceSettings, metrics: Metrics, paths: frozenset[str]
     ) -> None:
-        """``paths`` are those counted under their own name, so that strangers cannot grow the metrics."""
+        """Wrap an application. Only ``paths`` get their own metric label, which bounds the number of labels."""
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
         key = settings.api_key()
         self._key = None if key is None else _digest(key)
         self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -84,11 +82,11 @@ class Middleware:
             try:
                 await self._admit(scope, receive, watched)
             except ServiceError as refusal:
-                if status:  # an answer has begun and cannot become another
+                if status:  # the response has started and cannot be replaced
                     raise
                 await _say(refusal)(scope, receive, watched)
             except ClientDisconnect:
-                pass  # it left before its request was whole; there is nobody to answer
+                pass  # the client left before sending the whole request
             except Exception:
                 log.exception(
                     "%s %s failed", request, scope["path"] if scope["path"] in self.paths else "other"
@@ -118,19 +116,17 @@ class Middleware:
         if not length.isdecimal() or int(length) > limit:
             raise too_large
         if self._ongoing >= self.settings.admitted:
-            raise ServiceError(
-                429, "too_many_requests", "too many requests are waiting already; come back later"
-            )
+            raise ServiceError(429, "too_many_requests", "too many requests are waiting; retry later")
         self._ongoing += 1
         self.metrics.ongoing.set(self._ongoing)
         try:
             async with asyncio.timeout(self.settings.time_limit):
-                await _while_somebody_waits(self.app, scope, _Body(receive, limit, too_large), send)
+                await _run_until_disconnect(self.app, scope, _Body(receive, limit, too_large), send)
         except TimeoutError:
             raise ServiceError(
                 503,
                 "time_limit",
-                f"no answer within {self.settings.time_limit:g} s; send less, or come back later",
+                f"no answer within {self.settings.time_limit:g} s; send less, or retry later",
             ) from None
         finally:
             self._ongoing -= 1
@@ -138,7 +134,7 @@ class Middleware:
 
 
 class _Body:
-    """A request's body, measured while it comes, and whether the client is still there."""
+    """Request body with a size limit, and disconnect detection."""
 
     def __init__(self, receive: Receive, limit: int, too_large: ServiceError) -> None:
         self._receive, self._limit, self._too_large = receive, limit, too_large
@@ -146,8 +142,8 @@ class _Body:
         self._read, self._gone = asyncio.Event(), asyncio.Event()
 
     async def receive(self) -> Message:
-        """The next part, to whoever reads the request. Raises ServiceError beyond the limit."""
-        if self._read.is_set():  # what comes now is for ``gone``
+        """Return the next part of the request. Raises ServiceError beyond the limit."""
+        if self._read.is_set():  # later messages are read by ``gone``
             await self._gone.wait()
             return {"type": "http.disconnect"}
         message = await self._receive()
@@ -159,15 +155,15 @@ class _Body:
         return message
 
     async def gone(self) -> None:
-        """Returns when the whole request has been read and the client has left."""
+        """Wait until the whole request has been read and the client has disconnected."""
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone.set()
 
 
-async def _while_somebody_waits(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
-    """Answer, or give up when the client leaves. Cancelling this cancels the answering."""
+async def _run_until_disconnect(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
+    """Run the application until it answers or the client disconnects. Cancelling this cancels the application."""
     answering = asyncio.ensure_future(app(scope, body.receive, send))
     leaving = asyncio.ensure_future(body.gone())
     try:
@@ -185,5 +181,5 @@ def _say(refusal: ServiceError) -> JSONResponse:
 
 
 def _digest(key: str) -> bytes:
-    """Of one length whatever the key's, so that comparing takes one time."""
+    """Return a digest of fixed length, so that comparing keys takes constant time."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

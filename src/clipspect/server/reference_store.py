@@ -1,4 +1,4 @@
-"""References kept for later requests: one .refs file each, named by what it was made of, the oldest given up first."""
+"""Stored references: one .refs file each, named by a hash of its inputs; the oldest are deleted first."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ KEPT = 64
 
 
 class ReferenceStore:
-    """A folder of references. On a cluster it must be one that all nodes see."""
+    """Folder of reference files. On a cluster all nodes must share it."""
 
     def __init__(self, folder: Path, kept: int = KEPT) -> None:
-        """``kept`` is the most sets of references that stay."""
+        """Open a folder. ``kept`` is the maximum number of reference files."""
         self.folder, self.kept = folder, kept
 
     def place(self, settings: dict[str, Any], object: str, images: Sequence[bytes]) -> tuple[str, Path]:
-        """Id and path for references: equal images, object and detector settings give the same ones."""
+        """Return id and path for references. Equal images, object and detector settings give the same id."""
         contents = sorted(hashlib.sha256(data).hexdigest() for data in images)
         said = json.dumps([settings, object, contents], sort_keys=True).encode()
         name = hashlib.sha256(said).hexdigest()[:32]
         return name, self._path(name)
 
     def find(self, name: str) -> Path:
-        """The file of an id, which nothing but an id can lead to. Raises ServiceError (404)."""
+        """Return the file of an id. Only valid ids are resolved to paths. Raises ServiceError (404)."""
         path = self._path(name) if re.fullmatch(ID_PATTERN, name) else None
         if path is None or not path.is_file():
             raise ServiceError(
-                404, "unknown_references", "no references of that id; send them to POST /v1/references"
+                404, "unknown_references", "unknown reference id; send the references to POST /v1/references"
             )
         return path
 
     def tidy(self) -> None:
-        """Give up the oldest beyond the limit."""
+        """Delete the oldest files beyond the limit."""
         files = sorted(self.folder.glob(self._path("*").name), key=lambda path: path.stat().st_mtime)
         for path in files[: -self.kept]:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        from clipspect.registry import REFERENCES_SUFFIX  # brings torch, which a gateway never needs
+        from clipspect.registry import REFERENCES_SUFFIX  # imports torch, which a gateway does not need
 
         return self.folder / f"{name}{REFERENCES_SUFFIX}"

@@ -1,4 +1,4 @@
-"""The way from gateway to replicas: requests that wait travel together, so that one call serves many of them."""
+"""Batching of requests between gateway and replicas: one call carries several waiting requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Send = Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]]
 
 @dataclass(eq=False)
 class _Waiting:
-    """A request on its way."""
+    """Request in the queue or in a call."""
 
     inquiry: InspectRequest
     include: frozenset[str]
@@ -26,26 +26,26 @@ class _Waiting:
 
 
 class RequestBatcher:
-    """Hands requests over in few calls. A request that finds a call free goes at once and waits for nobody."""
+    """Request batcher with a bounded number of concurrent calls. A request is sent at once if a call is free."""
 
     def __init__(self, send: Send, *, calls: int, images: int) -> None:
-        """Nothing is sent yet.
+        """Set up the batcher.
 
         Args:
-            send: makes one call; it gives as many answers as it gets questions, in their order. What it raises is
-                what every request of the call gets.
-            calls: most calls under way at once.
-            images: most images of one call, unless a single request has more: a long request travels
-                alone, so that little is scored in vain when its client leaves.
+            send: makes one call and returns one answer per question, in order. If it raises, every request of the
+                call gets that exception.
+            calls: maximum number of concurrent calls.
+            images: maximum number of images of one call. A single request with more images is sent alone, so that
+                little work is lost when its client disconnects.
         """
         self._send, self._most_calls, self._max_images = send, calls, images
         self._waiting: list[_Waiting] = []
         self._calls: dict[asyncio.Task[None], list[_Waiting]] = {}
 
     async def ask(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
-        """The answer to one request, which ``seconds`` from now nobody waits for any more. Raises what ``send`` raises.
+        """Return the answer to one request with a time limit of ``seconds``. Raises what ``send`` raises.
 
-        Cancelling it takes the request from the queue; a call all of whose requests were cancelled is cancelled.
+        Cancelling removes the request from the queue. A call is cancelled when all of its requests are cancelled.
         """
         own = _Waiting(inquiry, include, monotonic() + seconds)
         self._waiting.append(own)
@@ -59,7 +59,7 @@ class RequestBatcher:
     def _begin_calls(self) -> None:
         while self._waiting and len(self._calls) < self._most_calls:
             batch = self._take()
-            # a context of its own: the call belongs to all of its requests, and outlives the first one's
+            # separate context: the call serves several requests and outlives the first one
             call = asyncio.get_running_loop().create_task(self._call(batch), context=Context())
             self._calls[call] = batch
             call.add_done_callback(self._end_call)
@@ -88,7 +88,7 @@ class RequestBatcher:
 
     def _end_call(self, call: asyncio.Task[None]) -> None:
         for waiting in self._calls.pop(call):
-            if not waiting.answer.done():  # the call was cancelled by somebody else
+            if not waiting.answer.done():  # the call was cancelled from outside
                 waiting.answer.set_exception(_lost())
         self._begin_calls()
 
@@ -101,4 +101,4 @@ class RequestBatcher:
 
 
 def _lost() -> ServiceError:
-    return ServiceError(503, "replica_lost", "the call that had this request was broken off")
+    return ServiceError(503, "replica_lost", "the call that carried this request was cancelled")

@@ -1,4 +1,4 @@
-"""What a backend is asked and answers, and detections as the values that go over the wire."""
+"""Questions and answers of a backend, and conversion of detections to JSON values."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ OVERLAY_SIDE = 1600
 
 @dataclass(frozen=True)
 class Question:
-    """A request as it travels to a backend."""
+    """Request as sent to a backend."""
 
     inquiry: InspectRequest
     include: frozenset[str]
-    """Pictures wanted in the answer."""
+    """Visualizations to include in the response."""
     seconds: float
-    """From now on until nobody waits for the answer any more."""
+    """Seconds until the time limit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a backend found for one inquiry."""
+    """Backend's result for one request."""
 
     weights: str
     results: list[dict[str, Any]]
     batched: int
-    """Inquiries scored together with this one, itself included."""
+    """Number of requests scored together, including this one."""
     seconds: float
     refusal: ServiceError | None = None
-    """Set where the inquiry as a whole is refused."""
+    """Error, set if the whole request is refused."""
 
 
 def describe(detections: Sequence[Detection], include: frozenset[str]) -> list[dict[str, Any]]:
-    """Detections as the service's results; "overlay" and "map" are pictures that are made where asked for."""
+    """Return detections as the service's results; "overlay" and "map" images are drawn only on request."""
     return [
         {
             **detection_json(detection),

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests and answers of the service, as OpenAPI shows them."""
+"""Request and response schemas of the service, as shown by OpenAPI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipspect.server.engine import InspectRequest
 from clipspect.server.reference_store import ID_PATTERN
 from clipspect.types import Verdict
 
-# A whole picture of one grey pixel, so that the documentation's example can be sent as it stands.
+# A valid one-pixel gray image, so that the documented example can be sent unchanged.
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2xTLXQAAAABJRU5ErkJggg=="
 
 
@@ -21,7 +21,7 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):  # from multipart
         return value
     if not isinstance(value, str):
-        raise ValueError("a file's content as base64 text")
+        raise ValueError("must be a file's content as base64 text")
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -36,7 +36,7 @@ PreparedImage = Annotated[
     ),
 ]
 ObjectName = Annotated[
-    str, Field(min_length=1, max_length=80, description="What is on the images, in plain words.")
+    str, Field(min_length=1, max_length=80, description="Name of the object in the images.")
 ]
 Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Include = Literal["overlay", "map"]
@@ -52,28 +52,30 @@ class _Request(BaseModel):
 
 
 class DetectRequest(_Request):
-    """Images to be scored. In multipart, images and references are files and the rest plain fields."""
+    """Images to score. In multipart requests, images and references are files and the rest are plain fields."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"object": "metal flange", "images": [ONE_PIXEL]}]},
     )
 
-    references: list[PreparedImage] = Field([], description="Known-good images, for this request alone.")
+    references: list[PreparedImage] = Field([], description="Known-good images, for this request only.")
     references_id: str | None = Field(
-        None, pattern=ID_PATTERN, description="Instead of references: the id POST /v1/references gave."
+        None, pattern=ID_PATTERN, description="Id returned by POST /v1/references; replaces references."
     )
-    threshold: Unit | None = Field(None, gt=0, lt=1, description="Flag scores from here on, instead of 0.5.")
-    include: list[Include] = Field([], description="Pictures wanted in the answer.")
+    threshold: Unit | None = Field(
+        None, gt=0, lt=1, description="Flag scores at or above this value; the default is 0.5."
+    )
+    include: list[Include] = Field([], description="Visualizations to include in the response.")
 
     @model_validator(mode="after")
     def _one_of_each(self) -> DetectRequest:
         if self.references and self.references_id:
-            raise ValueError("references and references_id are two ways to say the same; send one")
+            raise ValueError("references and references_id exclude each other; send one of them")
         return self
 
     def inquiry(self, default_model: str) -> InspectRequest:
-        """What the engine is asked."""
+        """Return the request in the engine's form."""
         return InspectRequest(
             tuple(self.images),
             self.object,
@@ -85,7 +87,7 @@ class DetectRequest(_Request):
 
 
 class ReferencesRequest(_Request):
-    """Known-good images to be encoded once and kept."""
+    """Reference images to encode once and store."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -94,15 +96,17 @@ class ReferencesRequest(_Request):
         },
     )
 
-    method: str = Field("dual-image", description="The method they are for; see accepts_references.")
+    method: str = Field(
+        "dual-image", description="The method that will use the references; see accepts_references."
+    )
 
     def inquiry(self, default_model: str) -> InspectRequest:
-        """What the engine is asked."""
+        """Return the request in the engine's form."""
         return InspectRequest(tuple(self.images), self.object, (self.method,), self.model or default_model)
 
 
 class RegionOut(BaseModel):
-    """A connected part of an image at or above the threshold, in image pixels."""
+    """Connected region at or above the threshold, in image pixels."""
 
     left: int
     top: int
@@ -115,43 +119,41 @@ class RegionOut(BaseModel):
 
 
 class ResultOut(BaseModel):
-    """One image's result, in the order of the request. Where error is set, the image could not be scored."""
+    """Result of one image, in request order. If error is set, the image could not be scored."""
 
     index: int
-    content_hash: str = Field(description="SHA-256 of the image as it was sent.")
+    content_hash: str = Field(description="SHA-256 of the image file.")
     width: int
     height: int
     score: float | None = Field(description="Calibrated anomaly score in [0, 1].")
-    raw_score: float | None = Field(description="The method's own image score, for ranking.")
-    flag: bool | None = Field(description="Whether the verdict asks for a look.")
+    raw_score: float | None = Field(description="Uncalibrated image score of the method, for ranking.")
+    flag: bool | None = Field(description="Whether the verdict recommends an inspection.")
     verdict: Verdict = Field(description="See docs/calibration.md.")
     threshold: float | None = Field(
-        description="Scores from here on are flagged; null where none can be given."
+        description="Scores at or above this value are flagged; null if there is no threshold."
     )
     threshold_source: str | None
     regions: list[RegionOut]
     error: str | None
     warnings: list[str]
-    overlay: str | None = Field(None, description="PNG as base64: heat and regions over the image.")
-    map: str | None = Field(
-        None, description="PNG of 16-bit grey as base64, of the image's size; 65535 is 1."
-    )
+    overlay: str | None = Field(None, description="PNG as base64: heatmap and regions over the image.")
+    map: str | None = Field(None, description="16-bit grayscale PNG as base64, in image size; 65535 is 1.")
 
 
 class DetectResponse(BaseModel):
-    """The answer to a detect request."""
+    """Response to a detect request."""
 
     object: str
     method: str
     model: str
     weights: str
     results: list[ResultOut]
-    batched: int = Field(description="Requests that were scored together with this one, itself included.")
-    seconds: float = Field(description="Scoring and drawing, waiting not included.")
+    batched: int = Field(description="Number of requests scored together, including this one.")
+    seconds: float = Field(description="Seconds of scoring and drawing, without waiting.")
 
 
 class ReferencesResponse(BaseModel):
-    """Where the references are kept."""
+    """Id of the stored references."""
 
     id: str = Field(pattern=ID_PATTERN)
     count: int
@@ -161,14 +163,14 @@ class ReferencesResponse(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A model requests may name."""
+    """Model that requests may name."""
 
     name: str
     about: str
 
 
 class MethodOut(BaseModel):
-    """A method requests may name."""
+    """Method that requests may name."""
 
     name: str
     about: str
@@ -178,7 +180,7 @@ class MethodOut(BaseModel):
 
 
 class LimitsOut(BaseModel):
-    """Most that one request may ask for."""
+    """Limits of one request."""
 
     body_mb: float
     image_mb: float
@@ -188,7 +190,7 @@ class LimitsOut(BaseModel):
 
 
 class ModelsResponse(BaseModel):
-    """What there is; the first model is the default."""
+    """Available models, methods and limits; the first model is the default."""
 
     models: list[ModelOut]
     methods: list[MethodOut]
@@ -196,7 +198,7 @@ class ModelsResponse(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """One field that is wrong."""
+    """One invalid field."""
 
     field: str
     message: str
@@ -212,7 +214,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every error has this shape."""
+    """Body of every error response."""
 
     error: ErrorBody
 

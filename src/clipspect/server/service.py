@@ -1,4 +1,4 @@
-"""Running the service on one machine: requests are read in this process, and replicas run on a Ray of its own."""
+"""Service on one machine: this process reads requests, and replicas run on a private Ray instance."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from clipspect.server.settings import ServiceSettings
 
 APPLICATION = "clipspect"
 OBJECT_STORE_BYTES = 1024**3
-"""Shared memory for requests on their way to the replicas."""
+"""Shared memory for requests sent to the replicas."""
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray Serve's own advice for throughput: fewer threads pass a call on. Whatever blocks a replica runs in threads.
+    # Recommended by Ray Serve for throughput: fewer thread hops. Blocking work of a replica already runs in threads.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
 }
-"""What Ray's processes find in their environment, unless the operator has set it otherwise."""
+"""Environment variables of Ray's processes, unless the operator has set them."""
 _running: list[HttpServer] = []
 
 
 def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
-    """Start Ray in this process's name and the service on it; returns when images can be scored.
+    """Start Ray and the service; return when images can be scored.
 
-    Ray reports no usage, shows no dashboard, and asks a token of whoever talks to its own ports, which, unlike the
-    service's, listen on every address of the machine.
+    Ray reports no usage and shows no dashboard. Its own ports listen on every address of the machine, unlike the
+    service's port, and require a token.
 
-    Raises UsageError: the port is taken, Ray cannot start, or the models cannot be loaded.
+    Raises UsageError: the port is in use, Ray cannot start, or the models cannot be loaded.
     """
-    settings.api_key()  # a bad key is told before anything starts
+    settings.api_key()  # report a bad key before anything starts
     settings.references.mkdir(parents=True, exist_ok=True)
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -52,18 +52,18 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
 
     try:
         ray.init(
-            address="local",  # never a cluster that happens to run on this machine
+            address="local",  # do not join a cluster that already runs on this machine
             num_cpus=ceil(settings.replicas * settings.cpus),
             num_gpus=ceil(settings.replicas * settings.gpus) or None,
             include_dashboard=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    except Exception as error:  # Ray raises a bare one where the machine is too busy to start it in time
+    except Exception as error:  # Ray raises a bare Exception if it cannot start in time
         raise UsageError(f"Ray could not start on this machine: {error}") from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    # no proxy of Ray's: a request would pass through two processes more before anybody looks at it
+    # no Ray proxy: it adds two process hops to each request
     serve.start(proxy_location=ProxyLocation.Disabled, logging_config=quiet)
     try:
         handle = serve.run(replicas(settings), name=APPLICATION, route_prefix=None, logging_config=quiet)
@@ -83,7 +83,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def stop_service() -> None:
-    """Stop the service and its Ray."""
+    """Stop the service and its Ray instance."""
     import ray
     from ray import serve
 
@@ -94,14 +94,14 @@ def stop_service() -> None:
 
 
 def run_service(settings: ServiceSettings, *, host: str, port: int, ready: Callable[[], Any]) -> None:
-    """Run until SIGINT or SIGTERM; ``ready`` is called once images can be scored. Raises UsageError."""
+    """Run until SIGINT or SIGTERM; call ``ready`` once images can be scored. Raises UsageError."""
     from clipspect.server.middleware import log_requests
 
     stopped = threading.Event()
     log_requests()
     try:
         start_service(settings, host=host, port=port)
-        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets handlers of its own
+        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which installs its own handlers
             signal.signal(number, lambda *_: stopped.set())
         ready()
         stopped.wait()

@@ -1,4 +1,4 @@
-"""Settings of the service: flags of `clipspect serve`, and `args` of an application in Ray Serve's config file."""
+"""Service settings: flags of `clipspect serve`, and `args` of an application in Ray Serve's config file."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ LEAST_KEY = 16
 
 
 class ServiceSettings(BaseModel):
-    """Everything about a running service. Frozen, and checked when it is made."""
+    """Frozen, validated settings of a service."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: tuple[str, ...] = Field(default=("tiny",), min_length=1)
-    """Models that requests may name, the first being the default."""
+    """Models that requests may name; the first is the default."""
     weights: str | None = None
     image_size: int | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Named, never "auto": replicas on unlike machines would answer with unlike numbers."""
+    """Explicit device, never "auto": replicas on different hardware would return different scores."""
     references: Path = Path("clipspect-references")
-    """Folder of kept references; on a cluster one that all nodes see."""
+    """Folder of stored references; on a cluster all nodes must share it."""
     limits: Limits = Limits()
     replicas: int = Field(default=1, ge=1)
-    """Copies of the models, each in a process of its own."""
+    """Number of replicas, each a process with its own copy of the models."""
     cpus: float = Field(default=1, gt=0)
     """CPUs of each replica."""
     gpus: float = Field(default=0, ge=0)
     """GPUs of each replica."""
     batch: int = Field(default=16, ge=1)
-    """Most requests scored together."""
+    """Maximum number of requests scored together."""
     batch_wait_ms: float = Field(default=2, ge=0)
-    """Longest wait for a batch to fill."""
+    """Maximum wait in milliseconds for a batch to fill."""
     queue: int = Field(default=64, ge=0)
-    """Requests that may wait beyond those being scored; more are refused with 429."""
+    """Requests that may wait in addition to those being scored; more are refused with 429."""
     time_limit: float = Field(default=60, gt=0)
-    """Seconds from a request's first byte to its answer."""
+    """Time limit in seconds from a request's first byte to its response."""
     api_key_file: Path | None = None
-    """File whose first line is the API key; without it $CLIPSPECT_API_KEY, without that none is asked for."""
+    """File whose first line is the API key. Default: $CLIPSPECT_API_KEY; if that is unset too, no key is required."""
 
     @property
     def load_options(self) -> dict[str, Any]:
-        """Options of :func:`clipspect.load`."""
+        """Return the options of :func:`clipspect.load`."""
         return {
             "weights": self.weights,
             "image_size": self.image_size,
@@ -61,16 +61,16 @@ class ServiceSettings(BaseModel):
 
     @property
     def ongoing(self) -> int:
-        """Requests one replica holds at once: a batch being scored and the next one filling."""
+        """Requests that one replica holds at once: a batch being scored and the next one filling."""
         return 2 * self.batch
 
     @property
     def admitted(self) -> int:
-        """Requests held at once in all; one more is refused before its body is read."""
+        """Requests held at once in total; further requests are refused before their body is read."""
         return self.replicas * self.ongoing + self.queue
 
     def api_key(self) -> str | None:
-        """The key clients must show; None = none. Raises UsageError for a key that is easily guessed."""
+        """Return the key that clients must send; None = none. Raises UsageError for a key that is easily guessed."""
         if self.api_key_file is not None:
             try:
                 lines = self.api_key_file.read_text(encoding="utf-8").splitlines()

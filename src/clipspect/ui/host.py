@@ -1,4 +1,4 @@
-"""Gradio's server with the page. Nothing leaves the machine, and the browser loads nothing from elsewhere."""
+"""Gradio server with the page. No data leaves the machine, and the browser loads no external resources."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy: the browser fetches nothing from anywhere else, whatever Gradio's page asks for."""
+"""Content-Security-Policy: the browser fetches nothing from other hosts, whatever Gradio's page requests."""
 FONT = ["system-ui", "sans-serif"]
 STYLE = Path(__file__).with_name("page.css")
 
 
 def serve_page(models: tuple[str, ...], limits: Limits, *, host: str, port: int, **load_options: Any) -> None:
-    """Serve the page until it is interrupted. Raises UsageError where the port is taken."""
+    """Serve the page until interrupted. Raises UsageError if the port is in use."""
     with tempfile.TemporaryDirectory(prefix="clipspect-references-") as folder:
         engine = Engine(models, references=Path(folder), max_pixels=limits.pixels, **load_options)
         launch(build_page(engine, limits), limits, host=host, port=port)
@@ -35,7 +35,7 @@ def serve_page(models: tuple[str, ...], limits: Limits, *, host: str, port: int,
 def launch(
     blocks: gr.Blocks, limits: Limits, *, host: str, port: int, prevent_thread_lock: bool = False
 ) -> None:
-    """Start Gradio's server with the page. Raises UsageError where the port is taken."""
+    """Start Gradio's server with the page. Raises UsageError if the port is in use."""
     try:
         blocks.launch(
             server_name=host,
@@ -57,14 +57,14 @@ def launch(
 
 
 class ContentPolicy:
-    """ASGI middleware that sends :data:`POLICY` with every answer."""
+    """ASGI middleware that sends :data:`POLICY` with every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, with one header more."""
+        """Forward the request and add the header to the response."""
 
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":

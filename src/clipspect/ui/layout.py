@@ -1,4 +1,4 @@
-"""How the page looks: what is to be given on the left, what was found on the right; on a phone one below the other."""
+"""Page layout: inputs on the left and results on the right; stacked on a phone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipspect.ui.page import NOTHING_YET, Page
 from clipspect.ui.untracked import gr
 
 FORGET_S = 3600
-"""Uploads and results of a page that was left are deleted after this time."""
+"""Lifetime of uploads and results after the visitor leaves the page."""
 DOWNLOADS = {"overlay": "overlay", "map": "map", "csv": "table of all"}
 COMPARED = ["anoclip", "dual-image", "mutual"]
 SHOW_STATUS = """() => {
@@ -21,13 +21,13 @@ SHOW_STATUS = """() => {
   if (status && status.getBoundingClientRect().top > window.innerHeight / 2)
     status.scrollIntoView({behavior: "smooth", block: "start"});
 }"""
-"""On a phone what is being done, and then found, is said below the button that was pressed, out of sight."""
+"""Script that scrolls to the status, which on a phone is below the pressed button and out of view."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "minimal"}
 _QUIET: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden"}
 
 
 def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
-    """The page over an engine. Gradio's own routes come with it; no API is documented beside the page."""
+    """Return the page over an engine. Gradio adds its own routes; no API is documented."""
     page = Page(engine, limits)
     blocks: gr.Blocks
     with gr.Blocks(title="clipspect", analytics_enabled=False, delete_cache=(FORGET_S, FORGET_S)) as blocks:
@@ -45,7 +45,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                             file_count="directory", show_label=False, height=160, elem_id="folder"
                         )
                 object_name = gr.Textbox(
-                    label="Object", placeholder="metal nut", info="What is on them, in plain words.",
+                    label="Object", placeholder="metal nut", info="Name of the object in the images.",
                     max_length=80, elem_id="object",
                 )  # fmt: skip
                 method = gr.Dropdown(
@@ -122,7 +122,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                             ]  # fmt: skip
                         compare_opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Heat opacity")
 
-        # outside of what is hidden at first: Gradio would show them with it
+        # outside the initially hidden group: Gradio would show them with it
         takers = {what: gr.DownloadButton(visible="hidden", elem_id=f"take-{what}") for what in DOWNLOADS}
         asked = [files, folder, object_name, method, model, references]
         shown = [found, index, threshold, opacity]
@@ -145,7 +145,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
         method.change(lambda name: gr.update(info=list_methods()[name]), method, method, **_QUIET)
         references.change(page.take_references, [references, method], [beside, box, method], **_QUIET)
         for what, maker in makers.items():
-            # writes the file, and then presses the hidden button that hands it over
+            # writes the file, then clicks the hidden download button
             maker.click(partial(page.download, what), shown, takers[what], **_QUIET).success(
                 None, js=f"() => setTimeout(() => document.querySelector('#take-{what}').click(), 100)"
             )
@@ -169,7 +169,7 @@ def _selected(event: gr.SelectData) -> int:
 
 
 def _examples() -> list[tuple[list[str], None, str, str, list[str] | None]]:
-    """One part, a pair, a set: images, no folder, object, method, references."""
+    """Return the examples (single image, pair, set) as images, folder (None), object, method and references."""
     images = sorted(map(str, DEMO_IMAGES.glob("*.jpg")))
     good = [path for path in images if "good" in path]
     defective = [path for path in images if path not in good]

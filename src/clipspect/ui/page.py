@@ -1,4 +1,4 @@
-"""What the page does when something is pressed, dropped or moved: the browser's events in front of the engine."""
+"""Event handlers of the page: they call the engine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clipspect.ui.view import Found
 
 NOTHING_YET = "Nothing inspected yet. Drop an image and name the object, or press an example."
 REFERENCE_METHOD = "dual-image"
-"""Chosen where references are given to a method that looks at none."""
+"""Method selected when references are given to a method that uses none."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The left side of the page, as the browser sends it."""
+    """Inputs of the page, as the browser sends them."""
 
     files: list[str] | None
     folder: list[str] | None
@@ -33,7 +33,7 @@ class Asked:
 
     @property
     def paths(self) -> list[Path]:
-        """The images chosen one by one, and those of the folder; other files of a folder are passed over."""
+        """Return the selected images and those of the folder; other files of the folder are ignored."""
         paths = [Path(path) for path in self.files or ()]
         for path in sorted(map(Path, self.folder or ())):
             with path.open("rb") as file:
@@ -43,10 +43,10 @@ class Asked:
 
 
 class Page:
-    """What the browser's events call. Holds no images: those belong to each visitor's own state."""
+    """Event handlers of the page. Images are held in each visitor's own state."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
-        """Nothing is loaded before the first image comes."""
+        """Set up the handlers. Models are loaded with the first image."""
         self.engine, self.limits = engine, limits
         self._downloads = Path(tempfile.mkdtemp(prefix="clipspect-page-"))
 
@@ -59,7 +59,7 @@ class Page:
         model: str,
         references: list[str] | None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Score the images; the status as it changes, and at the end what was found."""
+        """Score the images. Yield the status as it changes, and finally the results."""
         nothing_yet = [gr.skip()] * 5
         for progress, names in self._steps(Asked(files, folder, object_name, model, references), [method]):
             if not progress.done:
@@ -78,7 +78,7 @@ class Page:
             )
 
     def show(self, found: Found | None, index: int, threshold: float, opacity: float) -> tuple[Any, ...]:
-        """Overlay, verdict and regions of the image that is looked at. Nothing is encoded."""
+        """Return overlay, verdict and regions of the selected image. Nothing is encoded."""
         if found is None:
             return gr.skip(), gr.skip(), gr.skip()
         detection = found.judged(index, threshold)
@@ -97,11 +97,11 @@ class Page:
         model: str,
         references: list[str] | None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Score the images with several methods over one encoding of each; those that cannot are left out."""
+        """Score the images with several methods over one encoding; methods that cannot run are left out."""
         asked = Asked(files, folder, object_name, model, references)
         possible = [name for name in methods if _possible(name, len(asked.paths), bool(references))]
         if not possible:
-            possible = methods  # the engine says what is wrong
+            possible = methods  # the engine reports the error
         for progress, names in self._steps(asked, possible):
             if not progress.done:
                 yield progress.message, gr.skip(), gr.skip()
@@ -117,7 +117,7 @@ class Page:
             yield said, compared, gr.update(choices=choices, value=first, visible=len(names) > 1)
 
     def show_compared(self, compared: dict[str, Found] | None, index: int, opacity: float) -> list[Any]:
-        """One image under each method, at each method's own thresholds: a table, then as many pictures."""
+        """Return one image under each method, at each method's own thresholds: a table, then the overlays."""
         pictures: list[Any] = []
         judged = []
         for method, found in (compared or {}).items():
@@ -128,16 +128,16 @@ class Page:
         return [view.comparison_table(judged), *pictures, *[gr.update(value=None, visible=False)] * hidden]
 
     def take_references(self, references: list[str] | None, method: str) -> tuple[Any, Any, Any]:
-        """References beside the result, in an open box; the method becomes one that looks at them, if it is not."""
+        """Show the references next to the result, and select a method that uses references if needed."""
         given = references or []
         shown = gr.update(value=given, visible=bool(given), columns=1 if len(given) < 2 else 2)
         if not given or method_class(method).accepts_references:
             return shown, gr.update(open=True) if given else gr.skip(), gr.skip()
-        gr.Info(f"{method} looks at no references; the method is now {REFERENCE_METHOD}.")
+        gr.Info(f"{method} uses no references; the method is now {REFERENCE_METHOD}.")
         return shown, gr.update(open=True), REFERENCE_METHOD
 
     def download(self, what: str, found: Found | None, index: int, *sliders: float) -> str:
-        """Write a file for download; its path."""
+        """Write a file for download and return its path."""
         if found is None:
             raise gr.Error("There is nothing to download yet; inspect an image first.", print_exception=False)
         folder = Path(tempfile.mkdtemp(dir=self._downloads))
@@ -152,7 +152,7 @@ class Page:
             raise gr.Error(str(error), print_exception=False) from error
 
     def _steps(self, asked: Asked, methods: Sequence[str]) -> Iterator[tuple[Progress, list[str]]]:
-        """The engine's progress, beside the images' names. What it refuses is said in the page's own way."""
+        """Yield the engine's progress with the images' names. Errors of the engine become page messages."""
         try:
             paths = asked.paths
             if not paths:
@@ -172,6 +172,6 @@ class Page:
 
 
 def _possible(method: str, images: int, references: bool) -> bool:
-    """Whether a method has what it needs: some look at other images of the set, some at references."""
+    """Return whether a method has its inputs: some need other images of the set, some need references."""
     kind = method_class(method)
     return references or not (kind.needs_references or (kind.scope == "set" and images < 2))

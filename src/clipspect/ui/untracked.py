@@ -1,4 +1,4 @@
-"""Gradio with its telemetry off, which must be said before it is imported: the page gets it from here alone."""
+"""Gradio with telemetry disabled, which must happen before the import. Import Gradio only from here."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the page shows of detections: pictures, captions, tables, files. Only choosing and wording; no arithmetic."""
+"""Conversion of detections to page content: images, captions, tables, files. No scoring."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 SHOWN_SIDE = 1200
 NAMED = 5
-"""Most failures that are told one by one."""
+"""Maximum number of failures listed individually."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Detections of one method as a page shows them, under a threshold that a slider moves."""
+    """Detections of one method as shown on the page, at the slider's threshold."""
 
     detections: tuple[Detection, ...]
 
     @staticmethod
     def of(detections: Sequence[Detection]) -> Found:
-        """Judge several images together, one alone as it comes, and put the highest scores first."""
+        """Apply set-based thresholds to several images, or per-image ones to one; sort by score, highest first."""
         summaries = [d.summary for d in detections if d.error is None]
         if len(summaries) > 1:
             calibration = calibrate_unlabeled(summaries)
@@ -43,19 +43,19 @@ class Found:
 
     @property
     def most_suspicious(self) -> int:
-        """Position of the highest score; the first where all failed."""
+        """Return the position of the highest score; the first if all images failed."""
         scores = [d.score if d.error is None else -1.0 for d in self.detections]
         return scores.index(max(scores))
 
     def judged(self, index: int, threshold: float) -> Detection:
-        """One detection under the slider's threshold; nothing is encoded."""
+        """Return one detection at the slider's threshold; nothing is encoded."""
         detection = self.detections[index]
         return detection if detection.error is not None else move_threshold(detection, threshold)
 
     def picture(
         self, index: int, threshold: float, opacity: float, max_side: int | None = SHOWN_SIDE
     ) -> Image.Image | None:
-        """Overlay of one detection; None where it failed."""
+        """Return the overlay of one detection; None if it failed."""
         detection = self.judged(index, threshold)
         if detection.error is not None or detection.pixels is None:
             return None
@@ -65,29 +65,29 @@ class Found:
 
 @lru_cache(maxsize=2)
 def _decoded(pixels: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The image that is looked at, so that a moving slider does not decode it at every step."""
+    """Return the decoded image, cached so that a moving slider does not decode it again."""
     return pixels()
 
 
 def named(detections: Sequence[Detection], names: Sequence[str]) -> list[Detection]:
-    """Detections under the names of the files they came from."""
+    """Return detections with the names of their files."""
     return [replace(d, path=name) for d, name in zip(detections, names, strict=True)]
 
 
 def ranked(detections: Sequence[Detection]) -> list[Detection]:
-    """Highest score first; those that failed come last."""
+    """Return detections by score, highest first; failed ones come last."""
     return sorted(detections, key=lambda d: (d.error is not None, -d.score if d.error is None else 0))
 
 
 def caption(detection: Detection) -> str:
-    """An image's score and name."""
+    """Return the caption with an image's score and name."""
     if detection.error is not None:
         return f"failed · {detection.path}"
     return f"{detection.score:.3f} · {detection.path}"
 
 
 def verdict(detection: Detection) -> str:
-    """One image's result in a line of Markdown."""
+    """Return one image's result as a line of Markdown."""
     if detection.error is not None:
         return f"**{_plain(detection.path)}** could not be scored: {_plain(detection.error)}"
     said = "".join(f"  \n⚠ {_plain(warning)}" for warning in detection.warnings)
@@ -99,29 +99,27 @@ def verdict(detection: Detection) -> str:
 
 
 def note(found: Found) -> str:
-    """How the threshold came about."""
+    """Return a note on how the threshold was chosen."""
     return next((describe(d.calibration_used) for d in found.detections if d.error is None), " ")
 
 
 def failures(detections: Sequence[Detection]) -> str:
-    """What to add to a status: which of several images could not be scored, and why."""
+    """Return the status text that lists images that could not be scored, and why."""
     failed = [d for d in detections if d.error is not None]
     lines = [f"  \n⚠ {_plain(d.path)} could not be scored: {_plain(d.error or '')}" for d in failed[:NAMED]]
-    more = (
-        [f"  \n⚠ and {len(failed) - NAMED} more; the table of all names them"] if len(failed) > NAMED else []
-    )
+    more = [f"  \n⚠ and {len(failed) - NAMED} more; the full table lists them"] if len(failed) > NAMED else []
     return "".join([*lines, *more])
 
 
 def left_out(methods: Sequence[str]) -> str:
-    """What to add to a status: which methods were asked for and cannot work on what was given."""
+    """Return the status text that lists methods that were requested but lack their inputs."""
     if not methods:
         return ""
     return f"  \n⚠ without {', '.join(methods)}: give another image, or a reference"
 
 
 def comparison_table(judged: Sequence[tuple[str, Detection]]) -> str:
-    """One image under several methods as a table in Markdown; nothing where there is none."""
+    """Return one image under several methods as a Markdown table; empty if there is none."""
     if not judged:
         return ""
     lines = ["| method | score | verdict | regions |", "| :--- | ---: | :--- | ---: |"]
@@ -135,13 +133,13 @@ def comparison_table(judged: Sequence[tuple[str, Detection]]) -> str:
 
 
 def count_regions(detection: Detection) -> str:
-    """How many regions there are, in words."""
+    """Return the number of regions in words."""
     count = len(detection.regions)
     return "no region" if count == 0 else "1 region" if count == 1 else f"{count} regions"
 
 
 def region_table(detection: Detection) -> str:
-    """The regions as a table in Markdown, highest peak first; nothing where there is none."""
+    """Return the regions as a Markdown table, highest peak first; empty if there is none."""
     if not detection.regions:
         return ""
     lines = ["| region | left | top | width | height | peak |", "| ---: " * 6 + "|"]
@@ -152,14 +150,14 @@ def region_table(detection: Detection) -> str:
 
 
 def write_overlay(found: Found, index: int, threshold: float, opacity: float, folder: Path) -> Path:
-    """The overlay at the image's own size, as PNG. Raises ImageError where there is none."""
+    """Write the overlay in image size as PNG. Raises ImageError if there is none."""
     path = folder / f"{_stem(found.detections[index].path)}.overlay.png"
     found.judged(index, threshold).overlay(opacity).save(path, compress_level=3)
     return path
 
 
 def write_map(found: Found, index: int, folder: Path) -> Path:
-    """The anomaly map at the image's own size, as PNG of 16-bit grey."""
+    """Write the anomaly map in image size as 16-bit grayscale PNG."""
     detection = found.detections[index]
     path = folder / f"{_stem(detection.path)}.map.png"
     with path.open("wb") as file:
@@ -168,7 +166,7 @@ def write_map(found: Found, index: int, folder: Path) -> Path:
 
 
 def write_table(found: Found, threshold: float, folder: Path) -> Path:
-    """Every image's row as CSV, under the slider's threshold."""
+    """Write every image's row as CSV, at the slider's threshold."""
     path = folder / "detections.csv"
     judged = [found.judged(index, threshold) for index in range(len(found.detections))]
     with path.open("wb") as file:
@@ -181,5 +179,5 @@ def _stem(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML leave alone: file names come from outside."""
+    """Escape text for Markdown and HTML: file names are untrusted."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", text).replace("\n", " ")
