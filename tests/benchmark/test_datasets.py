@@ -100,7 +100,7 @@ def test_several_categories_are_found_and_chosen(tmp_path, pictures):
 def test_a_wrong_root_says_what_is_expected_and_where_to_get_it(name, tmp_path):
     with pytest.raises(UsageError) as caught:
         load_categories(name, tmp_path)
-    assert "no MVTec AD in this folder" in str(caught.value)
+    assert f"no {DATASETS[name].title} in this folder" in str(caught.value)
     assert DATASETS[name].source in str(caught.value)
     with pytest.raises(UsageError, match="no such folder"):
         load_categories(name, tmp_path / "nowhere")

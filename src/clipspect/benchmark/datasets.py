@@ -171,7 +171,7 @@ def load_categories(
             list. The message gives the expected layout and the download location.
     """
     if data not in NAMES:
-        raise UsageError(f"unknown data set {data!r}; available: {', '.join(NAMES)}")
+        raise UsageError(f"unknown data set {data!r}; there are: {', '.join(NAMES)}")
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; --root names the folder of the data. {_advice(data)}")
     if data == FOLDER:
@@ -185,7 +185,7 @@ def load_categories(
     missing = [name for name in categories if name not in there]
     if missing:
         raise UsageError(
-            f"{root}: no category {missing[0]!r}; available: {', '.join(there)}. {_advice(data)}"
+            f"{root}: no category {missing[0]!r}; there are: {', '.join(there)}. {_advice(data)}"
         )
     return [_read(data, root, name, object) for name in categories or there]
 

@@ -138,7 +138,7 @@ class Engine:
         Raises UsageError for an unknown name, and WeightsError.
         """
         if model not in self.models:
-            raise UsageError(f"unknown model {model!r}; available: {', '.join(self.models)}")
+            raise UsageError(f"unknown model {model!r}; there are: {', '.join(self.models)}")
         with self._loading:
             key = methods, model
             if key not in self._detectors:
