@@ -1,4 +1,4 @@
-"""Features: the currency between backbones and methods, and the request that says which of them are wanted."""
+"""Features: the data passed from backbones to methods, and the request that selects them."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
 
 Span = tuple[float, float]
-"""A part of a backbone by relative depth: (0.75, 1) is the last quarter of its blocks."""
+"""Part of a backbone by relative depth: (0.75, 1) is the last quarter of its blocks."""
 
 
 def span_blocks(span: Span, depth: int) -> list[int]:
-    """Blocks of a span in a backbone of ``depth`` blocks, from 1; at least the one its end lies in."""
+    """Return the blocks of a span in a backbone of ``depth`` blocks, from 1; at least the one that contains its end."""
     start, end = span
     return [b for b in range(1, depth + 1) if start * depth < b <= end * depth] or [max(ceil(end * depth), 1)]
 
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """What a method needs from one encoding of each image. Blocks count from 1, negative ones from the end.
+    """Features that a method needs from one encoding. Blocks count from 1, negative ones from the end.
 
     Requests are joined with ``|``, so that several methods share one encoding.
     """
 
     value_blocks: frozenset[int] = frozenset()
-    """Blocks whose V-V patch tokens are wanted (docs/methods.md §1)."""
+    """Blocks whose V-V patch tokens are needed (docs/methods.md §1)."""
     ordinary_blocks: frozenset[int] = frozenset()
-    """Blocks whose ordinary (Q-K) patch tokens are wanted: baselines and ablations."""
+    """Blocks whose ordinary (Q-K) patch tokens are needed: baselines and ablations."""
     start_block: int = 0
-    """How many blocks pass before the V-V stream starts; 0 = it runs through all of them, as published."""
+    """Number of blocks before the V-V stream starts; 0 = it runs through all of them, as published."""
     views: bool = False
-    """The image embeddings of the 22 official views as well (docs/methods.md §3)."""
+    """Whether the image embeddings of the 22 official views are needed (docs/methods.md §3)."""
     windows: frozenset[int] = frozenset()
     """Window sizes in patches for WinCLIP's window embeddings (docs/methods.md §7)."""
     unprojected: bool = False
-    """Ordinary patch tokens after ``ln_post``, before the projection (WinCLIP's references)."""
+    """Whether ordinary patch tokens after ``ln_post``, before the projection, are needed (WinCLIP's references)."""
     value_spans: frozenset[Span] = frozenset()
-    """V-V blocks by relative depth, for methods that do not know how deep the backbone is."""
+    """V-V blocks by relative depth, for methods that do not depend on the backbone's depth."""
     ordinary_spans: frozenset[Span] = frozenset()
-    """Ordinary blocks by relative depth."""
+    """Ordinary (Q-K) blocks by relative depth."""
     trunk: bool = False
-    """Features of the convolutional trunk, where the backbone has one."""
+    """Whether features of the convolutional trunk are needed, if the backbone has one."""
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
-        """The request that serves both.
+        """Return the request that serves both.
 
         Raises:
             UsageError: the two start the V-V stream at different blocks.
@@ -73,7 +73,7 @@ class FeatureRequest:
         )
 
     def resolved(self, depth: int) -> FeatureRequest:
-        """The same with every block number in 1…depth, and no spans.
+        """Return the request with every block number in 1…depth, and no spans.
 
         Raises:
             UsageError: a block the backbone does not have, or whose V-V stream has not started.
@@ -107,32 +107,32 @@ class FeatureRequest:
 
 @dataclass(frozen=True)
 class Features:
-    """What a backbone makes of a batch of B images. Every tensor is float32, on the backbone's device."""
+    """Backbone output for a batch of B images. Every tensor is float32, on the backbone's device."""
 
     image: Tensor
-    """(B, D) image embeddings, unit length: the CLS token of the ordinary path after ``ln_post @ proj``."""
+    """(B, D) image embeddings, unit length: the class token of the ordinary path after ``ln_post @ proj``."""
     grid: tuple[int, int]
     """(H, W) of the patch grid."""
     depth: int
     """Number of blocks of the backbone; blocks below are numbered 1…depth."""
     value_patches: Mapping[int, Tensor] = field(default_factory=dict)
-    """block → (B, H, W, D) V-V patch tokens in the joint space, not normalised."""
+    """block → (B, H, W, D) V-V patch tokens in the joint space, not normalized."""
     ordinary_patches: Mapping[int, Tensor] = field(default_factory=dict)
-    """block → (B, H, W, D) ordinary patch tokens in the joint space, not normalised."""
+    """block → (B, H, W, D) ordinary patch tokens in the joint space, not normalized."""
     views: Tensor | None = None
     """(B, V, D) unit image embeddings of the official views."""
     windows: Mapping[int, Tensor] = field(default_factory=dict)
-    """window size → (B, number of windows, D) window embeddings, not normalised."""
+    """window size → (B, number of windows, D) window embeddings, not normalized."""
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
     trunk: Tensor | None = None
-    """(B, H, W, C) features of the convolutional trunk; None where the backbone has none."""
+    """(B, H, W, C) features of the convolutional trunk; None if the backbone has none."""
     sources: Sources | None = None
-    """The image each row comes from; None where nothing is excluded from references."""
+    """Source image of each row; None if nothing is excluded from references."""
 
     @property
     def digest(self) -> str:
-        """Tells these images' features from others: a hash of the image embeddings."""
+        """Return a hash of the image embeddings, which identifies the images."""
         return hashlib.sha256(self.image.detach().cpu().numpy().tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -140,21 +140,21 @@ class Features:
         return len(self.image)
 
     def values(self, block: int) -> Tensor:
-        """(B, H, W, D) V-V tokens of a block, negative numbers counted from the end."""
+        """Return (B, H, W, D) V-V tokens of a block, negative numbers counted from the end."""
         return self.value_patches[block + self.depth + 1 if block < 0 else block]
 
     def ordinary(self, block: int) -> Tensor:
-        """(B, H, W, D) ordinary tokens of a block, negative numbers counted from the end."""
+        """Return (B, H, W, D) ordinary tokens of a block, negative numbers counted from the end."""
         return self.ordinary_patches[block + self.depth + 1 if block < 0 else block]
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Features:
-        """The features of some of the images."""
+        """Return the features of some of the images."""
         chosen = self._map(lambda parts: parts[0][index], [self])
         return chosen if self.sources is None else replace(chosen, sources=self.sources[index])
 
     @staticmethod
     def concat(parts: Sequence[Features]) -> Features:
-        """One Features of several, in order. All must come from one backbone and one request."""
+        """Concatenate Features in order. All must come from one backbone and one request."""
         if len(parts) == 1:
             return parts[0]
         sources = [p.sources for p in parts if p.sources is not None]

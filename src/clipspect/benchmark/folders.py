@@ -40,9 +40,9 @@ def has_layout(folder: Path) -> bool:
 def find_layout(folder: Path) -> Layout:
     """Return the layout of a folder from the names of its subfolders, ignoring case.
 
-    Good images are in ``good``, ``ok`` or ``normal``, and masks in ``ground_truth``, ``gt`` or ``masks``. Good reference
-    images are in ``train`` or ``reference``. Every other subfolder is a kind of defect. If there is a folder ``test``, it
-    contains the test images.
+    Good images are in ``good``, ``ok`` or ``normal``, and masks in ``ground_truth``, ``gt`` or ``masks``. Good
+    reference images are in ``train`` or ``reference``. Every other subfolder is a kind of defect. If there is a folder
+    ``test``, it contains the test images.
     """
     base = _named(folder, ("test",)) or folder
     others = {*NORMAL_NAMES, *MASK_NAMES, *REFERENCE_NAMES, "test"}

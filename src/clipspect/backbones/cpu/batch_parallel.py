@@ -1,7 +1,8 @@
-"""Lanes: a batch shared out among the processor's cores, each share in a thread that computes by itself.
+"""Parallelism over images: worker threads each process a share of a batch.
 
-torch's own way is all threads on one product after the other. Each product then ends with its slowest thread, and with
-images decoded on the same cores there always is a slow one. Shares of a batch meet only at its end.
+PyTorch parallelizes each matmul, so each matmul ends with its slowest thread. If images are decoded on the same cores,
+one thread is always slow. This module parallelizes over images, so threads synchronize only at the end of a batch.
+
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ R = TypeVar("R")
 
 
 class Sliceable(Protocol):
-    """A batch of anything: a list, a tensor."""
+    """Batch of any kind, such as a list or a tensor."""
 
     def __len__(self) -> int:
         """How many."""
@@ -41,10 +42,12 @@ _starting = threading.Lock()
 
 
 def parallel_map(work: Callable[[Part], R], batch: Part, device: torch.device = _CPU) -> list[R]:
-    """``work`` on consecutive shares of a batch, as many at once as torch has threads; results in order.
+    """Apply ``work`` to consecutive shares of a batch in parallel; return the results in order.
 
-    A batch of one, another device than the processor, a single thread, and work that is in a lane already are done in
-    place. Gradient and inference mode belong to a thread: ``work`` sets its own.
+    There is one share per PyTorch thread.
+
+    ``work`` runs in the calling thread for a batch of one, for a device other than the CPU, with a single thread, and
+    for nested calls. Gradient and inference mode are per thread: ``work`` sets its own.
     """
     threads = torch.get_num_threads()
     lanes = min(threads, len(batch))
@@ -59,11 +62,11 @@ def parallel_map(work: Callable[[Part], R], batch: Part, device: torch.device = 
 
 @cache
 def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that share ``threads`` of torch's own among them; kept, because each start costs."""
+    """Return a cached pool of threads that divide ``threads`` PyTorch threads among them. Starting threads is slow."""
     started = threading.Barrier(lanes + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # torch sets a new thread's number at the first question: ask before setting it
+        torch.get_num_threads()  # PyTorch initializes a new thread's count on the first query: query before setting it
         torch.set_num_threads(max(threads // lanes, 1))
         _here.inside = True
         started.wait()
@@ -72,9 +75,9 @@ def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
     for _ in range(lanes):
         pool.submit(lambda: None)
     started.wait()
-    torch.set_num_threads(threads)  # what threads that start later than these find
+    torch.set_num_threads(threads)  # default of threads that start later
     return pool
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # a forked process does not inherit its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,7 +1,8 @@
-"""Linear products by the library that is fast on this processor.
+"""Linear layers with the library that is fast on this CPU.
 
-torch hands float32 products to Intel's MKL, which keeps its fast kernels for Intel's own processors. On an AMD EPYC
-oneDNN, which torch brings along, reaches more than twice its rate (docs/speed.md).
+PyTorch uses Intel's MKL for float32 matmuls, which has fast kernels for Intel CPUs only. On an AMD EPYC oneDNN, which
+is part of PyTorch, is more than twice as fast (docs/speed.md).
+
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b``: (..., C) with (O, C) gives (..., O)."""
+    """Return ``x Wᵀ + b``: (..., C) with (O, C) gives (..., O)."""
     if _suits_onednn(x) and not _needs_torch(x, weight, bias):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
@@ -29,16 +30,16 @@ def _suits_onednn(x: Tensor) -> bool:
 
 
 def _needs_torch(*tensors: Tensor | None) -> bool:
-    # oneDNN's own operator has no gradient and no place in an exported file.
+    # oneDNN's operator has no gradient and cannot be exported.
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return wanted or torch.compiler.is_compiling()
 
 
 @cache
 def mkl_is_slow() -> bool:
-    """Whether float32 products are MKL's here, on a processor of AMD's, with oneDNN at hand.
+    """Return whether float32 matmuls use MKL on an AMD CPU while oneDNN is available.
 
-    Told by the processor's maker and not by a clock, so that a machine's numbers repeat themselves to the bit.
+    The decision uses the CPU vendor, not a timing, so that results on a machine are bitwise reproducible.
     """
     on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     at_hand = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -46,13 +47,13 @@ def mkl_is_slow() -> bool:
 
 
 def _maker() -> str:
-    """What the system says of the processor: the maker's name is in it."""
+    """Return the system's description of the CPU, which contains the vendor."""
     listing = Path("/proc/cpuinfo")
     return listing.read_text(errors="replace") if listing.is_file() else platform.processor()
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x Wᵀ + b`` of B independent layers: (B, N, C) with (B, O, C) and (B, O) gives (B, N, O); differentiable."""
+    """Return ``x Wᵀ + b`` of B independent layers: (B, N, C), (B, O, C) and (B, O) give (B, N, O); differentiable."""
     if _suits_onednn(x):
         product: Tensor = _BatchedLinear.apply(x, weight, bias)
         return product
@@ -60,7 +61,7 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _BatchedLinear(torch.autograd.Function):
-    """The same by :func:`linear`, one image after the other: oneDNN has no product of batches that MKL would not do."""
+    """Batched linear layer by :func:`linear`, image by image: oneDNN has no batched matmul that MKL would not run."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

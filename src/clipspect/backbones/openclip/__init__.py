@@ -1,1 +1,1 @@
-"""open_clip models and our own plain CLIP as backbones."""
+"""Backbones from open_clip models and the built-in plain CLIP."""

@@ -1,4 +1,4 @@
-"""Backbone: an open_clip model that turns pixels into Features and sentences into embeddings."""
+"""OpenClipBackbone: computes Features of images and text embeddings with an open_clip model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.
 
 
 class OpenClipBackbone(Backbone):
-    """An open_clip vision transformer or ModifiedResNet with its text tower."""
+    """open_clip vision transformer or ModifiedResNet with its text encoder."""
 
     has_text = True
 
@@ -51,11 +51,11 @@ class OpenClipBackbone(Backbone):
         device: str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
-        """Wrap a model; :func:`load_backbone` is the usual way.
+        """Wrap a model. Most users call :func:`load_backbone` instead.
 
         Raises:
-            UsageError: a vision tower the V-V path is not defined for, a size its patches do not divide, or int8 where
-                there is none.
+            UsageError: a vision encoder without a V-V path, a size that its patches do not divide, or int8 on a machine
+                without int8 matmul.
         """
         visual: Any = model.visual
         self.is_vit = _is_vit(visual, name)
@@ -74,7 +74,7 @@ class OpenClipBackbone(Backbone):
         std = preprocess.get("std") or getattr(visual, "image_std", None)
         self.mean: tuple[float, ...] = tuple(mean or _OPENAI_MEAN)
         self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
-        # Beside the products in int8: what this machine is fastest at without losing more.
+        # Precision of the other operations: the fastest one here without further loss.
         others: Precision = "bf16" if fast_bf16() else "fp32"
         self._dtype = _DTYPES[others if precision == "int8" else precision]
         towers: Any = model.eval().requires_grad_(False).to(self.device)
@@ -87,13 +87,13 @@ class OpenClipBackbone(Backbone):
         else:
             visual.to(self._dtype)
         self._own_text = is_standard_text(towers)
-        if self._own_text:  # another library's text tower stays in float32
+        if self._own_text:  # the text encoder of another library stays in float32
             cast_products(towers.transformer, self._dtype)
         self._model = towers
         self._tokenizer = tokenizer
 
     def with_precision(self, precision: Precision) -> OpenClipBackbone:
-        """A copy whose matrix products run in another precision; made of float32 weights, UsageError otherwise."""
+        """Return a copy whose matmuls use another precision. Raises UsageError unless weights are float32."""
         if self.precision != "fp32":
             raise UsageError(
                 f"weights already rounded to {self.precision} cannot serve {precision}; load fp32"
@@ -110,12 +110,12 @@ class OpenClipBackbone(Backbone):
 
     @property
     def network(self) -> nn.Module:
-        """The open_clip model, or one like it."""
+        """Return the open_clip model, or a compatible one."""
         model: nn.Module = self._model
         return model
 
     def features(self, images: Tensor, request: FeatureRequest) -> Features:
-        """:meth:`encode` as a plain function of tensors, for export: images on the device, the request resolved."""
+        """Compute :meth:`encode` as a pure function, for export: images on the device, the request resolved."""
         tokens, grid = self._forward(images, request)
         views = None
         if request.views:
@@ -162,7 +162,7 @@ class OpenClipBackbone(Backbone):
         )
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """(P, context) token ids; a sentence longer than the context raises UsageError instead of losing its end."""
+        """Return (P, context) token ids. Raises UsageError for a sentence longer than the context."""
         import open_clip
 
         tokenizer = self._tokenizer.own if isinstance(self._tokenizer, LazyTokenizer) else self._tokenizer
@@ -179,14 +179,14 @@ class OpenClipBackbone(Backbone):
 
     @torch.inference_mode()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """(P, D) float32 text embeddings of P sentences, not normalised; in batches, without gradients."""
+        """Return (P, D) float32 text embeddings of P sentences, not normalized; in batches, without gradients."""
         tokens = self.tokenize(sentences).to(self.device)
         encode = partial(encode_sentences, self._model) if self._own_text else self._model.encode_text
         return torch.cat([encode(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
 
 
 def _is_vit(visual: nn.Module, name: str) -> bool:
-    """Whether a vision tower is a transformer and not a ModifiedResNet; UsageError where it is neither."""
+    """Return whether a vision encoder is a ViT, not a ModifiedResNet. Raises UsageError for other types."""
     if isinstance(visual, PlainVision):
         return True
     from open_clip.modified_resnet import ModifiedResNet

@@ -1,8 +1,9 @@
-"""Parts of a pre-norm transformer block as pure functions: shared by image tower, V-V stream and text tower.
+"""Parts of a pre-norm transformer block as pure functions, shared by image encoder, V-V stream and text encoder.
 
-They run open_clip's modules (and their like) with one product for queries, keys and values. Where the weights of the
-products are in half precision (:func:`cast_products`), the residual streams, norms and projections stay float32: that
-costs about one percent, and most of what half precision loses is lost in the streams (docs/speed.md).
+They run open_clip's modules (and compatible ones) with one matmul for queries, keys and values. If the weights are in
+half precision (:func:`cast_products`), the residual streams, norms and projections stay float32. This costs about one
+percent of the time and avoids most of the error of half precision (docs/speed.md).
+
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.trunk import Trunk
 
 _AFFINITIES_AT_ONCE = 1 << 20
-"""2 MiB of bfloat16: the softmax between the two products finds them in the cache."""
+"""2 MiB of bfloat16, which stay in the cache for the softmax between the two matmuls."""
 
 
 def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of matrix products and convolutions in place, and nothing else.
+    """Cast only the weights of matmuls and convolutions, in place.
 
-    A trunk stays float32: processors have no fast depthwise convolutions in half precision.
+    A trunk stays float32: CPUs have no fast depthwise convolutions in half precision.
     """
     trunks = [part for part in module.modules() if isinstance(part, Trunk)]
     kept = {id(part) for trunk in trunks for part in trunk.modules()}
@@ -34,26 +35,26 @@ def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def is_standard(block: Any) -> bool:
-    """Whether the functions here are the block's arithmetic."""
+    """Return whether the functions of this module compute the same as the block."""
     attention = getattr(block, "attn", None)
     return isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
 
 
 def fast_bf16() -> bool:
-    """Whether oneDNN has bfloat16 products here: AVX512-BF16 or AMX on x86, BF16 on Arm."""
+    """Return whether oneDNN has a bfloat16 matmul here: AVX512-BF16 or AMX on x86, BF16 on Arm."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def project_heads(
     block: Any, x: Tensor, *, queries: int | None = None, int8: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a block.
+    """Return queries, keys and values of a block.
 
     Args:
         block: an open_clip ``ResidualAttentionBlock``.
         x: (B, N, C) residual stream.
-        queries: of how many of the first tokens queries are wanted; None = of all, in one product.
-        int8: whether that one product runs in int8, on a block that has it.
+        queries: number of leading tokens for which to compute queries; None = all tokens, in one matmul.
+        int8: whether this matmul runs in int8, on a block that supports it.
 
     Returns:
         q (B, heads, queries or N, d), k and v (B, heads, N, d).
@@ -71,20 +72,20 @@ def project_heads(
         first = linear(normed[:, :queries], weight[:width], bias[:width])
         parts = (first, *linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
     q, k, v = (split_heads(part, attention.num_heads) for part in parts)
-    if _by_products(v):  # laid out once for both streams
+    if _by_products(v):  # made contiguous once for both streams
         return q.contiguous(), k.contiguous(), v.contiguous()
     return q, k, v
 
 
 def attention_residual(block: Any, attended: Tensor, *, int8: bool = False) -> Tensor:
-    """What (B, heads, N, d) attended values add to the stream, (B, N, C)."""
+    """Return the attention residual (B, N, C) of attended values (B, heads, N, d)."""
     merged, out = merge_heads(attended), block.attn.out_proj
     gain: Tensor = block.ls_1(block.int8.join(merged) if int8 else linear(merged, out.weight, out.bias))
     return gain
 
 
 def mlp_residual(block: Any, x: Tensor, *, int8: bool = False) -> Tensor:
-    """What the block's perceptron adds to the (B, N, C) stream."""
+    """Return the MLP residual of the (B, N, C) stream."""
     normed = block.ln_2(x)
     gained = block.int8.mlp(normed) if int8 else _mlp(block.mlp, normed)
     gain: Tensor = block.ls_2(gained)
@@ -98,16 +99,16 @@ def _mlp(mlp: Any, normed: Tensor) -> Tensor:
 
 
 def run_block(block: Any, x: Tensor, *, queries: int | None = None) -> Tensor:
-    """(B, N, C) → (B, N, C), or (B, queries, C): the ordinary block, for the first tokens alone where that is all."""
+    """Run the block: (B, N, C) → (B, N, C), or (B, queries, C) for the leading tokens only."""
     q, k, v = project_heads(block, x, queries=queries)
     x = x[:, :queries] + attention_residual(block, attend(q, k, v))
     return x + mlp_residual(block, x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """``softmax(q kᵀ / √d) v``: (B, heads, N, d), keys and values (B, heads, M, d) → (B, heads, N, d).
+    """Return ``softmax(q kᵀ / √d) v``: (B, heads, N, d), keys and values (B, heads, M, d) → (B, heads, N, d).
 
-    torch's fused kernel; where bfloat16 meets a processor, two oneDNN products, which are twice as fast there.
+    Uses PyTorch's fused kernel; for bfloat16 on a CPU two oneDNN matmuls, which are twice as fast there.
     """
     if causal:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -130,11 +131,11 @@ def _by_products(v: Tensor) -> bool:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, C) → (B, heads, N, C/heads)."""
+    """Split heads: (B, N, C) → (B, heads, N, C/heads)."""
     split: Tensor = x.unflatten(-1, (heads, -1))
     return split.transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, heads, N, d) → (B, N, heads·d)."""
+    """Merge heads: (B, heads, N, d) → (B, N, heads·d)."""
     return x.transpose(1, 2).flatten(2)

@@ -1,7 +1,8 @@
-"""From a model's name to an open_clip module with weights in it, or an error that says what to do.
+"""Loading of open_clip modules by model name, with errors that state the remedy.
 
-Weights are read as safetensors, through ``torch.load(weights_only=True)``, or, from the TorchScript archives that
-OpenAI published, by a reader of tensors alone; nothing in a file is ever run.
+Weights are read as safetensors or through ``torch.load(weights_only=True)``. For OpenAI's TorchScript archives there is
+a reader that accepts tensors only. No code in a file is executed.
+
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 
 def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, Any, str]:
-    """An open_clip model, its tokenizer and a label of its weights.
+    """Return an open_clip model, its tokenizer and a label of its weights.
 
     Args:
         model: a preset, an open_clip architecture, ``hf-hub:org/name``, a folder with ``open_clip_config.json``,
             or an OpenAI checkpoint file.
-        weights: a pretrained tag, a checkpoint file, ``"random"``, or None for the model's own.
+        weights: a pretrained tag, a checkpoint file, ``"random"``, or None for the model's default.
         seed: seed of random weights; unused otherwise.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode; a tokenizer; "random (seed 0)", a tag or a file name.
 
     Raises:
-        UsageError: no such architecture, or weights that go with no model.
-        WeightsError: weights that are not here, damaged, or of another architecture.
+        UsageError: an unknown architecture, or weights that the model does not accept.
+        WeightsError: weights that are missing, damaged, or of another architecture.
     """
     if model in PRESETS:
         preset = PRESETS[model]
@@ -111,7 +112,7 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
             built = open_clip.create_model(
                 name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
             )
-    except Exception as error:  # open_clip and the hub client raise many kinds, all meaning "not to be had"
+    except Exception as error:  # open_clip and the hub client raise many types if weights are unavailable
         raise WeightsError(
             f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed: {source}."
             f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
@@ -167,7 +168,7 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
 
 
 def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
-    """The folder's model without open_clip, or None where its configuration asks for more than a plain CLIP."""
+    """Return the folder's model without open_clip, or None if its configuration needs more than a plain CLIP."""
     description = _plain_description(folder)
     if description is None:
         return None
@@ -185,7 +186,7 @@ def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
 
 
 def _plain_description(folder: Path) -> dict[str, Any] | None:
-    """The folder's configuration where it describes a plain CLIP, with or without a trunk."""
+    """Return the folder's configuration if it describes a plain CLIP, with or without a trunk."""
     description: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     if is_plain_config(description["model_cfg"]):
         return description
@@ -243,7 +244,7 @@ def _known(name: str) -> str:
 
 
 def _is_openai(path: Path) -> bool:
-    """Whether a checkpoint carries the marks of OpenAI's releases, which were trained with QuickGELU."""
+    """Return whether a checkpoint has the marks of OpenAI's releases, which use QuickGELU."""
     return path.suffix != ".safetensors" and all(mark in _read(path) for mark in _OPENAI_MARKS)
 
 
@@ -255,7 +256,7 @@ def _read(path: Path) -> dict[str, Any]:
         if is_torchscript(path):
             return dict(read_tensors(path))
         return dict(load_state_dict(str(path), weights_only=True))
-    except Exception as error:  # a damaged or foreign file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged or foreign file raises arbitrary exceptions
         raise WeightsError(_unreadable(path, error)) from error
 
 
@@ -268,9 +269,9 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
     else:
         state = _read(path)
         marked = all(mark in state for mark in _OPENAI_MARKS)
-    # The file itself is sound from here on: whatever fails now is that it belongs to another architecture.
+    # The file is readable. Further errors mean that it belongs to another architecture.
     try:
-        if marked or is_torchscript(path):  # OpenAI's marks are no weights of any module
+        if marked or is_torchscript(path):  # OpenAI's marks are not module weights
             state = {name: tensor for name, tensor in state.items() if name not in _OPENAI_MARKS}
             resize_pos_embed(state, model)
             resize_text_pos_embed(state, model)
@@ -282,7 +283,7 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
 
 
 def _check_digest(path: Path) -> None:
-    """Hold a file to the SHA-256 in ``FILE.sha256`` beside it, as sha256sum writes it, where there is one."""
+    """Check a file against ``FILE.sha256`` next to it, in sha256sum's format, if that file exists."""
     beside = path.with_name(f"{path.name}{_DIGEST_SUFFIX}")
     if not beside.is_file():
         return
@@ -296,7 +297,7 @@ def _check_digest(path: Path) -> None:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Header and length alone, so that a large file is not read twice; all of it where a SHA-256 lies beside."""
+    """Check header and length only, to read a large file once; check all bytes if a SHA-256 file exists."""
     _check_digest(path)
     try:
         with safe_open(path, framework="pt"):
@@ -329,7 +330,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' logs of what clipspect says itself, or raises."""
+    """Suppress library logs of problems that clipspect reports or raises itself."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -340,7 +341,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hub() -> Iterator[None]:
-    """Let the hub client look in its cache alone where the hub cannot be reached: it would retry for a minute."""
+    """Restrict the hub client to its cache if the hub is unreachable; otherwise it retries for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

@@ -1,8 +1,9 @@
-"""PlainCLIP: CLIP's two transformers under open_clip's own names, for model folders that need nothing else.
+"""PlainCLIP: CLIP's two transformers with open_clip's parameter names, for plain model folders.
 
-Importing open_clip imports torchvision, timm and torch's compiler with it, two thirds of the time from the shell to a
-image's score (docs/speed.md). A folder whose configuration uses only the keys below, such as the model in
-the wheel, loads without it; every other model is open_clip's.
+Importing open_clip also imports torchvision, timm and PyTorch's compiler, which is two thirds of the time from the
+shell to an image's score (docs/speed.md). A folder whose configuration uses only the keys below, such as the model in
+the wheel, loads without it. Every other model uses open_clip.
+
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 from clipspect.backbones.trunk import STRIDE, TRUNKS, Trunk
 
 VISION_KEYS = frozenset({"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "trunk"})
-INITIAL_SCALE = 2.302585  # ln 10: CLIP's own 14.3 saturates early with two anchors
+INITIAL_SCALE = 2.302585  # ln 10: CLIP's 14.3 saturates early with two text embeddings
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"})
 
 
 def is_plain_config(config: Mapping[str, Any]) -> bool:
-    """Whether an open_clip ``model_cfg`` asks for nothing but what :class:`PlainCLIP` has."""
+    """Return whether :class:`PlainCLIP` supports everything in an open_clip ``model_cfg``."""
     vision, text = config.get("vision_cfg"), config.get("text_cfg")
     if not (isinstance(vision, Mapping) and isinstance(text, Mapping)):
         return False
@@ -46,7 +47,7 @@ class QuickGELU(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm residual block."""
+    """Pre-norm residual block."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class Block(nn.Module):
         self.ls_2 = nn.Identity()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+        """Return tokens (B, N, C) → (B, N, C)."""
         normed = self.ln_1(x)
         attended: Tensor = self.attn(normed, normed, normed, need_weights=False, attn_mask=attn_mask)[0]
         x = x + attended
@@ -80,14 +81,14 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(*block) for _ in range(layers))
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+        """Return tokens (B, N, C) → (B, N, C)."""
         for block in self.resblocks:
             x = block(x, attn_mask)
         return x
 
 
 class PlainVision(nn.Module):
-    """The vision transformer. :func:`~clipspect.backbones.openclip.value_attention.encode_vit` runs it."""
+    """Vision transformer, run by :func:`~clipspect.backbones.openclip.value_attention.encode_vit`."""
 
     def __init__(self, embed_dim: int, activation: type[nn.Module], config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class PlainVision(nn.Module):
         self.image_size, self.patch_size = (size, size), (patch, patch)
         self.grid_size = (size // patch, size // patch)
         self.trunk = Trunk(config["trunk"]) if "trunk" in config else None
-        """Where there is one, a patch token is a linear map of its features instead of the patch's pixels."""
+        """Build the modules. With a trunk, patch tokens are a linear map of its features, not of pixels."""
         if self.trunk is None:
             self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         else:
@@ -115,13 +116,13 @@ class PlainVision(nn.Module):
         self.attn_pool, self.pool_type = None, "tok"
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Class token and patch tokens of (B, 1 + N, C) after ``ln_post``, as open_clip's ``_pool`` gives them."""
+        """Return class token and patch tokens of (B, 1 + N, C) after ``ln_post``, like open_clip's ``_pool``."""
         x = self.ln_post(x)
         return x[:, 0], x[:, 1:]
 
 
 class PlainCLIP(nn.Module):
-    """Both towers. Its parameters are not initialised: load a state dict, whose keys are open_clip's."""
+    """Image and text encoder. Parameters are not initialized: load a state dict with open_clip's keys."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Build from an open_clip ``model_cfg`` for which :func:`is_plain_config` holds."""
@@ -145,7 +146,7 @@ class PlainCLIP(nn.Module):
 
 
 def initialize(model: PlainCLIP) -> None:
-    """Draw CLIP's own initial weights from torch's global generator; a trunk's keep the scale of its input."""
+    """Draw CLIP's initial weights from PyTorch's global generator; a trunk's weights keep the scale of its input."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             nn.init.xavier_uniform_(module.in_proj_weight)
@@ -169,19 +170,19 @@ def initialize(model: PlainCLIP) -> None:
 
 
 class LazyTokenizer:
-    """open_clip's tokenizer, imported with the first sentence: anchors that lie in the cache need none."""
+    """open_clip's tokenizer, imported on first use: cached text embeddings do not need it."""
 
     def __init__(self, context_length: int) -> None:
         self.context_length = context_length
 
     @cached_property
     def own(self) -> Any:
-        """The ``open_clip.SimpleTokenizer`` itself."""
+        """Return the ``open_clip.SimpleTokenizer``."""
         import open_clip
 
         return open_clip.SimpleTokenizer(context_length=self.context_length)
 
     def __call__(self, sentences: list[str]) -> Tensor:
-        """(P, context) token ids."""
+        """Return (P, context) token ids."""
         tokens: Tensor = self.own(sentences)
         return tokens

@@ -1,8 +1,9 @@
-"""CLIP's text transformer on many sentences at once; what sentences begin with in common is computed once.
+"""CLIP's text transformer on many sentences at once; shared prefixes are computed once.
 
-Under the causal mask a token's stream depends on the tokens before it alone. The sentences about one object are some
-templates times some states, so that most of their tokens stand behind a beginning another sentence has too: of
-AnoCLIP's 11,562 tokens for "metal nut", 3,574 are left.
+Under the causal mask a token's stream depends only on the tokens before it. The sentences about one object combine
+templates and states, so most of their tokens follow a prefix that another sentence has too. Of AnoCLIP's 11,562 tokens
+for "metal nut", 3,574 are distinct.
+
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from clipspect.backbones.openclip.blocks import (
 
 
 def is_standard_text(model: Any) -> bool:
-    """Whether a model's text tower is CLIP's own causal transformer, and not one of another library."""
+    """Return whether a model's text encoder is CLIP's causal transformer, not that of another library."""
     causal = getattr(model, "attn_mask", None) is not None
     if not (causal and getattr(model, "text_pool_type", None) in ("argmax", "eos")):
         return False
@@ -30,7 +31,7 @@ def is_standard_text(model: Any) -> bool:
 
 
 def encode_sentences(model: Any, tokens: Tensor) -> Tensor:
-    """(P, context) token ids → (P, D) embeddings, not normalised: what open_clip's own ``encode_text`` returns."""
+    """Return (P, D) embeddings of (P, context) token ids, not normalized, equal to open_clip's ``encode_text``."""
     tokens = tokens[:, : int(_lengths(tokens).max())]
     places, firsts = shared_beginnings(tokens)
     columns = firsts % tokens.shape[1]
@@ -41,7 +42,7 @@ def encode_sentences(model: Any, tokens: Tensor) -> Tensor:
         attended = attend(q, k, v, causal=True).transpose(1, 2).flatten(0, 1)[firsts]  # (U, heads, d)
         x = x + attention_residual(block, attended.transpose(0, 1)[None])[0]
         x = x + mlp_residual(block, x)
-    # The end-of-text token has the highest number in CLIP's vocabulary, or a number of its own in others.
+    # The end-of-text token has the highest id in CLIP's vocabulary, or a configured id in others.
     ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
     pooled: Tensor = model.ln_final(x[places.gather(1, ends.argmax(1, keepdim=True))[:, 0]])
     projection = model.text_projection
@@ -52,14 +53,14 @@ def encode_sentences(model: Any, tokens: Tensor) -> Tensor:
 
 
 def shared_beginnings(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Which tokens of some sentences stand behind the same beginning.
+    """Return which tokens of some sentences share a prefix.
 
     Args:
         tokens: (P, L) token ids, padded with zeros.
 
     Returns:
-        (P, L) numbers of the U distinct tokens, 0 on padding; and for each of them where it stands first in the
-        flattened tokens, (U,).
+        (P, L) indices of the U distinct tokens, 0 on padding; and (U,) the position of each distinct token's first
+        occurrence in the flattened tokens.
     """
     count, length = tokens.shape
     lengths, base = _lengths(tokens), int(tokens.max()) + 1
@@ -79,6 +80,6 @@ def shared_beginnings(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lengths(tokens: Tensor) -> Tensor:
-    """(P,) tokens before the padding; zero is also the number of a real token, which may stand in between."""
+    """Return (P,) lengths before the padding; zero is also the id of a real token, which may occur in between."""
     positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     return (tokens.ne(0) * positions).amax(1)

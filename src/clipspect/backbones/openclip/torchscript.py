@@ -1,8 +1,9 @@
-"""Weights out of a TorchScript archive, as OpenAI's releases of CLIP are, without running the code inside it.
+"""Reader of weights in a TorchScript archive, such as OpenAI's CLIP releases, without executing its code.
 
-``torch.load(weights_only=True)`` refuses such archives and ``torch.jit.load`` would compile what they bring. Here the
-archive's ``data.pkl`` is read by an unpickler that knows tensors and plain containers, keeps modules as bags of named
-attributes, and refuses every other name. The archive's ``code/`` is never opened.
+``torch.load(weights_only=True)`` refuses such archives, and ``torch.jit.load`` would compile their code. This module
+reads the archive's ``data.pkl`` with an unpickler that accepts only tensors and plain containers. It represents modules
+as named attributes and refuses every other name. It never opens the archive's ``code/``.
+
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boolli
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive."""
+    """Return whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -41,10 +42,10 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers by their dotted names, as ``state_dict()`` of the loaded module would name them.
+    """Read parameters and buffers by their dotted names, like ``state_dict()`` of the loaded module.
 
-    Raises pickle.UnpicklingError for an archive that holds more than modules, tensors and plain values, and what
-    zipfile and torch raise on a damaged one.
+    Raises pickle.UnpicklingError for an archive with other contents than modules, tensors and plain values, and the
+    exceptions of zipfile and PyTorch for a damaged one.
     """
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -56,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """A module as its attributes, whatever its class was."""
+    """Attributes of a module of any class."""
 
     attributes: dict[str, Any]
 

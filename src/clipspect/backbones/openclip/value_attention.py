@@ -1,8 +1,9 @@
-"""The value-value (V-V) path of docs/methods.md §1 as one forward pass beside the ordinary one; training-free.
+"""The training-free value-value (V-V) path of docs/methods.md §1, computed in one pass with the ordinary path.
 
-AnoCLIP (arXiv 2308.15939), §3.2. A second residual stream starts as the tokens after ``ln_pre`` and gains, at every
-block, ``out_proj(softmax(v vᵀ / √d) v)`` with ``v`` taken from the *ordinary* path: no MLP, no read-back. Pure
-functions on open_clip modules, differentiable, no state.
+AnoCLIP (arXiv 2308.15939), §3.2. A second residual stream starts as the tokens after ``ln_pre``. At every block it adds
+``out_proj(softmax(v vᵀ / √d) v)`` with ``v`` of the *ordinary* path. It has no MLP and does not feed back. The
+functions are pure, differentiable functions on open_clip modules.
+
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from clipspect.errors import UsageError
 
 @dataclass(frozen=True)
 class Tokens:
-    """What one forward pass gives. N patches in row-major order, D the joint dimension."""
+    """Output of one forward pass. N patches in row-major order, D the joint dimension."""
 
     pooled: Tensor
-    """(B, D) image embeddings, not normalised: what open_clip's own ``encode_image`` returns."""
+    """(B, D) image embeddings, not normalized, equal to open_clip's ``encode_image``."""
     value: Mapping[int, Tensor] = field(default_factory=dict)
-    """block → (B, N, D) V-V patch tokens after ``ln_post @ proj``, not normalised."""
+    """block → (B, N, D) V-V patch tokens after ``ln_post @ proj``, not normalized."""
     ordinary: Mapping[int, Tensor] = field(default_factory=dict)
-    """block → (B, N, D) ordinary patch tokens, same treatment."""
+    """block → (B, N, D) ordinary patch tokens after ``ln_post @ proj``, not normalized."""
     unprojected: Tensor | None = None
     """(B, N, width) ordinary patch tokens of the last block after ``ln_post``, before the projection."""
     trunk: Tensor | None = None
@@ -46,12 +47,12 @@ class Tokens:
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[int, int]) -> Tensor:
-    """Position embeddings for another patch grid: bicubic, antialiased, the class token's kept.
+    """Interpolate position embeddings to another patch grid: bicubic, antialiased, class token unchanged.
 
     Args:
         positions: (1 + h·w, C) as trained.
-        grid: (H, W) wanted.
-        base: (h, w) trained.
+        grid: target (H, W).
+        base: trained (h, w).
 
     Returns:
         (1 + H·W, C).
@@ -67,12 +68,12 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[
 def embed_patches(
     visual: Any, images: Tensor, features: Tensor | None = None
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Patch and class tokens with positions, before ``ln_pre``, for any size divisible by the patch.
+    """Return patch and class tokens with positions, before ``ln_pre``, for any size divisible by the patch.
 
     Args:
         visual: an open_clip ``VisionTransformer``, or a ``PlainVision``.
-        images: (B, 3, S, T) normalised.
-        features: (B, C, H, W) of the vision tower's trunk where they are known already.
+        images: (B, 3, S, T) normalized.
+        features: (B, C, H, W) of the vision encoder's trunk if already computed.
 
     Returns:
         (B, 1 + H·W, width) tokens and (H, W).
@@ -88,7 +89,7 @@ def embed_patches(
     grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
     trunk = getattr(visual, "trunk", None)
     if trunk is None:
-        # The convolution's stride is its size: a product of every patch's pixels with the weights, and faster as one.
+        # The convolution's stride equals its size, so a matmul of patch pixels and weights is equal and faster.
         pixels = images.unflatten(-1, (grid[1], patch[1])).unflatten(
             -3, (grid[0], patch[0])
         )  # (B, 3, H, p, W, p)
@@ -104,7 +105,7 @@ def embed_patches(
 
 
 def check_vit(visual: Any) -> None:
-    """Raise UsageError where a vision transformer has parts the V-V path is not defined for."""
+    """Raise UsageError for a vision transformer with parts that the V-V path does not define."""
     if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
         raise UsageError("models with an attentional pooler (CoCa) have no projection for patch tokens")
     for block in visual.transformer.resblocks:
@@ -125,27 +126,27 @@ def encode_vit(
     trunk: bool = False,
     features: Tensor | None = None,
 ) -> tuple[Tokens, tuple[int, int]]:
-    """One forward pass of an open_clip vision transformer with the V-V stream beside it (docs/methods.md §1).
+    """Run an open_clip vision transformer and its V-V stream in one pass (docs/methods.md §1).
 
-    Only what is asked for is computed: the stream ends at the last block asked for, and the last block's ordinary
-    path is computed for the class token alone unless its patches are wanted.
+    Only requested tokens are computed. The stream ends at the last requested block, and the last block's ordinary path
+    is computed for the class token only, unless its patches are requested.
 
     Args:
         visual: an open_clip ``VisionTransformer``.
-        images: (B, 3, S, T) normalised, sides multiples of the patch.
-        value_blocks: blocks (from 1) whose V-V tokens are wanted, as the stream stood when the block finished.
-        ordinary_blocks: blocks whose ordinary patch tokens are wanted.
-        start_block: how many blocks pass before the stream starts, as a copy of the ordinary one; 0 = all blocks.
-        unprojected: also the ordinary patch tokens after ``ln_post`` alone.
-        trunk: also the features of the trunk, where the vision tower has one.
-        features: (B, C, H, W) of the trunk where they are known already.
+        images: (B, 3, S, T) normalized, sides multiples of the patch.
+        value_blocks: blocks (from 1) whose V-V tokens are returned, taken from the stream at the end of the block.
+        ordinary_blocks: blocks whose ordinary patch tokens are returned.
+        start_block: number of blocks before the stream starts, as a copy of the ordinary one; 0 = all blocks.
+        unprojected: whether to return the ordinary patch tokens after ``ln_post`` only.
+        trunk: whether to return the features of the trunk, if the vision encoder has one.
+        features: (B, C, H, W) of the trunk if already computed.
 
     Returns:
         The tokens, and the (H, W) of the patch grid.
     """
     blocks = visual.transformer.resblocks
     depth, last_value = len(blocks), max(value_blocks, default=0)
-    # The class token alone suffices at the end where it alone is pooled and nobody asked for the others.
+    # The class token is sufficient at the end if only it is pooled and no other tokens are requested.
     cls_only = visual.pool_type == "tok" and not unprojected and depth not in ordinary_blocks
 
     def project(tokens: Tensor) -> Tensor:
@@ -182,15 +183,15 @@ def encode_vit(
 def encode_resnet(
     visual: Any, images: Tensor, *, value: bool = False, ordinary: bool = False
 ) -> tuple[Tokens, tuple[int, int]]:
-    """The same for an open_clip ``ModifiedResNet``, whose only attention is its pool ("block" 1).
+    """Run an open_clip ``ModifiedResNet``, whose only attention is its pool ("block" 1), and its V-V path.
 
-    docs/methods.md §1: in the V-V affinity ``v`` is unit-normalised and the scale is eight times the usual one.
+    docs/methods.md §1: in the V-V affinity ``v`` is unit-normalized and the scale is eight times the usual one.
 
     Args:
         visual: an open_clip ``ModifiedResNet``.
-        images: (B, 3, S, T) normalised, sides multiples of 32.
-        value: also V-V patch tokens.
-        ordinary: also ordinary patch tokens.
+        images: (B, 3, S, T) normalized, sides multiples of 32.
+        value: whether to return V-V patch tokens.
+        ordinary: whether to return ordinary patch tokens.
 
     Returns:
         The tokens, and the (H, W) of the feature map.
@@ -218,18 +219,18 @@ def encode_resnet(
 
 
 def encode_windows(visual: Any, images: Tensor, size: int, *, windows_per_pass: int = 4096) -> Tensor:
-    """WinCLIP's window embeddings: each ``size``×``size`` window of patches through the transformer by itself.
+    """Return WinCLIP's window embeddings: each ``size``×``size`` window is encoded separately.
 
-    WinCLIP (arXiv 2303.14814), §4.1: the class token and the window's patches, positions kept, nothing else seen.
+    WinCLIP (arXiv 2303.14814), §4.1: the input is the class token and the window's patches with their positions.
 
     Args:
         visual: an open_clip ``VisionTransformer``.
-        images: (B, 3, S, T) normalised.
+        images: (B, 3, S, T) normalized.
         size: window side in patches; windows slide by one patch, row-major.
-        windows_per_pass: how many windows go through the transformer at once (bounds memory).
+        windows_per_pass: maximum number of windows per pass (bounds memory).
 
     Returns:
-        (B, (H−size+1)·(W−size+1), D) class tokens after ``ln_post @ proj``, not normalised.
+        (B, (H−size+1)·(W−size+1), D) class tokens after ``ln_post @ proj``, not normalized.
     """
     tokens, grid = embed_patches(visual, images)
     tokens = visual.ln_pre(tokens)
@@ -243,7 +244,7 @@ def encode_windows(visual: Any, images: Tensor, size: int, *, windows_per_pass: 
 
 
 def _pool_windows(visual: Any, windows: Tensor) -> Tensor:
-    """(M, 1 + size², width) tokens of windows → (M, width) pooled; the last block for the class token alone."""
+    """Pool (M, 1 + size², width) tokens of windows to (M, width); the last block runs for the class token only."""
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         windows = run_block(block, windows)
@@ -253,7 +254,7 @@ def _pool_windows(visual: Any, windows: Tensor) -> Tensor:
 
 
 def window_index(grid: tuple[int, int], size: int) -> Tensor:
-    """(M, size²) row-major patch indices of every ``size``×``size`` window of an (H, W) grid, stride 1.
+    """Return (M, size²) row-major patch indices of every ``size``×``size`` window of an (H, W) grid, stride 1.
 
     Raises:
         UsageError: the window is larger than the grid.
