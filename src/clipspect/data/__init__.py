@@ -1,1 +1,1 @@
-"""Images: finding them, decoding them with clear errors, tiling large ones, reading ahead in threads."""
+"""Image files: finding, decoding with clear errors, tiling, and reading ahead in threads."""

@@ -1,11 +1,12 @@
-"""Pictures in memory (Pillow, NumPy, torch) to the one form every later step takes: (H, W, 3) uint8 RGB.
+"""Conversion of images in memory (Pillow, NumPy, PyTorch) to (H, W, 3) uint8 RGB.
 
-Ranges: 8 bits stay as they are; deeper values are scaled as ``ranges`` says; floats must lie within [0, 1] and are
-multiplied by 255, unless a window is given. Anything else is refused: a guessed range would make the scores of two
-images incomparable.
+Ranges: 8-bit values stay unchanged, and deeper values are scaled as ``ranges`` defines. Floats must be within [0, 1]
+and are multiplied by 255, unless a window is given. Other values are refused, because a guessed range would make the
+scores of two images incomparable.
 
-Transparency is composited on white, which is how viewers and web pages show it; the colour stored under
-transparent pixels is arbitrary and must not reach a detector. Embedded colour profiles are not applied.
+Transparency is composited on white, as viewers and web pages show it. The color stored under transparent pixels is
+arbitrary and must not reach a detector. Embedded color profiles are not applied.
+
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 100_000_000
-"""Most pixels of one image (10,000 × 10,000): larger headers are refused before decoding."""
+"""Maximum number of pixels of one image (10,000 × 10,000): larger headers are refused before decoding."""
 
 SMALLER = "scale it down, cut it into parts, or raise the limit (--max-pixels) where memory allows"
 WANTED = "wanted is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or float within [0, 1]"
@@ -32,7 +33,7 @@ WANTED_TENSOR = "wanted is one image (3, H, W), (1, H, W) or (H, W, 3), uint8 or
 EXIF_ORIENTATION = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _STRIP = 64
-"""Rows composited at once."""
+"""Number of rows composited at once."""
 
 
 def to_pixels(
@@ -43,13 +44,13 @@ def to_pixels(
     value_range: ValueRange = FILE_RANGE,
     notes: list[str] | None = None,
 ) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) uint8 RGB, C-contiguous, of a Pillow image, a NumPy array or a torch tensor.
+    """Return C-contiguous pixels (H, W, 3) uint8 RGB of a Pillow image, a NumPy array or a PyTorch tensor.
 
-    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or float within [0, 1];
-    tensors (3, H, W), (1, H, W) or (H, W, 3). ``name`` stands for the picture in errors.
-    ``value_range`` and ``notes`` are those of :func:`~clipspect.data.ranges.scale_to_bytes`.
+    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or float within [0, 1]; tensors are
+    (3, H, W), (1, H, W) or (H, W, 3). ``name`` identifies the image in errors. ``value_range`` and ``notes`` are those
+    of :func:`~clipspect.data.ranges.scale_to_bytes`.
 
-    Raises ImageError, saying which shape or range is wanted.
+    Raises ImageError, with the expected shape or range.
     """
     if isinstance(source, np.ndarray):
         return _array_to_pixels(source, name, WANTED, max_pixels, value_range, notes)
@@ -61,7 +62,9 @@ def to_pixels(
             return pil_to_pixels(source, name, max_pixels=max_pixels, value_range=value_range, notes=notes)
         except ImageError:
             raise
-        except Exception as error:  # a lazily opened file: decoders raise anything on damaged data
+        except (
+            Exception
+        ) as error:  # a lazily opened file: decoders raise arbitrary exceptions on damaged data
             raise ImageError(name, f"damaged or cut short ({error}); copy or export it again") from error
     raise ImageError(
         name, f"cannot read a {type(source).__name__}; give a path, a Pillow image, an array or a tensor"
@@ -69,14 +72,14 @@ def to_pixels(
 
 
 def hash_pixels(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 (hex) over the shape and the bytes of a picture that has no file."""
+    """Return the SHA-256 (hex) over the shape and the bytes of an image without a file."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError for a picture without pixels or with more than ``max_pixels``."""
+    """Raise ImageError for an image without pixels or with more than ``max_pixels``."""
     if width < 1 or height < 1:
         raise ImageError(name, f"has no pixels ({width} × {height}); take it out or export it again")
     if width * height > max_pixels:
@@ -94,18 +97,18 @@ def pil_to_pixels(
     value_range: ValueRange = FILE_RANGE,
     notes: list[str] | None = None,
 ) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) uint8 RGB of the current frame of a Pillow image, upright after EXIF orientation.
+    """Return pixels (H, W, 3) uint8 RGB of the current frame of a Pillow image, upright after EXIF orientation.
 
-    Decoding errors of Pillow pass through; ImageError for what decodes but cannot be used.
+    Pillow's decoding errors pass through. Raises ImageError for data that decode but cannot be used.
     """
     image.load()
-    check_size(image.width, image.height, name, max_pixels)  # a damaged header may promise another size
+    check_size(image.width, image.height, name, max_pixels)  # a damaged header may state another size
     orientation = orientation_of(image)
     if image.mode == "F" or image.mode.startswith("I"):
         bits, white_is_zero = _tiff_declares(image)
         values = np.asarray(image)
         grey = scale_to_bytes(values, name, value_range, bits=bits, notes=notes)
-        # Pillow inverts 8-bit TIFF whose white is zero, and no other
+        # Pillow inverts only 8-bit TIFF whose white is zero
         pixels = grey_to_rgb(255 - grey if white_is_zero else grey)
     elif image.has_transparency_data:
         pixels = over_white(np.asarray(image.convert("RGBA")))
@@ -120,7 +123,7 @@ def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _tiff_declares(image: Image.Image) -> tuple[int | None, bool]:
-    """Bits of a value, and whether white is zero, of a TIFF file opened with Pillow."""
+    """Return bits per value, and whether white is zero, of a TIFF file opened with Pillow."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return None, False
@@ -129,15 +132,15 @@ def _tiff_declares(image: Image.Image) -> tuple[int | None, bool]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation of a Pillow image, 1 to 8; 1 where there is none."""
+    """Return the EXIF orientation of a Pillow image, 1 to 8; 1 if there is none."""
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # damaged metadata beside good pixels: the image is read as it lies
+    except Exception:  # damaged metadata with good pixels: keep the stored orientation
         return 1
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """(H, W, …) turned and mirrored as an EXIF orientation says."""
+    """Return (H, W, …) pixels rotated and mirrored by an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -173,9 +176,9 @@ def _array_to_pixels(
 
 
 def over_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:
-    """(H, W, 4) → (H, W, 3): composited on white; ``premultiplied`` where colours are stored times alpha."""
+    """Composite (H, W, 4) on white, giving (H, W, 3); ``premultiplied`` if colors are stored times alpha."""
     pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
-    # 16-bit values of a whole image at once would be several times its size
+    # strips, because 16-bit values of a whole image need several times its size
     for top in range(0, len(rgba), _STRIP):
         strip = rgba[top : top + _STRIP]
         alpha = strip[:, :, 3:].astype(np.uint16)
@@ -193,7 +196,7 @@ def _tensor_to_pixels(
         values = np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
     except (TypeError, RuntimeError, ValueError) as error:  # sparse, meta
         raise ImageError(name, f"the tensor cannot be read ({error}); {WANTED_TENSOR}") from error
-    if values.ndim == 3 and values.shape[0] in (1, 3):  # torch's own order comes first where both would fit
+    if values.ndim == 3 and values.shape[0] in (1, 3):  # prefer PyTorch's axis order if both fit
         values = values.transpose(1, 2, 0)
     elif values.ndim != 3 or values.shape[2] != 3:
         raise ImageError(name, f"got a tensor of shape {values.shape}; {WANTED_TENSOR}")

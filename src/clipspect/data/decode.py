@@ -1,4 +1,4 @@
-"""Image files to pixels: any common format and mode, one kind of error for all that can go wrong."""
+"""Decoding of image files: all common formats and modes, with one exception type for all failures."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from clipspect.data.tiff import count_tiff_pages, decode_tiff, is_tiff
 from clipspect.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-"""Pillow's names of the formats that are read everywhere, told by content and never by file name."""
+"""Pillow's names of the formats that are always supported, detected by content and never by file name."""
 MAX_FILE_BYTES = 2 * 1024**3
 _PAGE = re.compile(r"(.+)#([1-9]\d*)", re.DOTALL)
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
-"""Where the header of a PNG file has its bits per value."""
+"""Offset of the bits per value in the header of a PNG file."""
 
-# Our own limit is checked from the header and stated in the error. Pillow's lower one only warns.
+# clipspect checks its own limit from the header. Pillow's lower limit only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, and what its user must know about how it was read."""
+    """Decoded image, with notes for the user."""
 
     pixels: NDArray[np.uint8]
     """(H, W, 3) RGB, C-contiguous, upright."""
@@ -52,9 +52,9 @@ class Decoded:
 def load_image(
     path: Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
 ) -> tuple[Decoded, str]:
-    """Decode a file, and hash the same bytes (see :func:`hash_file`), from one read of the file.
+    """Decode a file and hash the same bytes (see :func:`hash_file`), from one read of the file.
 
-    Raises ImageError as :func:`decode`.
+    Raises ImageError like :func:`decode`.
     """
     file, page = split_page(path)
     data = read_file(file, str(path))
@@ -65,7 +65,7 @@ def load_image(
 def read_image(
     path: Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
 ) -> tuple[NDArray[np.uint8], str]:
-    """Pixels (H, W, 3) RGB and the hash of :func:`load_image`."""
+    """Return pixels (H, W, 3) RGB and the hash of :func:`load_image`."""
     decoded, digest = load_image(path, max_pixels=max_pixels, value_range=value_range)
     return decoded.pixels, digest
 
@@ -73,7 +73,7 @@ def read_image(
 def decode_image(
     source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS, value_range: ValueRange = FILE_RANGE
 ) -> NDArray[np.uint8]:
-    """The pixels of :func:`decode`, of a file or its bytes."""
+    """Return the pixels of :func:`decode`, for a file or its bytes."""
     if isinstance(source, Path):
         file, page = split_page(source)
         data = read_file(file, name)
@@ -93,11 +93,11 @@ def decode(
     """Decode the bytes of a file.
 
     Args:
-        data: the file.
-        name: of the image, for errors.
-        max_pixels: limit, checked from the header before anything is decoded.
+        data: the file's bytes.
+        name: name of the image, for errors.
+        max_pixels: limit, checked from the header before decoding.
         value_range: settings of the run for images with more than 8 bits.
-        page: page or frame, from 0. None is the first one, with a note where there are several.
+        page: page or frame, from 0. None is the first one, with a note if there are several.
 
     Returns:
         Upright RGB after EXIF orientation, transparency composited on white, and notes.
@@ -134,7 +134,7 @@ def decode(
 
 
 def count_pages(data: bytes) -> int:
-    """Pages or frames of a file that hold an image of their own; 1 where they cannot be counted.
+    """Return the number of pages or frames that are separate images; 1 if they cannot be counted.
 
     The further images of a multi-picture JPEG are previews and depth maps, and do not count.
     """
@@ -180,17 +180,17 @@ def _decode(
 
 
 def is_deep_png(data: bytes) -> bool:
-    """Whether bytes are a PNG file of 16 bits."""
+    """Return whether bytes are a PNG file of 16 bits."""
     return data.startswith(_PNG_START) and data[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10"
 
 
 def _deep_png(
     data: bytes, image: Image.Image, name: str, value_range: ValueRange, notes: list[str]
 ) -> NDArray[np.uint8]:
-    """A PNG file with colours or transparency of 16 bits, of which Pillow keeps 8."""
+    """Decode a PNG file with 16-bit colors or transparency, of which Pillow keeps 8 bits."""
     from imagecodecs import png_decode
 
-    image.load()  # refuses damaged data, which the other decoder partly accepts
+    image.load()  # refuses damaged data that the other decoder partly accepts
     values = png_decode(data)
     if values.ndim == 2:
         values = values[:, :, None]
@@ -204,18 +204,18 @@ def _deep_png(
 
 
 def _let_pillow_read(max_pixels: int) -> None:
-    """Pillow refuses by itself what has more than twice its own limit, which follows ours where that was raised."""
+    """Raise Pillow's limit, above which it refuses images, if the limit of clipspect is higher."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def page_path(path: Path, page: int) -> Path:
-    """The name of one page of a file, counted from 0: ``scan.tif#1``, ``scan.tif#2`` …"""
+    """Return the name of one page of a file, counted from 0: ``scan.tif#1``, ``scan.tif#2`` …"""
     return path.with_name(f"{path.name}#{page + 1}")
 
 
 def split_page(path: Path) -> tuple[Path, int | None]:
-    """The file of :func:`page_path` and the page in it; None for a path that names no page."""
+    """Split a :func:`page_path` into file and page; the page is None for a path that names no page."""
     named = _PAGE.fullmatch(path.name)
     if named is None or _exists(path):
         return path, None
@@ -230,7 +230,7 @@ def _exists(path: Path) -> bool:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, of one page also of its number. Raises ImageError where it cannot be read."""
+    """Return the SHA-256 (hex) of a file's bytes, for a page also of its number. Raises ImageError if unreadable."""
     file, page = split_page(path)
     try:
         with file.open("rb") as opened:
@@ -248,7 +248,7 @@ def _page_hash(digest: hashlib._Hash, page: int | None) -> str:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """A file's bytes. Raises ImageError: missing, not a regular file, too large, may not be read."""
+    """Return a file's bytes. Raises ImageError: missing, not a regular file, too large, no permission."""
     try:
         if path.is_dir():
             raise ImageError(name, "is a folder; give the path of one image")

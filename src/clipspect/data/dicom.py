@@ -1,4 +1,4 @@
-"""DICOM images to 8-bit RGB (extra ``dicom``): rescale, window and MONOCHROME1 as the standard says."""
+"""Decoding of DICOM images to 8-bit RGB (extra ``dicom``): rescale, window and MONOCHROME1 by the standard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def decode_dicom(
 ) -> NDArray[np.uint8]:
     """Decode one frame.
 
-    A window of the run wins over the file's own, and counts in rescaled values (Hounsfield units in CT). Without
-    either, the whole range of the stored bits is shown.
+    A window of the run replaces the file's window, and is in rescaled values (Hounsfield units in CT). Without either,
+    the whole range of the stored bits is shown.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -62,19 +62,19 @@ def decode_dicom(
 
 
 def count_dicom_frames(data: bytes) -> int:
-    """Frames of a DICOM file. Errors of pydicom pass through."""
+    """Return the number of frames of a DICOM file. Errors of pydicom pass through."""
     import pydicom
 
     return count_frames(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True))
 
 
 def count_frames(dataset: Any) -> int:
-    """Frames of a data set."""
+    """Return the number of frames of a DICOM data set."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _own_window(values: NDArray[Any], dataset: Any, name: str) -> NDArray[np.uint8]:
-    """The file's first window or lookup table (DICOM PS3.3 C.11.2.1)."""
+    """Apply the file's first window or lookup table (DICOM PS3.3 C.11.2.1)."""
     if "VOILUTSequence" in dataset and "WindowWidth" not in dataset:
         from pydicom.pixels.processing import apply_voi
 
@@ -98,5 +98,5 @@ def _window(values: NDArray[Any], low: float, high: float, name: str) -> NDArray
 
 
 def _first(value: Any) -> float:
-    """The first of a multi-valued element."""
+    """Return the first value of a multi-valued element."""
     return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)

@@ -1,4 +1,4 @@
-"""Which files of a folder are images to inspect, and what else lies there."""
+"""Listing of the images in a folder, and of the files that are left out."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from clipspect.data.formats import PLAIN_SUFFIXES, is_image_name, unsupported_ki
 from clipspect.errors import ImageError, UsageError
 
 SUFFIXES = PLAIN_SUFFIXES
-"""Suffixes of images that are read everywhere. What a file really is, is told by its content when it is decoded."""
+"""Suffixes of images that are always supported. Decoding detects the actual type from the content."""
 OVERLAY_SUFFIX = ".clipspect.png"
-"""Ends the names of overlays that lie beside single images; they are never taken for images."""
+"""Suffix of overlays written next to single images; they are never listed as images."""
 MANIFEST = "manifest.json"
 RESULTS_MARKER = "clipspect results"
 """Value of ``"kind"`` in the manifest of a results folder."""
 MASK_FOLDERS = ("ground_truth", "ground-truth", "gt", "masks", "mask")
-"""Names of folders, in any case, that hold masks."""
+"""Names of mask folders, in any case."""
 MASK_ENDINGS = ("_mask", "_gt", "_ground_truth")
-"""Ends the stem of a mask that lies beside its image: part_mask.png beside part.jpg."""
+"""Suffix of the stem of a mask next to its image: part_mask.png for part.jpg."""
 MASKS = "masks"
 _PAGED_SUFFIXES = (".tif", ".tiff", ".gif", ".webp", ".png", ".apng", ".dcm", ".dicom")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds."""
+    """Contents of a folder."""
 
     images: Sequence[Path]
     """Sorted by path."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Kind of file that is not scored → number: "HEIC (needs clipspect[heif])", "masks", "other files"."""
+    """Kind of skipped file → count: "HEIC (needs clipspect[heif])", "masks", "other files"."""
 
     def summary(self) -> str | None:
-        """One sentence on what was left out; None where nothing was."""
+        """Return one sentence on skipped files; None if there are none."""
         return summarize_left_out(self.left_out)
 
 
 def check_source(source: object) -> None:
-    """Refuse an empty path, which would mean the current folder. Raises UsageError."""
+    """Raise UsageError for an empty path, which would mean the current folder."""
     if isinstance(source, str) and not source.strip():
         raise UsageError("the path is empty; give an image or a folder of images, '.' for the current folder")
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Images in a folder and the folders below it, as :func:`scan_folder` finds them."""
+    """Return the images in a folder and its subfolders, as :func:`scan_folder` finds them."""
     return list(scan_folder(folder).images)
 
 
 def scan_folder(folder: Path, *, all_pages: bool = False) -> Scan:
-    """List the images in a folder and the folders below it; a single file is its own list.
+    """List the images in a folder and its subfolders; a single file gives a list of one.
 
-    Hidden files and folders are left out, and so are results folders of clipspect. Masks are left out too: images
-    named like another with ``_mask`` added, and folders called ``masks`` or ``ground_truth`` beside other images.
-    Linked folders are followed once.
+    Hidden files and folders are skipped, and so are results folders of clipspect. Masks are skipped too: images named
+    like another with ``_mask`` added, and folders called ``masks`` or ``ground_truth`` next to other images. Linked
+    folders are followed once.
 
     Args:
         folder: a folder, or one file.
-        all_pages: name each page of a file with several, as :func:`~clipspect.data.decode.page_path` does.
+        all_pages: list each page of a multi-page file, named by :func:`~clipspect.data.decode.page_path`.
 
     Returns:
         Images sorted by path, and the number of other files by kind.
@@ -87,7 +87,7 @@ def scan_folder(folder: Path, *, all_pages: bool = False) -> Scan:
 
 
 def sort_out(files: Collection[PurePath]) -> tuple[list[PurePath], dict[str, int]]:
-    """Tell images from masks and other files by their paths below a folder.
+    """Separate images from masks and other files by their paths below a folder.
 
     Returns:
         Images sorted by path, and the number of other files by kind.
@@ -95,7 +95,9 @@ def sort_out(files: Collection[PurePath]) -> tuple[list[PurePath], dict[str, int
     named = [path for path in files if is_image_name(path)]
     stems = {(path.parent, path.stem.lower()) for path in named}
     below = [path for path in named if any(part.lower() in MASK_FOLDERS for part in path.parts[:-1])]
-    masks = set(below) if len(below) < len(named) else set()  # else the masks are what was asked for
+    masks = (
+        set(below) if len(below) < len(named) else set()
+    )  # otherwise the folder contains only masks, which are then the images
     masks |= {path for path in named if _image_of_mask(path, stems)}
     left_out = Counter(unsupported_kind(path) for path in files if not is_image_name(path))
     other = left_out.pop("", 0)
@@ -106,7 +108,7 @@ def sort_out(files: Collection[PurePath]) -> tuple[list[PurePath], dict[str, int
 
 
 def summarize_left_out(left_out: Mapping[str, int]) -> str | None:
-    """One sentence on what was left out; None where nothing was."""
+    """Return one sentence on skipped files; None if there are none."""
     if not left_out:
         return None
     unsupported = [f"{n} {kind}" for kind, n in left_out.items() if kind not in (MASKS, "other files")]
@@ -119,7 +121,7 @@ def summarize_left_out(left_out: Mapping[str, int]) -> str | None:
 
 
 def _image_of_mask(path: PurePath, stems: Collection[tuple[PurePath, str]]) -> bool:
-    """Whether the image that a mask belongs to lies beside it."""
+    """Return whether the image of a mask is next to it."""
     stem = path.stem.lower()
     return any(
         stem.endswith(ending) and (path.parent, stem.removesuffix(ending)) in stems for ending in MASK_ENDINGS
@@ -127,7 +129,7 @@ def _image_of_mask(path: PurePath, stems: Collection[tuple[PurePath, str]]) -> b
 
 
 def _pages(paths: Sequence[Path]) -> Iterator[Path]:
-    """The paths, and in place of a file with several pages the path of each page."""
+    """Yield the paths, with each page's path in place of a multi-page file."""
     from clipspect.data.decode import count_pages, page_path, read_file
 
     for path in paths:
@@ -136,12 +138,12 @@ def _pages(paths: Sequence[Path]) -> Iterator[Path]:
             try:
                 count = count_pages(read_file(path, str(path)))
             except ImageError:
-                count = 1  # its own row will say what is wrong
+                count = 1  # its row reports the error
         yield from [page_path(path, page) for page in range(count)] if count > 1 else [path]
 
 
 def is_results_folder(folder: Path) -> bool:
-    """Whether a folder holds a manifest of clipspect."""
+    """Return whether a folder contains a manifest of clipspect."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -162,7 +164,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
             if entry.is_dir():
                 yield from _walk(entry, visited)
             else:
-                yield entry  # broken links too: they become error rows, not silence
+                yield entry  # include broken links: they become error rows
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be listed ({error.strerror or error}); check its permissions"

@@ -1,4 +1,4 @@
-"""Image formats: which are read, which need an extra, and how a file's first bytes and its suffix tell them."""
+"""Image formats: supported ones, ones that need an extra, and their detection by first bytes and suffix."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from clipspect.errors import ImageError
 
 @dataclass(frozen=True)
 class ExtraFormat:
-    """A format that is read where its extra is installed."""
+    """Format that is supported if its extra is installed."""
 
     title: str
     suffixes: tuple[str, ...]
     module: str
-    """What the extra installs."""
+    """Package that the extra installs."""
     extra: str
     pillow: str | None = None
-    """Pillow's name of it; None where Pillow does not read it."""
+    """Pillow's name of the format; None if Pillow does not support it."""
 
     @property
     def installed(self) -> bool:
-        """Whether files of this format can be read here."""
+        """Return whether files of this format can be read here."""
         return _can_read(self)
 
 
@@ -51,7 +51,7 @@ PLAIN_SUFFIXES = frozenset(
         ".gif",
     }
 )
-"""Suffixes of the formats that are read everywhere."""
+"""Suffixes of the formats that are always supported."""
 _NOT_READ = {
     ".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".jpx": "JPEG 2000", ".psd": "PSD", ".svg": "SVG", ".tga": "TGA",
     ".pnm": "PNM", ".pbm": "PNM", ".pgm": "PNM", ".ppm": "PNM", ".exr": "EXR", ".hdr": "HDR", ".ico": "ICO",
@@ -59,20 +59,20 @@ _NOT_READ = {
     ".raf": "raw", ".raw": "raw", ".pdf": "PDF", ".npy": "NumPy", ".npz": "NumPy", ".nii": "NIfTI",
     ".mp4": "video", ".mov": "video", ".avi": "video", ".mkv": "video", ".webm": "video", ".m4v": "video",
 }  # fmt: skip
-"""Suffixes of images and videos that are not read → what to call them."""
+"""Suffixes of unsupported images and videos → display name."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 _JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 
 
 def is_image_name(path: PurePath) -> bool:
-    """Whether a file's suffix, in any case, is that of a format that can be read here."""
+    """Return whether a file's suffix, in any case, is that of a format that can be read here."""
     suffix = path.suffix.lower()
     return suffix in PLAIN_SUFFIXES or any(suffix in one.suffixes and one.installed for one in EXTRA_FORMATS)
 
 
 def unsupported_kind(path: PurePath) -> str:
-    """What to call a file that is not read, for counting: "HEIC (needs clipspect[heif])", "GIF", "other files"."""
+    """Return the display name of an unsupported file: "HEIC (needs clipspect[heif])", "GIF", "other files"."""
     suffix = path.suffix.lower()
     for one in EXTRA_FORMATS:
         if suffix in one.suffixes:
@@ -81,7 +81,7 @@ def unsupported_kind(path: PurePath) -> str:
 
 
 def sniff_extra(data: bytes) -> ExtraFormat | None:
-    """The format of an extra that bytes start like; None for anything else."""
+    """Return the format of an extra that the bytes start like; None for anything else."""
     if data[4:8] == b"ftyp":
         brands = (data[8:12], *(data[at : at + 4] for at in range(16, min(len(data), 64), 4)))
         if data[8:12] in _AVIF_BRANDS or (data[8:12] not in _HEIC_BRANDS and set(_AVIF_BRANDS) & set(brands)):
@@ -93,7 +93,7 @@ def sniff_extra(data: bytes) -> ExtraFormat | None:
 
 
 def need(wanted: ExtraFormat, name: str) -> None:
-    """Make Pillow read a format. Raises ImageError where its extra is not installed."""
+    """Register a format with Pillow. Raises ImageError if its extra is not installed."""
     if not wanted.installed:
         raise ImageError(
             name, f"is a {wanted.title} image, which needs an extra: pip install 'clipspect[{wanted.extra}]'"

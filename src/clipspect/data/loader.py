@@ -1,4 +1,4 @@
-"""Intake: images of a run, decoded ahead in threads, in order, each as an entry or as its error."""
+"""Loader: images of a run, decoded ahead in threads and yielded in order, each as an image or as its error."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from clipspect.data.prepare import ImageLoader, PreparedImage, Source, hash_sour
 from clipspect.errors import ClipspectError, ImageError
 
 Templates = Callable[[Path], Path]
-"""Gives an image's own reference file."""
+"""Function that returns an image's reference file."""
 
 READERS = min(4, os.cpu_count() or 1)
-"""Threads that decode; PIL releases the interpreter's lock while it does."""
+"""Number of decoding threads; PIL releases the interpreter's lock while it decodes."""
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image on its way through a run, or the error that stands in its place."""
+    """Image loaded for a run, or the error that replaces it."""
 
     position: int
-    """Its number in the run, from 0."""
+    """Index in the run, from 0."""
     name: str
     image: PreparedImage | None = None
     template: PreparedImage | None = None
-    """Its own reference, where references go by file."""
+    """Its reference, if references are given by file."""
     error: ClipspectError | None = None
     content_hash: str = ""
-    """Of a file that failed; an image knows its own."""
+    """Content hash of a file that failed; images store their own."""
     started: float = field(default_factory=perf_counter)
 
 
 def source_name(source: Source, position: int, root: Path | None = None) -> str:
-    """The name of an image in results: its path below ``root``, its file's name, or "image 3"."""
+    """Return the name of an image in results: its path below ``root``, its file's name, or "image 3"."""
     if not isinstance(source, str | Path):
         return f"image {position + 1}"
     path = Path(source)
@@ -53,16 +53,16 @@ def load_images(
     keep: Callable[[int, Source], bool] | None = None,
     cache: MutableMapping[int, LoadedImage] | None = None,
 ) -> Iterator[LoadedImage]:
-    """Entries in the order of the sources, at most ``ahead`` of them decoded and not yet taken.
+    """Yield loaded images in the order of the sources, at most ``ahead`` of them decoded and not yet consumed.
 
     Args:
-        sources: paths or pictures; pulled lazily.
-        reader: decodes and cuts them.
+        sources: paths or images; pulled lazily.
+        reader: decodes and tiles them.
         ahead: bounds memory.
         root: names are relative to it.
-        templates: gives each image's own reference, decoded beside it.
-        keep: whether to read the source at a position; the others are passed over and keep their position.
-        cache: images by position that were read before; taken out of it instead of read again.
+        templates: returns each image's reference, which is decoded with it.
+        keep: whether to read the source at a position; the others are skipped and keep their position.
+        cache: previously read images by position; removed from the cache instead of read again.
     """
     cache = {} if cache is None else cache
 
@@ -98,7 +98,7 @@ def load_images(
 def cache_loaded(
     entries: Iterable[LoadedImage], cache: MutableMapping[int, LoadedImage], count: int
 ) -> Iterator[LoadedImage]:
-    """The entries as they come; those of the first ``count`` positions are also kept, for :func:`load_images`."""
+    """Yield the entries; also store those of the first ``count`` positions, for :func:`load_images`."""
     for entry in entries:
         if entry.position < count:
             cache[entry.position] = entry
@@ -106,7 +106,7 @@ def cache_loaded(
 
 
 def batches(entries: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
-    """Entries in lists of at least ``size`` pieces; an entry that carries an error counts as one."""
+    """Group entries into lists of at least ``size`` tiles; an entry with an error counts as one."""
     batch: list[LoadedImage] = []
     pieces = 0
     for entry in entries:

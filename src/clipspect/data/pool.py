@@ -1,4 +1,4 @@
-"""Which images of a set serve as each other's references."""
+"""Sampling of the images of a set that serve as each other's references."""
 
 from __future__ import annotations
 

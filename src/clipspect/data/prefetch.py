@@ -1,4 +1,4 @@
-"""Reading ahead in threads: the next images are decoded while the present ones are scored."""
+"""Prefetching in threads: the next images are decoded while the current ones are scored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ R = TypeVar("R")
 def prefetch(
     items: Iterable[T], load: Callable[[T], R], *, workers: int, ahead: int
 ) -> Iterator[tuple[T, R | ClipspectError]]:
-    """Pairs of item and ``load(item)`` in the order of ``items``, loaded in ``workers`` threads.
+    """Yield pairs of item and ``load(item)`` in the order of ``items``, loaded in ``workers`` threads.
 
-    At most ``ahead`` items are pulled and not yet yielded, so memory is bounded whatever the length of
-    ``items``. A ClipspectError of ``load`` comes in place of its result; any other exception is raised at its
-    item's turn, and one from ``items`` itself after everything pulled before it. Closing the iterator cancels
-    what has not begun.
+    At most ``ahead`` items are pulled and not yet yielded, so memory is bounded for any length of ``items``. A
+    ClipspectError of ``load`` replaces its result. Any other exception is raised at its item's turn, and one from
+    ``items`` itself after everything pulled before it. Closing the iterator cancels pending loads.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
     source = iter(items)
@@ -46,7 +45,7 @@ def prefetch(
                 result: R | ClipspectError = future.result()
             except ClipspectError as error:
                 result = error
-            del future  # it would hold the result while the consumer works
+            del future  # release the result while the consumer works
             yield item, result
             del result
         if failure is not None:

@@ -1,4 +1,4 @@
-"""Image: one decoded picture, cut and fitted for a backbone, with what is needed to lay its maps back."""
+"""Prepared images: decoded, tiled and resized for a backbone, with the data to stitch their maps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from clipspect.errors import ImageError, UsageError
 from clipspect.types import SIGNATURE_SIDE
 
 Source = Any
-"""A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) of uint8, uint16 or float, or a torch tensor."""
+"""Path, bytes of a file, PIL image, array (H, W[, 3 or 4]) of uint8, uint16 or float, or PyTorch tensor."""
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """A decoded picture as n square pieces: itself, or its tiles."""
+    """Decoded image as n square inputs: the image itself, or its tiles."""
 
     name: str
     content_hash: str
@@ -37,15 +37,15 @@ class PreparedImage:
     pieces: NDArray[np.uint8]
     """(n, S, S, 3)."""
     thumbnail: NDArray[np.uint8]
-    """At most 256 pixels a side."""
+    """Thumbnail of at most 256 pixels per side."""
     pixels: Callable[[], NDArray[np.uint8]]
-    """Gives (H, W, 3) again; files are read anew, so that a run's memory does not grow."""
+    """Function that returns (H, W, 3) again; files are reread, so that a run's memory does not grow."""
     notes: tuple[str, ...] = ()
-    """What the user must know about how it was read."""
+    """Notes for the user on how it was read."""
 
     @property
     def signature(self) -> NDArray[np.float32]:
-        """(F,) area means of the image in grey levels, which copies saved again share."""
+        """Return (F,) area means of the image in gray levels, which re-encoded copies share."""
         side = (SIGNATURE_SIDE, SIGNATURE_SIDE)
         means = Image.fromarray(self.thumbnail).resize(side, Image.Resampling.BOX)
         return np.asarray(means, np.float32).reshape(-1)
@@ -53,23 +53,23 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """How images become pieces. Frozen and free of torch, so that threads and processes can share it."""
+    """Settings that convert images to backbone inputs. Frozen and free of PyTorch, for use in threads and processes."""
 
     fit: ResizeSpec
     tile: int | Literal["square"] | None = None
     """Side of the tiles in image pixels; "square" = the shorter side, AnoCLIP's official setting for VisA."""
     max_pixels: int = MAX_PIXELS
     value_range: ValueRange = FILE_RANGE
-    """Of images with more than 8 bits."""
+    """Value range of images with more than 8 bits."""
 
     def __post_init__(self) -> None:
-        """Check the tile's side."""
+        """Check the tile size."""
         if isinstance(self.tile, int) and self.tile < 16:
             raise UsageError(f"tile={self.tile}; tiles are at least 16 image pixels wide")
 
     @property
     def preparation(self) -> str:
-        """How images are cut and fitted, in words: equal words give equal pieces of equal images."""
+        """Return a description of tiling and resizing: equal descriptions give equal inputs of equal images."""
         tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
         values = self.value_range
         depth = "" if values.bit_depth is None else f", {values.bit_depth} bits"
@@ -77,7 +77,7 @@ class ImageLoader:
         return f"{self.fit.aspect}, {self.fit.interpolation}, {tiles}{depth}{window}"
 
     def settings(self) -> dict[str, Any]:
-        """What scores depend on, as JSON-able values."""
+        """Return the settings that scores depend on, as JSON-serializable values."""
         return {
             "aspect": self.fit.aspect,
             "interpolation": self.fit.interpolation,
@@ -88,10 +88,10 @@ class ImageLoader:
         }
 
     def read(self, source: Source, name: str | None = None) -> PreparedImage:
-        """Decode and cut one picture.
+        """Decode and tile one image.
 
         Raises:
-            ImageError: it cannot be read; the message names it and says what to do.
+            ImageError: it cannot be read; the message contains its name and the remedy.
         """
         options: dict[str, Any] = {"max_pixels": self.max_pixels, "value_range": self.value_range}
         if isinstance(source, str | Path):
@@ -119,7 +119,7 @@ class ImageLoader:
         )
 
     def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Join the tiles' maps (n, s, s) of any size s to one map (h, w) over the whole image, at their resolution."""
+        """Stitch the tiles' maps (n, s, s) of any size s to one map (h, w) of the whole image, at their resolution."""
         parts = [
             self.fit.undo(one, tile.height, tile.width) for one, tile in zip(maps, image.tiles, strict=True)
         ]
@@ -135,7 +135,7 @@ class ImageLoader:
         return blend_tiles(sized, tiles, size, taper=self.tile != "square")
 
     def aggregate_scores(self, scores: NDArray[np.float32]) -> float:
-        """One image score of the pieces' scores: the highest, or for "square" tiles the mean, as published."""
+        """Return one image score from the tiles' scores: the maximum, or for "square" tiles the mean, as published."""
         return float(scores.mean() if self.tile == "square" else scores.max())
 
 
@@ -154,7 +154,7 @@ def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def hash_source(source: Source) -> str:
-    """A content hash even for a file that cannot be decoded; empty where it cannot be read at all."""
+    """Return a content hash even for a file that cannot be decoded; empty if it cannot be read at all."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, str | Path):

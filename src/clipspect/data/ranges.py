@@ -1,4 +1,4 @@
-"""Scale pixel values of any depth to 8 bits: what is declared is honoured, what is not declared is said."""
+"""Scaling of pixel values of any depth to 8 bits: declared ranges are applied, missing ones are reported."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from clipspect.errors import ImageError, UsageError
 
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535
 USUAL_DEPTHS = (10, 12, 14)
-"""Depths of cameras whose values come in files of 16 bits."""
+"""Camera bit depths whose values are stored in 16-bit files."""
 READ_AS_8_BITS = (
     "No value of this 16-bit image exceeds 255, so it was read as 8 bits; bit depth 16 reads it at full scale"
     " (--bit-depth 16, bit_depth=16)."
 )
 _LARGEST_TABLE = 1 << 16
 _STRIP = 64
-"""Rows scaled at once, because floats of a whole image are several times its size."""
+"""Number of rows scaled at once, because floats of a whole image need several times its size."""
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Which values of images with more than 8 bits are black and white, where the files do not say it."""
+    """Values that are black and white in images with more than 8 bits, if the files do not declare them."""
 
     bit_depth: int | None = None
-    """Bits of the values: 12 maps 0…4095 to 0…255. None: what the file declares, or its container's depth."""
+    """Bits per value: 12 maps 0…4095 to 0…255. None: the file's declared depth, or its container's depth."""
     window: tuple[float, float] | None = None
-    """(low, high): values up to low are black, from high on white."""
+    """(low, high): values up to low are black, values from high are white."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -46,7 +46,7 @@ class ValueRange:
 
 
 FILE_RANGE = ValueRange()
-"""What the file declares."""
+"""Declared depth of the file."""
 
 
 def scale_to_bytes(
@@ -62,11 +62,11 @@ def scale_to_bytes(
 
     Args:
         values: any shape; boolean, integer or float.
-        name: of the image, for errors.
+        name: name of the image, for errors.
         value_range: settings of the run; they do not apply to images of 8 bits.
         bits: depth that the file declares.
-        notes: takes a sentence where the depth is not declared and looks wrong.
-        float_range: says which floats are wanted, for errors.
+        notes: receives a sentence if the depth is not declared and looks wrong.
+        float_range: text on the expected floats, for errors.
 
     Returns:
         Values of the same shape.
@@ -112,7 +112,7 @@ def scale_to_bytes(
 def scale_opacity(
     values: NDArray[Any], name: str, value_range: ValueRange = FILE_RANGE, *, bits: int | None = None
 ) -> NDArray[np.uint8]:
-    """Scale an alpha channel to 0…255: it spans its type's range, or that of ``value_range`` where it fits.
+    """Scale an alpha channel to 0…255 by its type's range, or by ``value_range`` if it fits.
 
     Raises:
         ImageError: floats outside [0, 1], or signed values.
@@ -128,9 +128,9 @@ def scale_opacity(
 
 
 def _declared_scale(kind: str, depth: int, high: int, name: str, notes: list[str] | None) -> int:
-    """The value that is white, without settings of the run."""
+    """Return the value of white, without settings of the run."""
     if depth not in (16, 32, 64):
-        return _full_scale(depth, kind)  # 10, 12, 14: nobody writes these by accident
+        return _full_scale(depth, kind)  # 10, 12, 14: deliberate declarations
     if depth > 16 and high > SIXTEEN_BITS:
         raise ImageError(
             name,
@@ -156,7 +156,7 @@ def _full_scale(bits: int, kind: str) -> int:
 
 
 def _scale(values: NDArray[Any], low: int, high: int, black: float, white: float) -> NDArray[np.uint8]:
-    """Integers within low…high to bytes, ``black`` to 0 and ``white`` to 255; by a table where it is small."""
+    """Scale integers within low…high to bytes, ``black`` to 0 and ``white`` to 255; small ranges use a table."""
 
     def levels(numbers: NDArray[Any]) -> NDArray[np.uint8]:
         share = np.clip((numbers.astype(np.float64) - black) / (white - black), 0, 1)
@@ -177,7 +177,7 @@ def _scale_floats(
     black, white = value_range.window or (0.0, 1.0)
     if value_range.window is None and (
         low < -1e-3 or high > 1 + 1e-3
-    ):  # resampling overshoots by rounding only
+    ):  # tolerance for rounding errors of resampling
         raise ImageError(name, f"holds values from {low:.4g} to {high:.4g}; {float_range}")
     # at least float32, because float16 has no 255.5
     kind: Any = np.float64 if values.dtype.itemsize > 4 else np.float32

@@ -1,4 +1,4 @@
-"""read_image(): the pixels that every part of clipspect sees, for other programs."""
+"""read_image(): reads pixels for other programs exactly as clipspect does."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def read_image(
     window: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """Read an image file as ``detect`` reads it.
+    """Read an image file like ``detect``.
 
-    EXIF orientation is applied, values of more than 8 bits are scaled, and transparency is composited on white. What
-    the user must know, such as further pages, is a Python warning.
+    EXIF orientation is applied, values of more than 8 bits are scaled, and transparency is composited on white. Notes
+    for the user, such as on further pages, are Python warnings.
 
     Args:
         path: the file; ``scan.tif#2`` is its second page.
-        bit_depth: bits of images that do not declare their own.
-        window: (low, high), the values that are black and white in images with more than 8 bits.
-        max_pixels: larger images are refused before they are decoded.
+        bit_depth: bits of images that do not declare their depth.
+        window: (low, high), the values of black and white in images with more than 8 bits.
+        max_pixels: larger images are refused before decoding.
 
     Returns:
         (H, W, 3) RGB.
 
     Raises:
         ImageError: the file cannot be read.
-        UsageError: an impossible bit depth or window.
+        UsageError: an invalid bit depth or window.
     """
     decoded, _ = load_image(Path(path), max_pixels=max_pixels, value_range=ValueRange(bit_depth, window))
     for note in decoded.notes:
@@ -48,7 +48,7 @@ def read_image(
 
 
 def is_read_alike(path: Path) -> bool:
-    """Whether every reader gives the same pixels: 8 bits, no orientation to apply, no transparency, no palette."""
+    """Return whether all readers give equal pixels: 8 bits, no orientation to apply, no transparency, no palette."""
     try:
         data = path.read_bytes()
         if is_tiff(data) or is_deep_png(data):
@@ -56,5 +56,5 @@ def is_read_alike(path: Path) -> bool:
         with Image.open(io.BytesIO(data)) as image:
             transparent = image.has_transparency_data
             return image.mode in ("L", "RGB") and not transparent and orientation_of(image) == 1
-    except Exception:  # whoever reads it says what is wrong
+    except Exception:  # the reader reports the error
         return True

@@ -1,4 +1,4 @@
-"""Each image's own reference, told by its path (a board beside its template, as in DeepPCB)."""
+"""Per-image references, found by path (a board and its template, as in DeepPCB)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipspect.errors import ImageError, UsageError
 
 @dataclass(frozen=True)
 class FolderTemplates:
-    """References by relative path; by file name where that is unambiguous among images and references."""
+    """References by relative path; by file name if it is unambiguous among images and references."""
 
     folder: Path
     root: Path
@@ -23,16 +23,16 @@ class FolderTemplates:
     by_path: Mapping[str, Path]
     by_stem: Mapping[str, Sequence[Path]]
     repeated: frozenset[str] = frozenset()
-    """Stems that several images of the run have."""
+    """Stems shared by several images of the run."""
 
     def __call__(self, image: Path) -> Path:
-        """The reference of an image.
+        """Return the reference of an image.
 
-        It has the same path below its folder, with any suffix; else the same name, where one image and one reference
-        have it.
+        It has the same path below its folder, with any suffix; otherwise the same name, if it is unique among images
+        and among references.
 
         Raises:
-            ImageError: there is none, or several could be meant.
+            ImageError: there is none, or the match is ambiguous.
         """
         file, _ = split_page(image)
         below = file.relative_to(self.root) if file.is_relative_to(self.root) else Path(file.name)
@@ -56,16 +56,16 @@ class FolderTemplates:
 
     @property
     def digest(self) -> str:
-        """Tells one folder of references from another: their names, sizes and times of change."""
+        """Return a hash of the references' names, sizes and modification times."""
         states = [(name, p.stat().st_size, p.stat().st_mtime_ns) for name, p in sorted(self.by_path.items())]
         return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 def match_templates(folder: Path, source: Path) -> FolderTemplates:
-    """References for the images in ``source``, a folder or one file.
+    """Return references for the images in ``source``, a folder or one file.
 
     Raises:
-        UsageError: no images in the folder, or it is the images' own.
+        UsageError: no images in the folder, or it is the images' own folder.
     """
     root = source if source.is_dir() else source.parent
     if folder.resolve() == root.resolve():

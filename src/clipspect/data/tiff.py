@@ -1,4 +1,4 @@
-"""TIFF files to 8-bit RGB, read by tifffile and imagecodecs: every depth, photometric and planar layout."""
+"""Decoding of TIFF files to 8-bit RGB by tifffile and imagecodecs: every depth, photometric and planar layout."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _REDUCED_OR_MASK = 1 | 4
 _OLD_JPEG, _JPEG = 6, 7
 _ORIENTATION = 274
 _PAGES_LOOKED_AT = 256
-"""Most pages that are told from thumbnails and masks; reading each header of a longer file takes seconds."""
+"""Maximum number of pages checked for thumbnails and masks; reading the headers of longer files takes seconds."""
 _BYTES_PER_PIXEL = 64
-"""Most bytes of one pixel: more bands than this are a damaged header."""
+"""Maximum bytes of one pixel: more bands indicate a damaged header."""
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it comments on damaged files; errors say it here
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # clipspect's own errors report damaged files
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether bytes start like a TIFF file."""
+    """Return whether bytes start like a TIFF file."""
     return data[:4] in STARTS
 
 
@@ -43,18 +43,18 @@ def decode_tiff(
     """Decode one page of a TIFF file.
 
     Args:
-        data: the file.
-        name: of the image, for errors.
-        max_pixels: limit, checked before anything is decoded.
+        data: the file's bytes.
+        name: name of the image, for errors.
+        max_pixels: limit, checked before decoding.
         value_range: settings of the run.
         page: index of the page; thumbnails and masks are not counted.
-        notes: takes what the user must know, such as bands that were left out.
+        notes: receives notes for the user, such as on ignored bands.
 
     Returns:
-        (H, W, 3) uint8 RGB, upright; None for colour spaces that Pillow reads (Lab, subsampled YCbCr).
+        (H, W, 3) uint8 RGB, upright; None for color spaces that Pillow reads (Lab, subsampled YCbCr).
 
     Raises:
-        ImageError: what decodes but cannot be used. Errors of tifffile pass through.
+        ImageError: the data decode but cannot be used. Errors of tifffile pass through.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = _image_pages(file)
@@ -69,7 +69,7 @@ def decode_tiff(
         if not _is_readable(chosen):
             return None
         _check_complete(pages[page], len(data), name)
-        values = pages[page].asarray(maxworkers=1)  # images are decoded side by side already
+        values = pages[page].asarray(maxworkers=1)  # images are already decoded in parallel
         bands = _bands_last(values, chosen, notes)
         pixels = _to_rgb(bands, chosen, name, value_range, notes)
         tag = chosen.tags.get(_ORIENTATION)
@@ -78,17 +78,17 @@ def decode_tiff(
 
 @dataclass(frozen=True)
 class TiffBands:
-    """Values of the first page as they are stored, black as 0."""
+    """Stored values of the first page, black as 0."""
 
     colours: NDArray[Any]
     """(H, W, bands)."""
     alpha: NDArray[Any] | None
-    """(H, W), where transparency is declared."""
+    """(H, W) alpha, if transparency is declared."""
     orientation: int
 
 
 def read_tiff_bands(data: bytes) -> TiffBands | None:
-    """Read values without scaling them; None for colour spaces other than grey, RGB and palette.
+    """Read values without scaling them; None for color spaces other than gray, RGB and palette.
 
     Raises:
         ImageError: data are missing. Errors of tifffile pass through.
@@ -116,20 +116,20 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
 
 
 def count_tiff_pages(data: bytes) -> int:
-    """Number of pages that hold an image of their own. Errors of tifffile pass through."""
+    """Return the number of pages that are separate images. Errors of tifffile pass through."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         return len(_image_pages(file))
 
 
 def tiff_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the first page, from its header. Errors of tifffile pass through."""
+    """Return width and height of the first page, from its header. Errors of tifffile pass through."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = _image_pages(file)[0].aspage()
         return int(page.imagewidth), int(page.imagelength)
 
 
 def _image_pages(file: tifffile.TiffFile) -> Sequence[Any]:
-    """Pages less thumbnails and masks. ImageJ writes a stack of images as one page."""
+    """Return pages without thumbnails and masks. ImageJ writes a stack of images as one page."""
     if file.is_imagej or (file.is_shaped and len(file.pages) == 1):
         return list(file.series[0].pages)
     if len(file.pages) > _PAGES_LOOKED_AT:
@@ -139,7 +139,7 @@ def _image_pages(file: tifffile.TiffFile) -> Sequence[Any]:
 
 
 def _is_readable(page: Any) -> bool:
-    """Whether tifffile gives values whose meaning is known here."""
+    """Return whether clipspect can interpret tifffile's values of a page."""
     if page.photometric == _YCBCR:
         return bool(page.compression == _JPEG) or tuple(page.subsampling or (1, 1)) == (1, 1)
     return page.compression != _OLD_JPEG and page.photometric in (
@@ -148,14 +148,14 @@ def _is_readable(page: Any) -> bool:
 
 
 def _check_complete(page: Any, size: int, name: str) -> None:
-    """Refuse a file that ends before its data: tifffile fills what is missing with zeros."""
+    """Raise ImageError for a truncated file: tifffile fills missing data with zeros."""
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if not places or any(offset <= 0 or count <= 0 or offset + count > size for offset, count in places):
         raise ImageError(name, "damaged or cut short (data are missing); copy or export it again")
 
 
 def _bands_last(values: NDArray[Any], page: Any, notes: list[str]) -> NDArray[Any]:
-    """(H, W, bands), of a volume its first slice."""
+    """Return (H, W, bands); the first slice of a volume."""
     axes = str(page.axes)
     for axis in [one for one in axes if one not in "SYX"]:
         place = axes.index(axis)
@@ -209,6 +209,6 @@ def _to_rgb(
 def _look_up(indices: NDArray[Any], colormap: Any, name: str) -> NDArray[np.uint8]:
     if colormap is None or indices.dtype.kind not in "biu" or int(indices.max()) >= colormap.shape[1]:
         raise ImageError(name, "its palette is missing or too short; export it as RGB")
-    # some programs write palettes of 8 bits into the 16 that the format wants
+    # some programs store 8-bit palettes in the format's 16-bit fields
     eight = colormap if int(colormap.max()) < 256 else (colormap.astype(np.uint32) + 128) // 257
     return np.ascontiguousarray(eight.T.astype(np.uint8)[indices.astype(np.intp)])

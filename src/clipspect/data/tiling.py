@@ -1,4 +1,4 @@
-"""Large and long images as overlapping tiles, and one map back from the tiles' maps."""
+"""Tiling of large and long images into overlapping tiles, and stitching of the tiles' maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of an image, in its pixels."""
+    """Rectangle of an image, in image pixels."""
 
     top: int
     left: int
@@ -22,17 +22,16 @@ class Tile:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, for indexing an array (H, W, …)."""
+        """Return row and column slices for indexing an array (H, W, …)."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
 def plan_tiles(height: int, width: int, side: int | Literal["square"], overlap: float = 0.25) -> list[Tile]:
-    """Tiles that cover an image exactly, row by row, evenly spread, the outer ones flush with its border.
+    """Return tiles that cover an image exactly, row by row, evenly spaced, the outer ones flush with its border.
 
-    ``side`` is the tiles' side in pixels; neighbours overlap by at least ``overlap`` of it. An image
-    smaller than a tile in one direction is not cut in that direction. ``"square"`` takes the shorter side and
-    the fewest tiles that cover: two for every image up to 2 : 1, which is the official VisA setting of
-    AnoCLIP (docs/methods.md §4).
+    ``side`` is the tiles' side in pixels; neighbors overlap by at least ``overlap`` of it. An image smaller than a tile
+    in one direction is not tiled in that direction. ``"square"`` uses the shorter side and the minimum number of tiles:
+    two for every image up to 2 : 1, which is the official VisA setting of AnoCLIP (docs/methods.md §4).
 
     Raises ValueError for a side below 1 or an overlap outside [0, 1).
     """
@@ -52,12 +51,12 @@ def plan_tiles(height: int, width: int, side: int | Literal["square"], overlap: 
 def blend_tiles(
     maps: Sequence[NDArray[np.float32]], tiles: Sequence[Tile], size: tuple[int, int], *, taper: bool = True
 ) -> NDArray[np.float32]:
-    """One map (H, W) of ``size`` from one map (h, w) per tile: the weighted mean where tiles overlap.
+    """Stitch one map (h, w) per tile to one map (H, W) of ``size``: the weighted mean where tiles overlap.
 
-    With ``taper`` a tile's weight falls linearly from its middle to its border (a tent), so that no seam
-    shows; without, overlaps are plain averages, the official VisA rule.
+    With ``taper`` a tile's weight falls linearly from its center to its border (a tent), which hides seams. Without it,
+    overlaps are plain averages, the official VisA rule.
 
-    Raises ValueError where a map has not its tile's shape or the tiles leave a gap.
+    Raises ValueError if a map's shape differs from its tile's, or the tiles leave a gap.
     """
     total = np.zeros(size, np.float32)
     weight = np.zeros(size, np.float32)

@@ -1,4 +1,4 @@
-"""From an image's pixels to a backbone's square input, and a map's way back (docs/methods.md, preprocessing)."""
+"""Resizing of an image to a backbone's square input, and of its map back (docs/methods.md, preprocessing)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True)
 class ResizeSpec:
-    """How images are brought to the backbone's square input."""
+    """Rule that resizes images to the backbone's square input."""
 
     size: int
     """Side in pixels."""
     aspect: Aspect = "squash"
-    """"squash" stretches to the square, as the papers do; "pad" keeps proportions and repeats the border."""
+    """"squash" stretches to the square, as in the papers; "pad" keeps proportions and repeats the border."""
     interpolation: Interpolation = "bicubic"
-    """PIL's filter: "bicubic" as open_clip's models were trained, "bilinear" as the official AnoCLIP code."""
+    """PIL's filter: "bicubic" as in open_clip's training, "bilinear" as in the official AnoCLIP code."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -36,20 +36,20 @@ class ResizeSpec:
             raise UsageError(f"interpolation={self.interpolation!r}; there are: 'bicubic', 'bilinear'")
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) → (size, size, 3)."""
+        """Resize (H, W, 3) to (size, size, 3)."""
         top, left, height, width = self._content(*pixels.shape[:2])
         image = Image.fromarray(pixels).resize((width, height), _FILTERS[self.interpolation])
         below, right = self.size - top - height, self.size - left - width
         return np.pad(np.asarray(image), ((top, below), (left, right), (0, 0)), mode="edge")
 
     def undo(self, score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-        """Cut off the padding: the part of a square map of any side that shows an image of that height and width."""
+        """Crop the padding from a square map of any side, for an image of that height and width."""
         share = len(score_map) / self.size
         top, left, h, w = (round(edge * share) for edge in self._content(height, width))
         return score_map[top : top + max(h, 1), left : left + max(w, 1)]
 
     def _content(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height, width of the image inside the square."""
+        """Return top, left, height and width of the image inside the square."""
         if self.aspect == "squash":
             return 0, 0, self.size, self.size
         scale = self.size / max(height, width)
@@ -58,20 +58,20 @@ class ResizeSpec:
 
 
 def make_thumbnail(pixels: NDArray[np.uint8], side: int = 256) -> NDArray[np.uint8]:
-    """(H, W, 3) → the same picture with a long side of at most ``side``."""
+    """Shrink (H, W, 3) to a long side of at most ``side``."""
     image = Image.fromarray(pixels)
     factor = side / max(image.size)
     if factor >= 1:
         return pixels
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    # A whole-number reduction first: several times faster on large images, and no visible difference.
+    # A whole-number reduction first is several times faster on large images, without visible difference.
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.0))
 
 
 def normalize(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """(B, S, T, 3) pixels → (B, 3, S, T) float32 with a backbone's own mean and deviation, contiguous."""
+    """Normalize (B, S, T, 3) pixels to (B, 3, S, T) float32 by a backbone's mean and deviation, contiguous."""
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-    # (256, 3): every value there is, looked up below.
+    # (256, 3): lookup table of all values.
     values = (levels - np.array(mean, np.float32)) / np.array(std, np.float32)
     scaled = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
     for channel in range(3):

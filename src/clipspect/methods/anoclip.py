@@ -1,7 +1,8 @@
-"""AnoCLIP: V-V patch tokens against domain-aware state anchors, zero-shot, one image at a time.
+"""AnoCLIP: V-V patch tokens against domain-aware text embeddings, zero-shot, one image at a time.
 
 Deng, Zhang, Bao, Li, "Bootstrap Fine-Grained Vision-Language Alignment for Unified Zero-Shot Anomaly Localization"
 (arXiv 2308.15939); docs/methods.md §1–3.
+
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from clipspect.methods.base import Method, MethodContext, Scores, check_choice, 
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
 
 VERDICT_SMOOTHING = 3
-"""Side of the mean filter on maps that a verdict is made of, whatever the method's own setting."""
+"""Side of the mean filter on the maps used for verdicts, independent of the method's setting."""
 
 
 @dataclass(frozen=True)
 class AnoCLIP(Method):
-    """Zero-shot localisation with no training and no reference: the default method."""
+    """Zero-shot localization with no training and no reference: the default method."""
 
     name: ClassVar[str] = "anoclip"
 
     views: Literal["none", "official"] = "none"
-    """Image score from the image alone, or averaged over the 22 views of the official code (22 encodings more)."""
+    """Image score from the whole image, or averaged over the 22 views of the official code (22 more encodings)."""
     temperature: float = 1.0
-    """Divides the cosines before the softmax; 1 as in the official code, smaller = sharper maps."""
+    """Divisor of the cosines before the softmax; 1 as in the official code, smaller = sharper maps."""
     smoothing: int = 3
     """Side of the mean filter on the patch grid, odd; 1 = none."""
     block: int = -1
-    """Block whose V-V tokens make the map; -1 = the last, as published."""
+    """Block whose V-V tokens form the map; -1 = the last, as published."""
     start_block: int = 0
-    """Blocks that pass before the V-V stream starts; 0 as published."""
+    """Number of blocks before the V-V stream starts; 0 as published."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -45,13 +46,13 @@ class AnoCLIP(Method):
             raise UsageError(f"smoothing={self.smoothing}; it is the side of a window: an odd number from 1")
 
     def request(self) -> FeatureRequest:
-        """One block's V-V tokens, and the views where they are averaged over."""
+        """Return the request: one block's V-V tokens, and the views if they are averaged."""
         return FeatureRequest(
             value_blocks=frozenset([self.block]), start_block=self.start_block, views=self.views == "official"
         )
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """docs/methods.md §3: map from V-V tokens, image score from the class token."""
+        """Score images by docs/methods.md §3: map from V-V tokens, image score from the class token."""
         text = self.patch_map(features, context)
         image = self.image_score(features, context)
         layers = verdict_layers(smooth(text, VERDICT_SMOOTHING))
@@ -60,15 +61,15 @@ class AnoCLIP(Method):
         )
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
-        """(B, H, W) abnormal probabilities on the patch grid, before smoothing."""
+        """Return (B, H, W) abnormal probabilities on the patch grid, before smoothing."""
         return abnormal_probability(features.values(self.block), context.anchors.pair, self.temperature)
 
     def finish(self, patch_map: Tensor, context: MethodContext) -> Tensor:
-        """(B, H, W) → (B, S, T): smoothed and brought to the input size."""
+        """Smooth a map (B, H, W) and resize it to the input size (B, S, T)."""
         return upsample(smooth(patch_map, self.smoothing), context.size)
 
     def image_score(self, features: Features, context: MethodContext) -> Tensor:
-        """(B,) abnormal probability of the image embedding, mean over the views."""
+        """Return the (B,) abnormal probability of the image embedding, mean over the views."""
         embeddings = (
             features.image[:, None] if features.views is None or self.views == "none" else features.views
         )

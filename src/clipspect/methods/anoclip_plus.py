@@ -1,7 +1,8 @@
 """AnoCLIP+: AnoCLIP with an adapter trained for a few steps on the image itself.
 
-Deng, Zhang, Bao, Li (arXiv 2308.15939), §3.4; docs/methods.md §4. The official loop carries the optimiser's moments
-from one image to the next, so its numbers depend on the order of the images; here every image starts afresh.
+Deng, Zhang, Bao, Li (arXiv 2308.15939), §3.4; docs/methods.md §4. The official loop carries the optimizer's moments
+from one image to the next, so its results depend on the order of the images. Here every image starts with new moments.
+
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ DIVERGED = "the adaptation diverged; the map is the one without adaptation"
 
 @dataclass(frozen=True)
 class AnoCLIPPlus(AnoCLIP):
-    """AnoCLIP's map, refined on each image alone. The image score is AnoCLIP's."""
+    """AnoCLIP's map, refined on each image separately. The image score is AnoCLIP's."""
 
     name: ClassVar[str] = "anoclip+"
 
     adapter: Literal["text-bank", "linear"] = "linear"
-    """The official adapter for VisA, "linear", or the larger one for MVTec AD, "text-bank" (through all sentence
-    embeddings), which with the offline model loses more than it gains (docs/ablations.md)."""
+    """Adapter: "linear", official for VisA, or "text-bank", the larger one for MVTec AD (through all sentence
+    embeddings), which loses more than it gains with the offline model (docs/ablations.md).
+    """
     epochs: int = 5
-    """AdamW steps per image; 0 = the adapter as it was drawn."""
+    """AdamW steps per image; 0 = the untrained adapter."""
     learning_rate: float = 1e-3
-    """Of AdamW; weight decay is 1e-2."""
+    """Learning rate of AdamW; weight decay is 1e-2."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -47,7 +49,7 @@ class AnoCLIPPlus(AnoCLIP):
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """AnoCLIP's scores with the adapted map; where the loss diverged, AnoCLIP's map and a note."""
+        """Return AnoCLIP's scores with the adapted map; if the loss diverged, AnoCLIP's map and a note."""
         tokens = features.values(self.block).flatten(1, 2)  # (B, N, D)
         adapter = self.make_adapter(context)
         start = draw_layers(context.seeds, adapter.outputs(tokens.shape[-1]), tokens.shape[-1])
@@ -62,30 +64,30 @@ class AnoCLIPPlus(AnoCLIP):
         return Scores(image, self.finish(grid, context), notes, grid, layers, log_odds(image))
 
     def make_adapter(self, context: MethodContext) -> Adapter:
-        """The fixed part of the adapter for the context's object."""
+        """Return the fixed part of the adapter for the context's object."""
         return Adapter(context.anchors.bank if self.adapter == "text-bank" else None)
 
     def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, context: MethodContext) -> BatchedAdamW:
         """Train the adapter of each image on its own tokens.
 
         Args:
-            tokens: (B, N, D) V-V tokens, not normalised.
+            tokens: (B, N, D) V-V tokens, not normalized.
             start: initial layers.
             noise: (B, epochs, N, D), added to the tokens epoch by epoch.
-            context: for its anchors.
+            context: source of the text embeddings.
         """
         fixed = self.make_adapter(context)
         adapter = Adapter(None if fixed.bank is None else trainable(fixed.bank))
         tokens, noise, pair = trainable(tokens), trainable(noise), trainable(context.anchors.pair)
 
         def loss(layers: Layers, epoch: int) -> Tensor:
-            both = torch.cat([tokens, tokens + noise[:, epoch]], 1)  # one product for the two
+            both = torch.cat([tokens, tokens + noise[:, epoch]], 1)  # one matmul for both
             logits = state_logits(adapter(both, layers), pair, self.temperature)
             return noise_contrast_loss(*logits.chunk(2, 1))
 
         return optimize(loss, start, self.epochs, learning_rate=self.learning_rate)
 
     def adapted_map(self, tokens: Tensor, layers: Layers, context: MethodContext) -> Tensor:
-        """(B, N) abnormal probabilities of the adapted tokens."""
+        """Return (B, N) abnormal probabilities of the adapted tokens."""
         adapted = self.make_adapter(context)(tokens, layers)
         return abnormal_probability(adapted, context.anchors.pair, self.temperature)

@@ -1,4 +1,4 @@
-"""What a method is: a frozen dataclass of its settings that turns Features and TextAnchors into Scores."""
+"""Method interface: a frozen dataclass of settings that turns Features and TextAnchors into Scores."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a method says of B images: the currency between methods and the detector."""
+    """Scores of B images, passed from methods to the detector."""
 
     image: Tensor
     """(B,) image anomaly scores in [0, 1]."""
     map: Tensor
     """(B, S, T) anomaly maps in [0, 1] at the input size."""
     notes: Sequence[tuple[str, ...]] = ()
-    """Per image, what the user must know of its row (an adaptation that diverged); empty = nothing for anyone."""
+    """Per image, a note for the user (an adaptation that diverged); empty = no notes."""
     text: Tensor | None = None
-    """(B, H, W) language map on the patch grid in [0, 1], not smoothed; None for methods without one."""
+    """(B, H, W) language map on the patch grid in [0, 1], not smoothed; None if the method has none."""
     layers: Tensor | None = None
-    """(B, K, H, W) log-odds maps on the patch grid that the verdict is made of (docs/calibration.md): the joint map
-    with the visual half unsmoothed and smoothed, or one map; None = the log-odds of :attr:`map`."""
+    """(B, K, H, W) log-odds maps on the patch grid for the verdict (docs/calibration.md).
+
+    These are the joint map with the visual half unsmoothed and smoothed, or one map; None = the log-odds of
+    :attr:`map`.
+    """
     class_logit: Tensor | None = None
-    """(B,) log-odds of the class token's text score; None for methods without one."""
+    """(B,) log-odds of the class token's text score; None if the method has none."""
 
     def __getitem__(self, index: slice) -> Scores:
-        """The scores of some of the images."""
+        """Return the scores of some of the images."""
         optional = (None if t is None else t[index] for t in (self.text, self.layers, self.class_logit))
         return Scores(self.image[index], self.map[index], self.notes[index], *optional)
 
     @staticmethod
     def concat(parts: Sequence[Scores]) -> Scores:
-        """One Scores of several, in order."""
+        """Concatenate Scores in order."""
         notes: list[tuple[str, ...]] = []
         for part in parts:
             notes.extend(part.notes or [()] * len(part.image))
@@ -64,68 +67,68 @@ class Scores:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """Everything beside the features that a method may look at when it scores N images of one object."""
+    """Inputs of a method besides the features, for N images of one object."""
 
     text_anchors: TextAnchors | None
     """None for methods that need no text."""
     size: tuple[int, int]
     """(S, T) of the input, and of the maps."""
     seeds: Sequence[int]
-    """N seeds taken from the images' content: whatever is random depends on the picture, never on batch or order."""
+    """N seeds from the images' content: random draws depend on the image, never on batch or order."""
     backbone: Backbone | None = None
-    """For methods that encode pictures they make themselves (Dual-Image+)."""
+    """Encoder for methods that generate images (Dual-Image+)."""
     images: Tensor | None = None
-    """(N, 3, S, T) normalised images."""
+    """(N, 3, S, T) normalized images."""
     references: Features | None = None
-    """Features of explicit references, used for every image; None where the set itself is the reference."""
+    """Features of explicit references, used for every image; None if the set itself is the reference."""
     paired_references: Features | None = None
     """Features of N explicit references, one for each image, in order."""
     pool_index: Sequence[int] = ()
-    """Per image its row in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
+    """Per image its row in the pool given to :meth:`Method.prepare`, -1 if it is not in the pool."""
     state: Any = None
-    """What :meth:`Method.prepare` returned for the run."""
+    """Return value of :meth:`Method.prepare` for the run."""
 
     @property
     def anchors(self) -> TextAnchors:
-        """The text anchors of a method that needs text."""
+        """Return the text embeddings of a method that needs text."""
         assert self.text_anchors is not None
         return self.text_anchors
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A published system or a baseline. Its dataclass fields are its settings, documented and typed."""
+    """Published method or baseline. Its dataclass fields are its settings, documented and typed."""
 
     name: ClassVar[str]
-    """The name users type."""
+    """Name of the method in the user interface."""
     scope: ClassVar[Literal["image", "set"]] = "image"
-    """"image": each image is scored by itself. "set": the other images of the set matter, as references or as scale."""
+    """"image": each image is scored independently. "set": other images are references or set the scale."""
     accepts_references: ClassVar[bool] = False
-    """Whether explicit references mean anything to it."""
+    """Whether it uses explicit references."""
     needs_references: ClassVar[bool] = False
-    """Whether it cannot run without explicit references."""
+    """Whether it requires explicit references."""
     needs_text: ClassVar[bool] = True
-    """Whether it compares images with sentences; False for methods that run on a backbone without a text tower."""
+    """Whether it uses text embeddings; False for methods that run on a backbone without a text encoder."""
 
     @property
     def prompts(self) -> str:
-        """Its prompt set (prompts.toml)."""
+        """Return the name of its prompt set (prompts.toml)."""
         return "anoclip"
 
     @abstractmethod
     def request(self) -> FeatureRequest:
-        """What it needs from the one encoding of each image."""
+        """Return the features it needs from the single encoding of each image."""
 
     def prepare(self, pool: Features, context: MethodContext) -> Any:
-        """Look once at the set before its images are scored; only called where :attr:`scope` is "set".
+        """Fit to the set once before its images are scored; only called if :attr:`scope` is "set".
 
         Args:
-            pool: features of a bounded sample of the set's images (all of a small set), which serve as references
-                where no explicit ones are given, and as the set whose statistics align maps.
-            context: of the pool's images, in order; ``pool_index`` is 0…M-1.
+            pool: features of a bounded sample of the set's images (all of a small set). They are the references if
+                there are no explicit ones, and the set whose statistics align maps.
+            context: context of the pool's images, in order; ``pool_index`` is 0…M-1.
 
         Returns:
-            Whatever :meth:`score` wants to find in ``context.state``.
+            A value that :meth:`score` receives as ``context.state``.
         """
         return None
 
@@ -134,22 +137,22 @@ class Method(ABC):
         """Score N images of one object.
 
         Args:
-            features: of the N images, a batch of any size.
-            context: anchors, sizes, seeds, references, the state of the set.
+            features: features of the N images, a batch of any size.
+            context: text embeddings, sizes, seeds, references, the state of the set.
         """
 
     def settings(self) -> dict[str, Any]:
-        """Its settings as JSON-able values."""
+        """Return its settings as JSON-serializable values."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def check_choice(what: str, value: object, choices: Sequence[object]) -> None:
-    """Raise UsageError where a setting is none of its choices."""
+    """Raise UsageError if a setting is none of its choices."""
     if value not in choices:
         raise UsageError(f"{what}={value!r}; there are: {', '.join(map(repr, choices))}")
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:
-    """Raise UsageError where a number lies outside [low, high]."""
+    """Raise UsageError if a number is outside [low, high]."""
     if not low <= value <= high:
         raise UsageError(f"{what}={value}; allowed are {low:g} to {high:g}")

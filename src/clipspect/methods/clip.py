@@ -1,4 +1,4 @@
-"""CLIP-AC: plain CLIP asked whether the image is normal or damaged, the baseline (docs/methods.md §7)."""
+"""CLIP-AC baseline: plain CLIP classification of the image as normal or damaged (docs/methods.md §7)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, up
 
 @dataclass(frozen=True)
 class CLIP(Method):
-    """The image embedding against two anchors. A baseline: CLIP-AC has no map of its own.
+    """Image embedding against two text embeddings. CLIP-AC itself has no map.
 
-    So that there is a map to look at and to measure, the ordinary (Q-K) patch tokens of the last block are
-    compared with the same anchors: what CLIP localises before anybody helps it, which is little.
+    To provide a map, the ordinary (Q-K) patch tokens of the last block are compared with the same text embeddings. This
+    shows how well CLIP localizes without modification, which is poorly.
     """
 
     name: ClassVar[str] = "clip"
 
     ensemble: bool = True
-    """WinCLIP's compositional ensemble of 147 and 84 sentences a side; false = one plain sentence a side."""
+    """WinCLIP's compositional ensemble of 147 and 84 sentences per side; false = one plain sentence per side."""
     temperature: float = 0.07
-    """Divides the cosines before the softmax, as in WinCLIP."""
+    """Divisor of the cosines before the softmax, as in WinCLIP."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -31,15 +31,15 @@ class CLIP(Method):
 
     @property
     def prompts(self) -> str:
-        """One sentence a side, "a photo of a damaged {}", or the ensemble."""
+        """Return the prompt set: one sentence per side, "a photo of a damaged {}", or the ensemble."""
         return "winclip" if self.ensemble else "plain"
 
     def request(self) -> FeatureRequest:
-        """The ordinary tokens of the last block."""
+        """Return the request: the ordinary tokens of the last block."""
         return FeatureRequest(ordinary_blocks=frozenset([-1]))
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Abnormal probabilities of the image embedding and of the ordinary patch tokens."""
+        """Return abnormal probabilities of the image embedding and of the ordinary patch tokens."""
         pair = context.anchors.pair
         grid = abnormal_probability(features.ordinary(-1), pair, self.temperature)
         image = abnormal_probability(features.image, pair, self.temperature)

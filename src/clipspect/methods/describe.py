@@ -1,4 +1,4 @@
-"""A method's settings in words, read from its dataclass: the docstring below each field is its help."""
+"""Descriptions of a method's settings from its dataclass: the docstring below each field is its help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipspect.registry import method_class
 
 
 def describe_settings(name: str) -> list[tuple[str, str, str]]:
-    """(setting, default, what it does) of a method. Raises UsageError for an unknown one."""
+    """Return (setting, default, description) for a method. Raises UsageError for an unknown one."""
     found = method_class(name)
     words: dict[str, str] = {}
     for cls in reversed(found.__mro__):

@@ -1,6 +1,7 @@
-"""Dual-Image Enhanced CLIP: each image is the other's visual reference, either of which may be defective.
+"""Dual-Image Enhanced CLIP: images of a set are visual references for each other, and any may be defective.
 
 Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
+
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from clipspect.methods.visual import map_images, nearest_distances
 
 @dataclass(frozen=True)
 class PairedReferences(References):
-    """The reference tokens of a set, and which of them each image is compared with."""
+    """Reference tokens of a set, and the references of each image."""
 
     blocks: list[Tensor]
     """Per visual block (M, N, D) unit tokens."""
     pairing: Pairing | None
-    """None where every image is compared with all of them."""
+    """Pairing; None if every image is compared with all of them."""
 
 
 @dataclass(frozen=True)
 class DualImage(JointMethod):
-    """Text and a pair: an image's patches against the nearest patches of another image of the set."""
+    """Text scores and visual distances to the nearest patches of other images of the set."""
 
     name: ClassVar[str] = "dual-image"
 
     pairing: PairingRule = "nearest"
-    """Partners within a set: "nearest" by image embedding, or "random" as in the paper."""
+    """Choice of partners within a set: "nearest" by image embedding, or "random" as in the paper."""
     references: int = 4
-    """Partners of each image, averaged, so that a defective one does little harm; 1 as in the paper. Explicit
-    references are all used."""
+    """Number of partners of each image, averaged so that a defective one has little influence; 1 as in the paper. All
+    explicit references are used.
+    """
     explicit: Literal["nearest", "mean"] = "nearest"
-    """Several explicit references, such as known-good images: the nearest patch of any, or the mean distance."""
+    """Rule for several explicit references, such as known-good images: the nearest patch of any, or the mean."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -51,7 +53,7 @@ class DualImage(JointMethod):
         check_choice("explicit", self.explicit, ("nearest", "mean"))
 
     def gather(self, pool: Features, context: MethodContext) -> PairedReferences | None:
-        """The explicit references, or the pool itself with its pairs; None where each image brings its own."""
+        """Return the explicit references, or the pool with its pairs; None if each image has its own reference."""
         if context.paired_references is not None:
             return None
         if context.references is None:
@@ -63,7 +65,7 @@ class DualImage(JointMethod):
     def visual_map(
         self, features: Features, context: MethodContext, compared: PairedReferences | None
     ) -> Tensor:
-        """(B, H, W) distance to the nearest reference patch, mean over references and blocks."""
+        """Return the (B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features)
         allowed = self.allowed(features, context, compared)
 
@@ -78,7 +80,7 @@ class DualImage(JointMethod):
                     rows = compared.pairing.of(
                         context.pool_index[i], context.seeds[i], features.image[i], rows
                     )
-            if not rows:  # the row's note says that no other image was there
+            if not rows:  # the row's note reports that there is no other image
                 return blocks[-1].new_zeros(blocks[-1].shape[1])
             is_explicit = compared is not None and compared.pairing is None
             join = torch.amin if is_explicit and self.explicit == "nearest" else torch.mean

@@ -1,8 +1,9 @@
 """Dual-Image+: Dual-Image with a linear layer trained for a few steps on the image and corrupted copies of it.
 
-Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; docs/methods.md §6. What the paper's public text leaves open is decided
-here: the layer starts as the identity, and the mask of a copy is predicted from how much more abnormal each patch is
-than the same patch of the image, so that a true defect, which both have, is not taught to be normal.
+Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; docs/methods.md §6. The paper's public text leaves two points open. Here
+the layer starts as the identity. The mask of a copy is predicted from the increase in abnormality over the same patch
+of the image. Therefore training does not make a true defect, which both contain, look normal.
+
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ from clipspect.methods.tta.losses import (
 from clipspect.methods.tta.pseudo_anomalies import Kind, corrupted_copies
 
 TEMPERATURE = 0.07
-"""Of the adapted probabilities; at 1 two anchors close to each other could not reach the joint map's range."""
-_UNCHANGED = 2.0  # a patch that became no more abnormal is predicted to be corrupted with σ(−2) = 0.12
+"""Temperature of the adapted probabilities; at 1, similar text embeddings could not reach the joint map's range."""
+_UNCHANGED = 2.0  # σ(−2) = 0.12 is the predicted corruption of a patch that is not more abnormal
 
 
 @dataclass(frozen=True)
 class DualImagePlus(DualImage):
-    """Dual-Image's joint map, joined with the map of tokens adapted to each image alone."""
+    """Dual-Image's joint map, averaged with the map of tokens adapted to each image."""
 
     name: ClassVar[str] = "dual-image+"
 
     anomalies: Kind = "mixed"
-    """Corruption of a copy: "cut-paste", "perlin", "noise", or all three, each somewhere else on it."""
+    """Corruption of a copy: "cut-paste", "perlin", "noise", or all three at different positions."""
     copies: int = 1
-    """Corrupted copies of each image; each costs one more encoding, and one can carry every kind."""
+    """Corrupted copies of each image; each costs one more encoding, and one can contain every kind."""
     epochs: int = 5
     """AdamW steps per image; 0 = Dual-Image's text at a sharper temperature."""
     learning_rate: float = 1e-4
-    """Of AdamW; weight decay is 1e-2."""
+    """Learning rate of AdamW; weight decay is 1e-2."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -60,7 +61,7 @@ class DualImagePlus(DualImage):
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
+        """Return Dual-Image's scores, its map averaged with the adapted one; a diverged image keeps the joint map."""
         text, visual = self.both_maps(features, context)
         image, joint = self.join(text, visual, features, context)
         tokens = self.text_tokens(features)
@@ -78,7 +79,7 @@ class DualImagePlus(DualImage):
         return Scores(image, self.finish(grid, context), notes, text, layers, class_logit)
 
     def text_tokens(self, features: Features) -> Tensor:
-        """(B, N, D) tokens of the text block."""
+        """Return (B, N, D) tokens of the text block."""
         tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
         return tokens.flatten(1, 2)
 
@@ -97,7 +98,7 @@ class DualImagePlus(DualImage):
             if self.path == "value"
             else FeatureRequest(ordinary_blocks=block)
         )
-        # The first copy of every image, then the second: as many at once as the images came in.
+        # Encode the first copy of every image, then the second, to keep the batch size.
         parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
         return torch.stack(parts, dim=1), shares
@@ -108,11 +109,11 @@ class DualImagePlus(DualImage):
         """Train one linear layer per image.
 
         Args:
-            tokens: (B, N, D) of the images.
-            joint: (B, N) zero-shot joint map, which the adapted probabilities should match.
-            corrupted: (B, C, N, D) of their copies.
-            shares: (B, C, N) of each patch that is corrupted, which the prediction should recover.
-            context: for its anchors.
+            tokens: (B, N, D) tokens of the images.
+            joint: (B, N) zero-shot joint map, the target of the adapted probabilities.
+            corrupted: (B, C, N, D) tokens of their copies.
+            shares: (B, C, N) corrupted share of each patch, the target of the prediction.
+            context: source of the text embeddings.
         """
         count, _, dim = tokens.shape
         tokens, joint, pair = trainable(tokens), trainable(joint), trainable(context.anchors.pair)
@@ -132,6 +133,6 @@ class DualImagePlus(DualImage):
 
 
 def _adapt(tokens: Tensor, layers: Layers) -> Tensor:
-    """(B, N, D) → Φ(p) = p̂ + W p̂ + b."""
+    """Apply the layers to (B, N, D): Φ(p) = p̂ + W p̂ + b."""
     unit = F.normalize(tokens, dim=-1)
     return unit + layers(unit)

@@ -1,8 +1,9 @@
-"""How a text map and a visual map are brought to one scale before they are averaged (docs/methods.md §5).
+"""Fusion rules that bring a text map and a visual map to one scale before averaging (docs/methods.md §5).
 
-The two are numbers of different kinds: probabilities around ½ and distances near 0. Each rule looks once at a pool of
-the set's maps and then changes every value by itself, so an image's map does not depend on the batch it is in. All
-rules give values in [0, 1] and finite ones for constant maps. docs/ablations.md has what each of them measured.
+Text scores are probabilities around ½ and visual scores are distances near 0. Each rule is fitted once to a pool of the
+set's maps and then changes every value independently, so an image's map does not depend on its batch. All rules give
+values in [0, 1], and finite ones for constant maps. docs/ablations.md compares them.
+
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ Rule = Literal["mean", "min-max", "rank", "z-score", "temperature"]
 RULES: tuple[Rule, ...] = ("mean", "min-max", "rank", "z-score", "temperature")
 
 Scale = Callable[[Tensor], Tensor]
-"""Changes each value by itself, into [0, 1]; never swaps two values' order."""
+"""Monotone map of each value into [0, 1]."""
 
 _QUANTILES = 1024
-_BEND = 30.0  # robust deviations at which a z-score reaches ¾; below, it is nearly linear
+_BEND = 30.0  # robust deviations at which a z-score reaches ¾; nearly linear below
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """One scale for language scores and one for visual ones."""
+    """One scale for language scores and one for visual scores."""
 
     text: Scale
     visual: Scale
 
     def __call__(self, text: Tensor, visual: Tensor, text_weight: float = 0.5) -> Tensor:
-        """Weighted mean of the two on their common scale.
+        """Return the weighted mean of both on their common scale.
 
         Args:
             text: (...) language scores in [0, 1].
@@ -43,24 +44,24 @@ class Fusion:
 
 
 def fit_fusion(rule: Rule, text: Tensor, visual: Tensor) -> Fusion:
-    """The scales a rule takes from a pool of scores of each kind, of any shape.
+    """Fit the scales of a rule to a pool of scores of each kind, of any shape.
 
-    - "mean": as they are, the paper's plain average.
-    - "min-max": the pool's least value becomes 0, its greatest 1.
+    - "mean": unchanged, the paper's plain average.
+    - "min-max": the pool's minimum becomes 0, its maximum 1.
     - "rank": the share of the pool's values below.
-    - "z-score": deviations from the pool's median in units of its median absolute deviation, bent into [0, 1].
-    - "temperature": visual scores as they are; the language score's softmax is centred at its median and given the
-      temperature at which it spreads as much as the visual scores do.
+    - "z-score": deviations from the pool's median in units of its median absolute deviation, compressed into [0, 1].
+    - "temperature": visual scores unchanged; the language score's softmax is centered at its median and has the
+      temperature at which it spreads as much as the visual scores.
     """
     if rule == "mean":
-        return Fusion(_as_is, _as_is)
+        return Fusion(_identity, _identity)
     if rule == "temperature":
-        return Fusion(_calibrated(text, visual), _as_is)
+        return Fusion(_match_temperature(text, visual), _identity)
     fit = {"min-max": _min_max, "rank": _rank, "z-score": _z_score}[rule]
     return Fusion(fit(text), fit(visual))
 
 
-def _as_is(values: Tensor) -> Tensor:
+def _identity(values: Tensor) -> Tensor:
     return values
 
 
@@ -76,10 +77,10 @@ def _rank(pool: Tensor) -> Scale:
     known = ordered[places.round().long()]
 
     def share_below(values: Tensor) -> Tensor:
-        """Middle of the ranks a value could take, so that a constant map is ½ everywhere."""
+        """Return the mean of a value's possible ranks, so that a constant map is ½ everywhere."""
         left = torch.searchsorted(known, values.contiguous())
         right = torch.searchsorted(known, values.contiguous(), right=True)
-        # Between two quantiles a value keeps its order by where it lies on the way from one to the next.
+        # Interpolating between quantiles keeps the order of values.
         below, above = known[(left - 1).clamp_min(0)], known[left.clamp_max(len(known) - 1)]
         width = above - below
         way = torch.where(width > 0, (values - below) / width.clamp_min(1e-12), torch.zeros_like(values))
@@ -99,7 +100,7 @@ def _z_score(pool: Tensor) -> Scale:
     return bent
 
 
-def _calibrated(text: Tensor, visual: Tensor) -> Scale:
+def _match_temperature(text: Tensor, visual: Tensor) -> Scale:
     centre, spread = _centre_and_spread(text.logit(1e-6))
     _, wanted = _centre_and_spread(visual)
     factor = 4 * wanted / spread  # the slope of a softmax of two is ¼ at its middle
@@ -107,7 +108,7 @@ def _calibrated(text: Tensor, visual: Tensor) -> Scale:
 
 
 def _centre_and_spread(pool: Tensor) -> tuple[Tensor, Tensor]:
-    """Median, and median absolute deviation; where that is 0 the mean one, and 1 where all values agree."""
+    """Return the median and the median absolute deviation; if that is 0 the mean one, and 1 if all values agree."""
     centre = pool.median()
     deviations = (pool - centre).abs()
     for spread in (deviations.median(), deviations.mean()):

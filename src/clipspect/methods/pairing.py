@@ -1,4 +1,4 @@
-"""Which images of a set each image is compared with (docs/methods.md §5), independent of order and batch."""
+"""Pairing of images within a set (docs/methods.md §5), independent of order and batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pairing:
 
     rule: Rule
     count: int
-    """References of each image; fewer where the pool has no more others."""
+    """Number of references of each image; fewer if the pool is too small."""
     embeddings: Tensor
     """(M, D) unit image embeddings of the pool."""
     cycle: Sequence[int]
@@ -31,9 +31,9 @@ class Pairing:
         """Choose the references of one image.
 
         Args:
-            own: the image's own row in the pool, -1 where it is not part of it.
-            seed: of the image's content.
-            embedding: (D,) unit, of the image.
+            own: the image's row in the pool, -1 if it is not in the pool.
+            seed: seed of the image's content.
+            embedding: (D,) unit image embedding.
             allowed: rows of the pool that are other images (:func:`~clipspect.methods.visual.non_self_indices`).
 
         Returns:
@@ -43,26 +43,26 @@ class Pairing:
             likeness = (self.embeddings @ embedding)[list(allowed)]
             nearest = likeness.argsort(descending=True, stable=True)[: self.count]
             return [allowed[int(i)] for i in nearest]
-        # One circular order: no image meets itself, and each is used as often as any other.
+        # With one circular order no image is paired with itself, and all are used equally often.
         place = self.cycle.index(own) if own >= 0 else seed % len(self.cycle) - 1
         following = (self.cycle[(place + step) % len(self.cycle)] for step in range(1, len(self.cycle) + 1))
         return [row for row in following if row in set(allowed)][: self.count]
 
 
 def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pairing:
-    """The pairing of a pool of images.
+    """Pair the images of a pool.
 
-    "random" is a derangement drawn from the contents of the whole pool: the same set gives the same pairs, in
-    whatever order its files are listed.
+    "random" is a derangement drawn from the contents of the whole pool: the same set gives the same pairs in any file
+    order.
 
     Args:
         rule: "random", or "nearest" by image embedding.
-        count: references of each image.
+        count: number of references of each image.
         seeds: M seeds of the images' contents.
         embeddings: (M, D) unit image embeddings.
 
     Raises:
-        UsageError: a pool of one image, which has nothing to be paired with.
+        UsageError: a pool of one image, which has no partner.
     """
     if len(seeds) < 2:
         raise UsageError(

@@ -1,7 +1,8 @@
-"""An approximate index of many images' patches, for sets too large to compare every patch with every other.
+"""Approximate index of the patches of many images, for sets too large for exact comparison.
 
-FAISS (extra ``clipspect[mutual]``): an inverted file over the patches of all pool images, of which a query visits the
-nearest few lists. What that loses is measured by ``benchmarks/ablations.py``.
+FAISS (extra ``clipspect[mutual]``): an inverted file over the patches of all pool images; a query visits the nearest
+few lists. ``benchmarks/ablations.py`` measures the loss in accuracy.
+
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _NEIGHBOURS_PER_IMAGE = 4
 
 
 class PatchIndex:
-    """The patches of M images, searched for the nearest in each of the images they come from."""
+    """Index of the patches of M images that returns the nearest patch in each image."""
 
     def __init__(self, tokens: Tensor) -> None:
         """Build the index.
 
         Args:
-            tokens: (M, N, D) unit tokens; of more than a million patches, every few are left out of each image.
+            tokens: (M, N, D) unit tokens; above a million patches, every image is subsampled.
 
         Raises:
             UsageError: FAISS is not installed.
@@ -39,23 +40,23 @@ class PatchIndex:
         self.images, self.patches = kept.shape[:2]
         flat = np.ascontiguousarray(kept.flatten(0, 1).numpy())
         lists = max(int(2 * math.sqrt(len(flat))), 1)
-        lists = min(lists, max(len(flat) // 40, 1))  # FAISS wants some 40 points to place a list
+        lists = min(lists, max(len(flat) // 40, 1))  # FAISS needs about 40 points to train a list
         quantiser = faiss.IndexFlatIP(flat.shape[1])
         self._index = faiss.IndexIVFFlat(quantiser, flat.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
         self._index.train(flat)
         self._index.add(flat)
 
     def lowest_mean(self, tokens: Tensor, own: Sequence[int], lowest: int) -> Tensor:
-        """Mean distance of each patch to the images it is nearest to.
+        """Return the mean distance of each patch to its nearest images.
 
         Args:
-            tokens: (N, D) unit, of one image.
-            own: the image's positions in the index, most often one or none; its own patches are not found.
-            lowest: how many of the images nearest to a patch are averaged.
+            tokens: (N, D) unit tokens of one image.
+            own: the image's positions in the index, usually one or none; its own patches are excluded.
+            lowest: number of nearest images that are averaged per patch.
 
         Returns:
-            (N,) in [0, 1]: the mean over the ``lowest`` smallest nearest distances, over fewer where the lists
-            visited held patches of fewer images.
+            (N,) in [0, 1]: the mean over the ``lowest`` smallest nearest distances, over fewer if the visited lists
+                contain patches of fewer images.
         """
         faiss = _faiss()
         options: dict[str, Any] = {"nprobe": _LISTS_VISITED}
@@ -84,7 +85,7 @@ class PatchIndex:
         nearest &= nearest.cumsum(1) <= lowest
         distances = np.clip((1 - cosines) / 2, 0, 1)
         mean = (distances * nearest).sum(1) / np.maximum(nearest.sum(1), 1)
-        mean[~nearest.any(1)] = 1.0  # nothing like it anywhere
+        mean[~nearest.any(1)] = 1.0  # no similar patch found
         return torch.from_numpy(mean.astype(np.float32)).to(tokens.device)
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic methods share: pure functions on tensors, batch first (docs/methods.md §2, §3, §5)."""
+"""Arithmetic shared by the methods: pure functions on tensors, batch first (docs/methods.md §2, §3, §5)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 
 def abnormal_probability(tokens: Tensor, anchors: Tensor, temperature: float = 1.0) -> Tensor:
-    """Softmax of a token's cosines with the normal and the abnormal anchor; the abnormal part.
+    """Return the abnormal part of the softmax of a token's cosines with the text embeddings.
 
     Args:
         tokens: (..., D), of any length.
         anchors: (2, D) unit, normal then abnormal.
-        temperature: divides the cosines; 1 is the official code's.
+        temperature: divisor of the cosines; 1 in the official code.
 
     Returns:
         (...) in [0, 1].
@@ -23,7 +23,7 @@ def abnormal_probability(tokens: Tensor, anchors: Tensor, temperature: float = 1
 
 
 def log_odds(probability: Tensor) -> Tensor:
-    """log(p / (1 − p)), finite for 0 and 1."""
+    """Return log(p / (1 − p)), finite for 0 and 1."""
     return probability.logit(1e-6)
 
 
@@ -45,12 +45,15 @@ def verdict_layers(*maps: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, kernel: int = 3) -> Tensor:
-    """(B, H, W) mean over a kernel×kernel window with replicate padding (AnoCLIP's 3×3); kernel odd, 1 = as is."""
+    """Return the (B, H, W) mean over a kernel×kernel window with replicate padding; kernel odd, 1 = unchanged.
+
+    AnoCLIP uses 3×3.
+    """
     half = kernel // 2
     padded = F.pad(maps[:, None], (half, half, half, half), mode="replicate")
     return F.avg_pool2d(padded, kernel, stride=1)[:, 0]
 
 
 def upsample(maps: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
-    """(B, H, W) → (B, S, T), bilinear."""
+    """Resize (B, H, W) to (B, S, T), bilinear."""
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=align_corners)[:, 0]

@@ -1,8 +1,9 @@
-"""Visual scores: how far each patch is from the nearest patch of a reference (docs/methods.md §5).
+"""Visual scores: distance of each patch to the nearest patch of a reference (docs/methods.md §5).
 
-Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is "seen before" and 1 its opposite.
-One image at a time, so that a number never depends on which other images share its batch, and in blocks, so
-that memory is bounded.
+Dual-Image Enhanced CLIP (arXiv 2405.04782): ``½ (1 − cos)``, so that 0 is identical and 1 is opposite. Images are
+processed one at a time, so that a score never depends on the other images of its batch, and in blocks, which bounds
+memory.
+
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import Features
 from clipspect.backbones.sources import Sources
 
-_COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32, for each lane
+_COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32 per worker
 ONLY_ITSELF = "its only reference is the image itself or a copy of it, so nothing visual could be compared"
 """The note of a row whose visual map is zero because no other image is available."""
 
 
 def normalize_tokens(patches: Tensor) -> Tensor:
-    """(B, H, W, D) patch tokens of any length → (B, N, D) unit tokens, row-major. A zero token stays zero."""
+    """Convert (B, H, W, D) patch tokens of any length to (B, N, D) unit tokens, row-major. A zero token stays zero."""
     return F.normalize(patches.flatten(1, -2), dim=-1)
 
 
 def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
-    """Distance of each patch of one image to the nearest patch of each reference image.
+    """Return the distance of each patch of one image to the nearest patch of each reference image.
 
     Args:
         tokens: (N, D) unit.
@@ -48,7 +49,7 @@ def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
 
 
 def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
-    """``compare`` on the number of each of B images: (B, ...); on a processor several at a time."""
+    """Apply ``compare`` to the index of each of B images: (B, ...); in parallel on a CPU."""
     numbers = range(len(images))
     return torch.cat(
         parallel_map(lambda some: torch.stack([compare(i) for i in some]), numbers, images.device)
@@ -58,13 +59,13 @@ def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
 def non_self_indices(
     features: Features, references: Sources | None, count: int, pool_index: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Find the references each image may be compared with: not itself, its tiles or copies of it.
+    """Find the references each image may be compared with, excluding itself, its tiles and copies of it.
 
     Args:
-        features: of N images.
-        references: sources of the references, where they are known.
+        features: features of N images.
+        references: sources of the references if known.
         count: number M of references.
-        pool_index: each image's own row among the references, -1 where it has none.
+        pool_index: each image's row among the references, -1 if it has none.
 
     Returns:
         Per image the rows of the references that remain.

@@ -1,7 +1,8 @@
 """WinCLIP and WinCLIP+: windows of patches at several scales, without and with a few normal references.
 
-Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023 (arXiv 2303.14814),
-§4; the numbers are anomalib's.
+Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023 (arXiv 2303.14814), §4. The
+results equal anomalib's.
+
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from clipspect.methods.scoring import abnormal_probability, log_odds, upsample, 
 from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, non_self_indices, normalize_tokens
 
 _SIZES = (2, 3)
-_TINY = 1e-12  # a harmonic mean of zeros is zero, not a division by it
+_TINY = 1e-12  # avoids division by zero: a harmonic mean of zeros is zero
 
 
 def harmonic_mean_over_windows(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Harmonic mean, for each patch, of the scores of the windows it lies in (WinCLIP eq. 5).
+    """Return, for each patch, the harmonic mean of the scores of the windows that contain it (WinCLIP eq. 5).
 
     Args:
         scores: (B, M) of all ``size``×``size`` windows, row-major, ≥ 0.
@@ -49,7 +50,7 @@ class WinCLIP(Method):
     name: ClassVar[str] = "winclip"
 
     temperature: float = 0.07
-    """Divides the cosines before the softmax; 0.07 as published."""
+    """Divisor of the cosines before the softmax; 0.07 as published."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -57,26 +58,26 @@ class WinCLIP(Method):
 
     @property
     def prompts(self) -> str:
-        """The compositional ensemble."""
+        """Return the prompt set, the compositional ensemble."""
         return "winclip"
 
     def request(self) -> FeatureRequest:
-        """Window embeddings: every window goes through the transformer by itself, which is what it costs."""
+        """Return the request: window embeddings, the main cost, because every window is encoded separately."""
         return FeatureRequest(windows=frozenset(_SIZES))
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Image score from the class token; map from all scales, upsampled without aligned corners."""
+        """Score images: image score from the class token; map from all scales, upsampled without aligned corners."""
         grid = self.text_grid(features, context)
         maps = upsample(grid, context.size, align_corners=False)
         image = self.text_score(features, context)
         return Scores(image, maps, text=grid, layers=verdict_layers(grid), class_logit=log_odds(image))
 
     def text_score(self, features: Features, context: MethodContext) -> Tensor:
-        """(B,) abnormal probability of the image embedding."""
+        """Return the (B,) abnormal probability of the image embedding."""
         return abnormal_probability(features.image, context.anchors.pair, self.temperature)
 
     def text_grid(self, features: Features, context: MethodContext) -> Tensor:
-        """(B, H, W) harmonic mean over the scales; the whole image is one of them."""
+        """Return the (B, H, W) harmonic mean over the scales; the whole image is one of them."""
         scales = [self.text_score(features, context)[:, None, None].expand(-1, *features.grid)]
         for size in _SIZES:
             scores = abnormal_probability(features.windows[size], context.anchors.pair, self.temperature)
@@ -87,18 +88,18 @@ class WinCLIP(Method):
 
 @dataclass(frozen=True)
 class WinCLIPPlus(WinCLIP):
-    """WinCLIP and the distance to a few *normal* references, half and half."""
+    """Mean of WinCLIP and the distance to a few *normal* references, with equal weights."""
 
     name: ClassVar[str] = "winclip+"
     accepts_references: ClassVar[bool] = True
     needs_references: ClassVar[bool] = True
 
     def request(self) -> FeatureRequest:
-        """Patch tokens before the projection as well, which the references are compared by."""
+        """Return the request, with patch tokens before the projection, used to compare references."""
         return super().request() | FeatureRequest(unprojected=True)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Means of language and visual association, for the map and for its highest value.
+        """Return means of language and visual association, for the map and for its maximum.
 
         Raises:
             UsageError: no references.
@@ -114,7 +115,7 @@ class WinCLIPPlus(WinCLIP):
         return Scores(image, maps, notes, text, verdict_layers(grid), class_logit)
 
     def visual_grid(self, features: Features, context: MethodContext) -> Tensor:
-        """(B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
+        """Return the (B, H, W) mean over the scales of the distance to the nearest patch or window of any reference."""
         paired = context.references is None
         references = context.paired_references if paired else context.references
         if references is None:
@@ -126,12 +127,12 @@ class WinCLIPPlus(WinCLIP):
             )
 
         def association(queries: Tensor, known: Tensor) -> Tensor:
-            """(B, N, D), (R, M, D) → (B, N)."""
+            """Return (B, N) distances for (B, N, D) and (R, M, D)."""
             nearest = [
                 nearest_distances(tokens, known[i : i + 1] if paired else known)
                 for i, tokens in enumerate(queries)
             ]
-            # Without another reference the distance is 0 and the row's note says so.
+            # Without another reference the distance is 0, and the row has a note.
             return torch.stack(
                 [d[rows].amin(0) if rows else d[0] * 0 for d, rows in zip(nearest, others, strict=True)]
             )
@@ -149,13 +150,13 @@ class WinCLIPPlus(WinCLIP):
 
 
 def _others(features: Features, context: MethodContext) -> list[list[int]]:
-    """Per image which of the references it is compared with are not the image itself."""
+    """Return, per image, its references that are not the image itself."""
     if context.references is None:
         return [[0]] * len(features)
     return non_self_indices(features, context.references.sources, len(context.references))
 
 
 def _raw_tokens(features: Features) -> Tensor:
-    """(B, N, width) unit patch tokens before the projection."""
+    """Return (B, N, width) unit patch tokens before the projection."""
     assert features.unprojected is not None
     return normalize_tokens(features.unprojected)

@@ -1,4 +1,4 @@
-"""Heatmaps for people: an image under its anomaly map's warm colours, with its regions outlined."""
+"""Heatmaps: an image blended with the colors of its anomaly map, with its regions outlined."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ INFERNO = np.array(
         (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
     ]
 )  # fmt: skip
-"""(11, 3) evenly spaced colours whose lightness rises evenly: they also read in grey print."""
+"""(11, 3) evenly spaced colors with evenly rising lightness, which are also readable in grayscale print."""
 COOL, WARM = 0.25, 0.5
-"""Scores below which the heat is clear and from which it has its full opacity: 0.5 is the threshold."""
+"""Scores at which the heatmap starts to show and reaches full opacity: 0.5 is the threshold."""
 HEAT_SIDE = 1024
-"""Long side at which heat is coloured; smooth maps lose nothing, and large images cost no floats."""
+"""Long side at which heatmaps are colored; smooth maps lose nothing, and large images need no floats."""
 
 
 def color_heat(values: NDArray[np.float32], opacity: float) -> NDArray[np.uint8]:
-    """(H, W, 4) RGBA of scores (H, W): clear below 0.25, of ``opacity`` from the threshold 0.5."""
+    """Return (H, W, 4) RGBA of scores (H, W): transparent below 0.25, full ``opacity`` from the threshold 0.5."""
     levels = np.arange(256) / 255
     stops = np.linspace(0, 1, len(INFERNO))
     colours = [np.interp(levels, stops, INFERNO[:, channel]) for channel in range(3)]
@@ -45,9 +45,9 @@ def draw_overlay(
     opacity: float = 0.5,
     max_side: int | None = None,
 ) -> Image.Image:
-    """An image (H, W, 3) with its map (h, w) as heat and its regions boxed with their peaks, RGB.
+    """Draw the map (h, w) as a heatmap on an image (H, W, 3), with boxes around regions and their peaks; RGB.
 
-    The map holds calibrated scores. The result has the image's size, or at most ``max_side`` on its long side.
+    The map contains calibrated scores. The result has the image's size, or at most ``max_side`` on its long side.
     """
     from PIL import Image
 
@@ -67,7 +67,7 @@ def draw_overlay(
 
 
 def encode_preview(pixels: NDArray[np.uint8]) -> bytes:
-    """A JPEG of a small image (H, W, 3)."""
+    """Encode a small image (H, W, 3) as JPEG."""
     import io
 
     from PIL import Image
@@ -82,14 +82,14 @@ def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def _draw_regions(photo: Image.Image, regions: Sequence[Region], factor: float) -> None:
-    """Boxes in white on a dark rim, which stands out on light and dark material, in colour and in print."""
+    """Draw white boxes with a dark outline, visible on light and dark material, in color and in print."""
     from PIL import ImageDraw, ImageFont
 
     draw = ImageDraw.Draw(photo)
     line = max(1, round(max(photo.size) / 400))
     font = ImageFont.load_default(size=max(10, round(max(photo.size) / 45)))
-    labelled = min(photo.size) >= 120  # on smaller pictures the numbers would cover what they mark
-    for region in reversed(regions):  # the highest peak last, so that its label is on top
+    labelled = min(photo.size) >= 120  # on smaller images the numbers would cover the regions
+    for region in reversed(regions):  # highest peak last, so that its label is on top
         box = [region.left, region.top, region.left + region.width, region.top + region.height]
         left, top, right, bottom = (round(edge * factor) for edge in box)
         right, bottom = max(left, right - 1), max(top, bottom - 1)

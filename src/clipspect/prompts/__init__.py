@@ -1,4 +1,4 @@
-"""Object name → sentences → text anchors."""
+"""Prompts: from object name to sentences to text embeddings."""
 
 from clipspect.prompts.sentences import PromptConfig, PromptSet, PromptTable, clean_object_name, load_prompts
 

@@ -1,4 +1,4 @@
-"""Text anchors: the two directions an image is compared with, made once per (backbone, sentences) and cached."""
+"""Text anchors: the two text embeddings that images are compared with, cached per (backbone, sentences)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 KEPT_FILES = 512
-"""Most entries of the disk cache; beyond it the oldest go."""
+"""Maximum number of entries of the disk cache; the oldest are deleted."""
 
 
 @dataclass(frozen=True)
 class TextAnchors:
-    """What the sentences of one object become. P normal and Q abnormal sentences."""
+    """Text embeddings of one object. P normal and Q abnormal sentences."""
 
     pair: Tensor
     """(2, D) unit anchors, normal then abnormal: mean of raw embeddings, then normalized (docs/methods.md §2)."""
@@ -34,39 +34,39 @@ class TextAnchors:
 
     @property
     def bank(self) -> Tensor:
-        """(P+Q, D) all single sentences, normal first: the fixed bank of AnoCLIP+ (docs/methods.md §4)."""
+        """Return (P+Q, D) all sentence embeddings, normal first: the fixed bank of AnoCLIP+ (docs/methods.md §4)."""
         return torch.cat([self.bank_normal, self.bank_abnormal])
 
 
 class TextEncoder(Protocol):
-    """The part of a backbone the anchors need."""
+    """Backbone interface that text anchors need."""
 
     @property
     def fingerprint(self) -> str:
-        """Tells weights and precision apart."""
+        """Return an identifier of weights and precision."""
         ...
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """(P, D) raw embeddings."""
+        """Return (P, D) raw embeddings."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the anchors are wanted."""
+        """Return the device of the anchors."""
         ...
 
 
 def make_anchors(normal: Tensor, abnormal: Tensor) -> TextAnchors:
-    """Anchors of raw sentence embeddings (P, D) and (Q, D), in the official order: average, then normalise."""
+    """Return anchors from raw sentence embeddings (P, D) and (Q, D), in the official order: average, then normalize."""
     pair = torch.stack([normal.mean(0), abnormal.mean(0)])
     return TextAnchors(F.normalize(pair, dim=-1), F.normalize(normal, dim=-1), F.normalize(abnormal, dim=-1))
 
 
 def encode_anchors(encoder: TextEncoder, normal: list[str], abnormal: list[str]) -> TextAnchors:
-    """Anchors for two lists of sentences, from the disk cache where they have been made before.
+    """Return anchors for two lists of sentences, from the disk cache if present.
 
-    The cache's key is a hash of the backbone's fingerprint and of every sentence; a damaged entry is made anew, and a
-    cache that cannot be written costs time, never a run.
+    The cache key is a hash of the backbone's fingerprint and of every sentence. A damaged entry is computed again.
+    Cache writes are best-effort.
     """
     key = hashlib.sha256(json.dumps([1, encoder.fingerprint, normal, abnormal]).encode()).hexdigest()
     path = cache_folder() / "anchors" / f"{key}.safetensors"
@@ -82,7 +82,7 @@ def encode_anchors(encoder: TextEncoder, normal: list[str], abnormal: list[str])
 
 
 def cache_folder() -> Path:
-    """Where anchors are kept: ``$CLIPSPECT_CACHE``, else ``$XDG_CACHE_HOME/clipspect``, else ``~/.cache/clipspect``."""
+    """Return the cache: ``$CLIPSPECT_CACHE``, else ``$XDG_CACHE_HOME/clipspect``, else ``~/.cache/clipspect``."""
     own = os.environ.get("CLIPSPECT_CACHE")
     if own:
         return Path(own)

@@ -1,4 +1,4 @@
-"""From an object's name to sentences: states × templates × domain phrases, built by rule (docs/methods.md §2)."""
+"""Prompt sentences of an object name: states × templates × domain phrases (docs/methods.md §2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipspect.errors import UsageError
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The states and templates of one method, and the domain phrases its templates are qualified with."""
+    """States and templates of one method, and the domain phrases that qualify its templates."""
 
     normal: tuple[str, ...]
     """State phrases with ``{}`` for the object's name: ``"{} without flaw"``."""
@@ -24,16 +24,16 @@ class PromptSet:
     templates: tuple[str, ...]
     """Sentences with ``{}`` for the state phrase, with the word *photo* where a domain may qualify it."""
     domain_aware: bool = False
-    """Whether each template is said once per domain phrase, in place of the word *photo*."""
+    """Whether each template is used once per domain phrase, which replaces the word *photo*."""
     states_outer: bool = False
     """Order of the sentences: states as the outer loop (WinCLIP), else templates (AnoCLIP)."""
 
     def sentences(self, object_name: str, domain: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        """Normal and abnormal sentences for a object name, used as it stands.
+        """Return normal and abnormal sentences for an object name, used unchanged.
 
         Args:
             object_name: the object's name, see :func:`clean_object_name`.
-            domain: phrases such as "industrial image"; unused where the set is not domain-aware.
+            domain: phrases such as "industrial image"; unused if the set is not domain-aware.
         """
         templates = [_qualify(t, phrase) for phrase in domain for t in self.templates]
         if not self.domain_aware:
@@ -48,7 +48,7 @@ class PromptSet:
         return compose(self.normal), compose(self.abnormal)
 
     def with_states(self, normal: tuple[str, ...] = (), abnormal: tuple[str, ...] = ()) -> PromptSet:
-        """The same set with a user's own state phrases added.
+        """Return the set with a user's state phrases added.
 
         Raises:
             UsageError: a phrase without exactly one ``{}``.
@@ -59,20 +59,20 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class PromptTable:
-    """All prompt sets and domains: the shipped ones, and a user's file merged over them."""
+    """All prompt sets and domains: the shipped ones, merged with a user's file."""
 
     sets: Mapping[str, PromptSet]
     domains: Mapping[str, tuple[str, ...]]
     textures: frozenset[str]
 
     def prompt_set(self, name: str) -> PromptSet:
-        """The prompt set of that name; UsageError lists the names there are."""
+        """Return the prompt set of that name. Raises UsageError, which lists the available names."""
         if name not in self.sets:
             raise UsageError(f"unknown prompt set {name!r}; there are: {', '.join(sorted(self.sets))}")
         return self.sets[name]
 
     def domain(self, name: str, object_name: str) -> tuple[str, ...]:
-        """The phrases of a domain; ``auto`` takes "texture" for nouns known to be one or several, else "object"."""
+        """Return the phrases of a domain; ``auto`` is "texture" for known texture names, else "object"."""
         if name == "auto":
             last = object_name.lower().split()[-1]
             name = "texture" if {last, last.removesuffix("s")} & self.textures else "object"
@@ -83,27 +83,27 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What the object is compared with in words."""
+    """Prompt settings of a run."""
 
     table: PromptTable
     domain: str = "auto"
     """"auto" (object or texture by the object name), or a domain of the table."""
     normal: tuple[str, ...] = ()
-    """The user's own normal states, such as "{} fresh from the mould"."""
+    """Additional normal states, such as "{} fresh from the mould"."""
     abnormal: tuple[str, ...] = ()
-    """The user's own abnormal states, such as "{} with a scratch"."""
+    """Additional abnormal states, such as "{} with a scratch"."""
 
     def sentences(self, prompt_set: str, object_name: str) -> tuple[list[str], list[str]]:
-        """Normal and abnormal sentences of a prompt set for a object name."""
+        """Return normal and abnormal sentences of a prompt set for an object name."""
         states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
         return states.sentences(object_name, self.table.domain(self.domain, object_name))
 
 
 def clean_object_name(name: str) -> str:
-    """An object's name as a sentence would say it: ``metal_nut`` → ``metal nut``, ``macaroni2`` → ``macaroni``.
+    """Return an object's name as used in sentences: ``metal_nut`` → ``metal nut``, ``macaroni2`` → ``macaroni``.
 
     Raises:
-        UsageError: no text, nothing is left, or the name is longer than a sentence can hold.
+        UsageError: no text, an empty result, or a name longer than a sentence can contain.
     """
     if not isinstance(name, str):
         raise UsageError(
@@ -122,10 +122,10 @@ def clean_object_name(name: str) -> str:
 
 
 def load_prompts(path: Path | None = None) -> PromptTable:
-    """The shipped table, with a user's TOML file of the same form merged over it.
+    """Return the shipped table, merged with a user's TOML file of the same format.
 
     Raises:
-        UsageError: the file is missing, not TOML, or a phrase in it is malformed.
+        UsageError: the file is missing, not TOML, or has a malformed phrase.
     """
     shipped = _shipped()
     if path is None:
@@ -166,7 +166,7 @@ def _table(data: Mapping[str, Any]) -> PromptTable:
 
 
 def _strings(name: str, values: Any) -> tuple[str, ...]:
-    """A list of phrases as a tuple; TypeError for anything else, a single string and an empty list included."""
+    """Return a list of phrases as a tuple. Raises TypeError for anything else, including a string or an empty list."""
     if (
         not isinstance(values, list)
         or not values
@@ -183,7 +183,7 @@ def _check_phrases(phrases: tuple[str, ...]) -> None:
 
 
 def _qualify(template: str, phrase: str) -> str:
-    """Put a domain phrase in place of the word *photo*, and mend the article before it."""
+    """Replace the word *photo* by a domain phrase, and correct the article before it."""
     article = "an" if phrase.lower().startswith((*"aeiou", "x-")) else "a"
     template = re.sub(r"\ba photo\b", f"{article} {phrase}", template)
     return template if phrase in template else re.sub(r"\bphoto\b", phrase, template)

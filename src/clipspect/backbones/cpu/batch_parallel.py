@@ -24,11 +24,11 @@ class Sliceable(Protocol):
     """Batch of any kind, such as a list or a tensor."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of items."""
         ...
 
     def __getitem__(self, index: slice, /) -> Any:
-        """Some of them."""
+        """Return a part of the batch."""
         ...
 
 
@@ -44,35 +44,34 @@ _starting = threading.Lock()
 def parallel_map(work: Callable[[Part], R], batch: Part, device: torch.device = _CPU) -> list[R]:
     """Apply ``work`` to consecutive shares of a batch in parallel; return the results in order.
 
-    There is one share per PyTorch thread.
-
-    ``work`` runs in the calling thread for a batch of one, for a device other than the CPU, with a single thread, and
-    for nested calls. Gradient and inference mode are per thread: ``work`` sets its own.
+    There is one share per PyTorch thread. ``work`` runs in the calling thread for a batch of one, for a device other
+    than the CPU, with a single thread, and for nested calls. Gradient and inference mode are per thread: ``work`` sets
+    its own.
     """
     threads = torch.get_num_threads()
-    lanes = min(threads, len(batch))
-    if lanes < 2 or device.type != "cpu" or _here.inside:
+    workers = min(threads, len(batch))
+    if workers < 2 or device.type != "cpu" or _here.inside:
         return [work(batch)]
-    edges = [len(batch) * lane // lanes for lane in range(lanes + 1)]
-    shares: Sequence[Part] = [batch[edges[i] : edges[i + 1]] for i in range(lanes)]
+    edges = [len(batch) * worker // workers for worker in range(workers + 1)]
+    shares: Sequence[Part] = [batch[edges[i] : edges[i + 1]] for i in range(workers)]
     with _starting:
-        pool = _pool(lanes, threads)
+        pool = _pool(workers, threads)
     return list(pool.map(work, shares))
 
 
 @cache
-def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """Return a cached pool of threads that divide ``threads`` PyTorch threads among them. Starting threads is slow."""
-    started = threading.Barrier(lanes + 1)
+    started = threading.Barrier(workers + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # PyTorch initializes a new thread's count on the first query: query before setting it
-        torch.set_num_threads(max(threads // lanes, 1))
+        torch.set_num_threads(max(threads // workers, 1))
         _here.inside = True
         started.wait()
 
-    pool = ThreadPoolExecutor(lanes, "clipspect-lane", begin)
-    for _ in range(lanes):
+    pool = ThreadPoolExecutor(workers, "clipspect-worker", begin)
+    for _ in range(workers):
         pool.submit(lambda: None)
     started.wait()
     torch.set_num_threads(threads)  # default of threads that start later

@@ -42,7 +42,7 @@ class QuickGELU(nn.Module):
     """OpenAI's approximation: x · σ(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+        """Apply to a tensor of any shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks in a row."""
+    """Sequence of blocks."""
 
     def __init__(self, layers: int, *block: Any) -> None:
         super().__init__()

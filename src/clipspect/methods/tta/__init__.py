@@ -1,1 +1,1 @@
-"""Test-time adaptation: small layers trained on one image alone, a batch of images at once."""
+"""Test-time adaptation: small layers trained on one image each, a batch of images at once."""

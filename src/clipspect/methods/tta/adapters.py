@@ -1,7 +1,8 @@
-"""The trained part of an adapter: one linear layer per image, all of a batch in one block of parameters.
+"""Adapter layers: one linear layer per image, with all of a batch in one block of parameters.
 
-Everything random is drawn image by image from a generator seeded by the image's content, so a result depends
-neither on the batch an image is in nor on its place there.
+Random values are drawn per image from a generator seeded by the image's content, so a result depends neither on the
+image's batch nor on its position.
+
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ class Layers:
     """(B, O)."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, O), each image through its own layer."""
+        """Apply each image's layer: (B, N, D) → (B, N, O)."""
         return batched_linear(tokens, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The fixed part of an adapter on patch tokens (docs/methods.md §4)."""
+    """Fixed part of an adapter on patch tokens (docs/methods.md §4)."""
 
     bank: Tensor | None = None
-    """(P, D) sentence embeddings of the text-bank adapter, or None for the linear one: output as it is."""
+    """(P, D) sentence embeddings of the text-bank adapter, or None for the linear one."""
 
     def outputs(self, dim: int) -> int:
-        """Number of outputs its layers need on tokens of ``dim`` values."""
+        """Return the number of outputs its layers need on tokens of ``dim`` values."""
         return dim if self.bank is None else len(self.bank)
 
     def __call__(self, tokens: Tensor, layers: Layers) -> Tensor:
-        """Φ(p) = ½ p + ½ Eᵀ tanh(W p̂ + b), or ½ p + ½ (W p̂ + b).
+        """Compute Φ(p) = ½ p + ½ Eᵀ tanh(W p̂ + b), or ½ p + ½ (W p̂ + b).
 
         Args:
             tokens: (B, N, D), of any length; p̂ is p at unit length.
             layers: B layers of :meth:`outputs` outputs.
 
         Returns:
-            (B, N, D) adapted tokens, not normalised.
+            (B, N, D) adapted tokens, not normalized.
         """
         change = layers(F.normalize(tokens, dim=-1))
         if self.bank is not None:
@@ -58,7 +59,7 @@ class Adapter:
 
 
 def draw_layers(seeds: Sequence[int], outputs: int, dim: int) -> Layers:
-    """Initial layers as ``nn.Linear`` draws them: weight and bias uniform within ±1/√dim."""
+    """Draw initial layers like ``nn.Linear``: weight and bias uniform within ±1/√dim."""
     bound = dim**-0.5
     layers = Layers(torch.empty(len(seeds), outputs, dim), torch.empty(len(seeds), outputs))
     for seed, weight, bias in zip(seeds, layers.weight, layers.bias, strict=True):
@@ -69,7 +70,7 @@ def draw_layers(seeds: Sequence[int], outputs: int, dim: int) -> Layers:
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], deviation: float) -> Tensor:
-    """(B, *shape) Gaussian noise, one generator per image."""
+    """Draw (B, *shape) Gaussian noise, one generator per image."""
     noise = torch.empty(len(seeds), *shape)
     for seed, one in zip(seeds, noise, strict=True):
         one.normal_(0, deviation, generator=_generator(seed, "noise"))
@@ -77,6 +78,6 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int], deviation: float) -> 
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator; what is drawn for one purpose says nothing about what is drawn for another."""
+    """Return a CPU generator; different purposes have independent streams."""
     mixed = (seed * 0x9E3779B97F4A7C15 + sum(purpose.encode())) % (1 << 63)
     return torch.Generator().manual_seed(mixed)

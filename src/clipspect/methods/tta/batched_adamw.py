@@ -1,4 +1,4 @@
-"""AdamW on a batch of independent layers at once, with ``torch.optim.AdamW``'s numbers for each alone."""
+"""AdamW on a batch of independent layers, numerically equal to ``torch.optim.AdamW`` on each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class BatchedAdamW:
-    """Where a descent ended."""
+    """Result of an optimization."""
 
     layers: Layers
     """Trained layers of B images, detached."""
@@ -26,7 +26,7 @@ class BatchedAdamW:
 
 
 def trainable(tensor: Tensor) -> Tensor:
-    """What autograd may keep for its backward pass: the tensor, or its copy where it comes from inference mode."""
+    """Return a tensor that autograd may save for backward: the tensor, or a copy if it comes from inference mode."""
     with torch.inference_mode(False):
         return tensor.clone() if tensor.is_inference() else tensor.detach()
 
@@ -39,17 +39,17 @@ def optimize(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
 ) -> BatchedAdamW:
-    """Train B layers for some steps, each on its own loss, with a fresh AdamW for each (docs/methods.md §4).
+    """Train B layers for some steps, each on its own loss with its own AdamW state (docs/methods.md §4).
 
-    Works inside ``torch.inference_mode`` as long as the loss only uses tensors made by :func:`trainable`, and
-    leaves no graph behind. Images do not share anything: one that diverges leaves the others as they are.
+    Works inside ``torch.inference_mode`` if the loss only uses tensors made by :func:`trainable`, and leaves no graph.
+    Images share no state: a diverging image does not affect the others.
 
     Args:
-        loss: (layers, step from 0) → (B,) losses, each of its own image's layer alone.
+        loss: (layers, step from 0) → (B,) losses, each of its own image's layer only.
         start: initial layers; not changed.
         steps: number of AdamW steps; 0 returns the start.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW, decoupled.
+        learning_rate: learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
     """
     losses = []
     with torch.inference_mode(False), torch.enable_grad():
@@ -66,7 +66,7 @@ def optimize(
                 first.lerp_(gradient, 1 - _BETA1)
                 second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
                 size = learning_rate / (1 - _BETA1 ** (step + 1))
-                # The root's own correction is carried to the other terms: a pass less over all parameters.
+                # Moving the root's bias correction to the other terms saves a pass over all parameters.
                 shrink = (1 - _BETA2 ** (step + 1)) ** 0.5
                 parameter.addcdiv_(first, second.sqrt().add_(shrink * _EPSILON), value=-size * shrink)
     history = torch.stack(losses) if losses else parameters[0].new_zeros(0, len(start.weight))

@@ -1,7 +1,8 @@
-"""Pseudo-anomalies made of nothing but the image itself (docs/methods.md §6): a corrupted copy and its mask.
+"""Pseudo-anomalies generated from the image itself (docs/methods.md §6): a corrupted copy and its mask.
 
-Dual-Image Enhanced CLIP (arXiv 2405.04782), §3.4, in the manner of CutPaste (arXiv 2104.04015) and DRAEM (arXiv
-2108.07610), without their texture data sets. Every copy is drawn from a generator seeded by the image's content.
+Dual-Image Enhanced CLIP (arXiv 2405.04782), §3.4, similar to CutPaste (arXiv 2104.04015) and DRAEM (arXiv 2108.07610),
+without their texture data sets. A generator seeded by the image's content draws every copy.
+
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch.nn import functional as F
 
 Kind = Literal["mixed", "cut-paste", "perlin", "noise"]
 
-_VISIBLE = 0.1  # normalised units; what changes less is no anomaly anybody could see
-_AREA = (0.01, 0.12)  # share of the picture
+_VISIBLE = 0.1  # normalized units; smaller changes are invisible
+_AREA = (0.01, 0.12)  # share of the image
 
 
 def corrupted_copies(images: Tensor, kind: Kind, copies: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Corrupted copies of each image.
+    """Return corrupted copies of each image.
 
     Args:
-        images: (B, 3, S, T) normalised.
-        kind: "cut-paste" (a piece of the image elsewhere on it), "perlin" (a ragged region shows an enlarged,
-            re-lit piece), "noise" (a ragged region under noise), or "mixed": all three on every copy.
-        copies: C of each image.
+        images: (B, 3, S, T) normalized.
+        kind: "cut-paste" (a piece of the image at another position), "perlin" (an irregular region shows an enlarged
+            piece with other lighting), "noise" (noise in an irregular region), or "mixed": all three on every copy.
+        copies: number C of copies of each image.
         seeds: B seeds of the images' contents.
 
     Returns:
@@ -79,7 +80,7 @@ def _perlin(image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _noise(image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     region = _ragged_region(image, generator)
-    grain = torch.randn(image.shape[1:], generator=generator).to(image)  # grey: the same in all channels
+    grain = torch.randn(image.shape[1:], generator=generator).to(image)  # gray: equal in all channels
     return image + region * _uniform(generator, 0.5, 1.5) * grain, region
 
 
@@ -91,7 +92,7 @@ _CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor
 
 
 def perlin_noise(size: tuple[int, int], cells: int, generator: torch.Generator) -> Tensor:
-    """(S, T) gradient noise of ``cells``×``cells`` cells, smooth, around 0 (Perlin 1985, with the 2002 fade)."""
+    """Return (S, T) gradient noise of ``cells``×``cells`` cells, smooth, around 0 (Perlin 1985, with the 2002 fade)."""
     angles = 2 * math.pi * torch.rand(cells + 1, cells + 1, generator=generator)
     gradients = torch.stack([angles.sin(), angles.cos()], -1)  # (cells + 1, cells + 1, 2)
     places = [torch.arange(n) * (cells / n) for n in size]
@@ -109,7 +110,7 @@ def perlin_noise(size: tuple[int, int], cells: int, generator: torch.Generator) 
 
 
 def _ragged_region(image: Tensor, generator: torch.Generator) -> Tensor:
-    """(S, T) of 0 and 1: the highest share of a Perlin field."""
+    """Return an (S, T) mask of 0 and 1: the highest share of a Perlin field."""
     height, width = int(image.shape[1]), int(image.shape[2])
     field = perlin_noise((height, width), 2 ** (1 + _place(generator, 2)), generator)
     kept = max(round(_uniform(generator, *_AREA) * field.numel()), 1)
@@ -117,7 +118,7 @@ def _ragged_region(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _relit(piece: Tensor, generator: torch.Generator) -> Tensor:
-    """Another contrast and brightness."""
+    """Change contrast and brightness."""
     mean = piece.mean((1, 2), keepdim=True)
     return (piece - mean) * _uniform(generator, 0.6, 1.4) + mean + _uniform(generator, -0.8, 0.8)
 
@@ -127,5 +128,5 @@ def _uniform(generator: torch.Generator, low: float, high: float) -> float:
 
 
 def _place(generator: torch.Generator, last: int) -> int:
-    """An integer from 0 to ``last``."""
+    """Return a random integer from 0 to ``last``."""
     return int(torch.randint(last + 1, (1,), generator=generator))
