@@ -1,1 +1,1 @@
-"""What becomes of detections: thresholds, regions, heatmaps, stored rows, the report."""
+"""Results of detections: thresholds, regions, heatmaps, stored rows, the report."""

@@ -1,4 +1,4 @@
-"""Rows as COCO JSON, for annotation tools: regions are boxes with their peaks as scores."""
+"""Export of rows as COCO JSON for annotation tools: regions are boxes with their peaks as scores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 
 
 def write_coco(file: IO[bytes], out: Path, method: str) -> int:
-    """Write the images and regions of one method's rows, row by row; how many images are in it.
+    """Write the images and regions of one method's rows, row by row; return the number of images.
 
-    Images that failed are left out: they have no size. Boxes are [left, top, width, height] in image pixels, as
-    in https://cocodataset.org/#format-data; ``segmentation`` is the box as a polygon, because a region's outline
-    is not in the rows.
+    Failed images are excluded, because they have no size. Boxes are [left, top, width, height] in image pixels, as in
+    https://cocodataset.org/#format-data. ``segmentation`` is the box as a polygon, because rows do not contain a
+    region's outline.
 
     Raises ResultsError.
     """
@@ -34,7 +34,7 @@ def write_coco(file: IO[bytes], out: Path, method: str) -> int:
 
 
 def _scored(out: Path, method: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with their image ids, the same ids each time."""
+    """Yield rows with their image ids, which are stable across calls."""
     rows = (
         row
         for row in iterate_rows(out, COLUMNS)
@@ -66,7 +66,7 @@ def _annotations(out: Path, method: str) -> Iterator[dict[str, Any]]:
 
 
 def _box_polygon(region: Mapping[str, Any]) -> list[int]:
-    """[x, y, …] of the corners of a region's box, clockwise from the top left."""
+    """Return [x, y, …] of the corners of a region's box, clockwise from the top left."""
     left, top = region["left"], region["top"]
     right, bottom = left + region["width"], top + region["height"]
     return [left, top, right, top, right, bottom, left, bottom]

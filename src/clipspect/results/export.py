@@ -1,4 +1,4 @@
-"""Results for machines: JSON values and CSV, of detections in memory and of the rows of a results folder."""
+"""Export of results as JSON values and CSV, from detections in memory or rows of a results folder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from clipspect.results.store import iterate_rows
 
 
 def json_rows(out: Path) -> Iterator[dict[str, Any]]:
-    """Each image's row as JSON-able values, without pictures and layers; rows of missing files are left out."""
+    """Yield each image's row as JSON values, without images and layers; rows of missing files are skipped."""
     for row in iterate_rows(out, LIGHT_COLUMNS):
         if not row["missing"]:
             yield _jsonable(row)
 
 
 def detection_json(detection: Detection) -> dict[str, Any]:
-    """A judged detection under the names of a row's light columns, as JSON-able values."""
+    """Return a detection with a verdict under the names of a row's light columns, as JSON-serializable values."""
     return _jsonable(light_row(detection_to_row(detection, preview=None, judged=True)))
 
 
 def light_rows(detections: Sequence[Detection]) -> Iterator[dict[str, Any]]:
-    """The light columns a results folder would hold of these detections."""
+    """Yield the light columns that a results folder would contain for these detections."""
     for detection in detections:
         yield light_row(detection_to_row(detection, preview=None, judged=True))
 
@@ -39,7 +39,7 @@ def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows of :data:`LIGHT_COLUMNS` as CSV, regions as JSON; UTF-8 with a mark, for spreadsheets."""
+    """Write rows of :data:`LIGHT_COLUMNS` as CSV, regions as JSON; UTF-8 with a byte order mark, for spreadsheets."""
     columns = [column for column in LIGHT_COLUMNS if column != "regions"] + ["region_count", "regions"]
     text = io.TextIOWrapper(file, "utf-8-sig", newline="", write_through=True)
     writer = csv.DictWriter(text, columns)
@@ -60,5 +60,5 @@ def write_csv(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _as_text(cell: str | None) -> str | None:
-    """A cell a spreadsheet takes for text: a file may be named like a formula."""
+    """Return a cell that spreadsheets treat as text, because a file name may look like a formula."""
     return f"'{cell}" if cell and cell[0] in "=+-@\t\r" else cell

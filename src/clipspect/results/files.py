@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, with errors that say what to do, and one run at a time in a folder."""
+"""Atomic file writes with errors that state the remedy, and a lock for one run per folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from uuid import uuid4
 from clipspect.errors import ResultsError
 
 STAGING = ".writing"
-"""Folder beside the data, on the same disk, where files wait until they are whole."""
+"""Folder on the same disk for files until they are complete."""
 LOCK = ".lock"
 
 
 @contextmanager
 def results_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into a ResultsError that names ``path`` and the remedy."""
+    """Convert an OSError inside the block into a ResultsError that names ``path`` and the remedy."""
     try:
         yield
     except OSError as error:
@@ -41,8 +41,7 @@ def results_errors(path: Path) -> Iterator[None]:
 
 
 def write_whole(out: Path, target: Path, data: bytes) -> None:
-    """Write ``target`` below ``out`` so that it appears complete or not at all, whenever the process is
-    killed.
+    """Write ``target`` below ``out`` atomically, even if the process is killed.
 
     Raises ResultsError.
     """
@@ -52,7 +51,7 @@ def write_whole(out: Path, target: Path, data: bytes) -> None:
 
 @contextmanager
 def open_whole(out: Path, target: Path) -> Iterator[IO[bytes]]:
-    """A file to write to in pieces, which becomes ``target`` when the block ends without an error.
+    """Open a file for writing that becomes ``target`` when the block ends without an error.
 
     Raises ResultsError.
     """
@@ -62,7 +61,7 @@ def open_whole(out: Path, target: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_beside(target: Path) -> Iterator[IO[bytes]]:
-    """The same for a file of its own, outside a results folder. Raises ResultsError."""
+    """Open a file outside a results folder for an atomic write. Raises ResultsError."""
     with _staged(target.with_name(f".{uuid4().hex}.tmp"), target) as file:
         yield file
 
@@ -84,17 +83,17 @@ def _staged(staged: Path, target: Path) -> Iterator[IO[bytes]]:
 
 
 class FolderLock:
-    """Keeps a second run out of a results folder. The system lets go of it whenever the process ends."""
+    """Lock that prevents a second run in a results folder. The system releases it when the process ends."""
 
     def __init__(self, out: Path) -> None:
-        """Take the lock. Raises ResultsError where another run holds it."""
+        """Acquire the lock. Raises ResultsError if another run holds it."""
         with results_errors(out):
             self._file = (out / LOCK).open("a")
         try:
             _lock(self._file)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                return  # some network disks have no locks; running there must stay possible
+                return  # some network disks have no locks; run without one there
             self._file.close()
             raise ResultsError(
                 f"{out}: another run is writing there; wait for it or choose another folder"

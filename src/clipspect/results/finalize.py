@@ -1,6 +1,7 @@
-"""The end of a run, from its rows alone: calibration, verdicts and regions, then overlays, CSV and report.
+"""Finalization of a run from its rows: calibration, verdicts and regions, then overlays, CSV and report.
 
-Everything here can be repeated: a run killed in between does it again and comes to the same result.
+All steps are idempotent: after a kill, the next run repeats them with the same result.
+
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
 
 Pixels = Callable[[str], NDArray[np.uint8]]
-"""Gives the image (H, W, 3) of a row's path; ImageError where it cannot be read any more."""
+"""Function that returns the image (H, W, 3) of a row's path; raises ImageError if it is no longer readable."""
 
 
 @dataclass(frozen=True)
 class RunTotals:
-    """What the rows of a finished run add up to."""
+    """Totals over the rows of a finished run."""
 
     images: int
     flagged: int
-    """Images that any method flags."""
+    """Number of images that any method flags."""
     verdicts: Mapping[str, int]
-    """verdict → images, of the first method."""
+    """verdict → number of images, for the first method."""
     failed: int
     missing: int
-    """Rows of files that are gone; they count nowhere else."""
+    """Rows of missing files; excluded from the other totals."""
     errors: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     calibrations: Mapping[str, Calibration]
@@ -68,19 +69,19 @@ def finish_run(
     report: bool,
     progress: Callable[[int, str], None],
 ) -> RunTotals:
-    """Judge all rows of a method with one calibration, and write what people look at.
+    """Apply thresholds to all rows of a method with one calibration, and write overlays, CSV and report.
 
     Args:
-        store: of the rows.
-        pixels: gives the image of a row's path, for the overlays; without it there are none.
+        store: store of the rows.
+        pixels: returns the image of a row's path, for the overlays; without it there are none.
         calibrations: method → calibration from known-good images; the others compare the images of the run.
         threshold: a score chosen by the user instead of 0.5.
-        present: names of the images that are there; rows of others are left out of everything but the rows.
-        maps: whether calibrated maps at the images' own size are written, and how.
-        overlays: which images get one.
+        present: names of the existing images; rows of others are excluded from everything but the rows.
+        maps: whether calibrated maps in image size are written, and in which format.
+        overlays: which images get an overlay.
         csv: whether to write detections.csv.
         report: whether to write report.html.
-        progress: told how many images are done, and the latest.
+        progress: called with the number of images done and the latest image.
 
     Raises:
         ResultsError: the folder cannot be written.
@@ -93,7 +94,12 @@ def finish_run(
         check_threshold(threshold)
         judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
-    for name in (OVERLAYS, MAPS, CSV, REPORT):  # those of an earlier calibration would contradict the rows
+    for name in (
+        OVERLAYS,
+        MAPS,
+        CSV,
+        REPORT,
+    ):  # remove outputs of an earlier calibration, which would contradict the rows
         with results_errors(store.out / name):
             shutil.rmtree(store.out / name, ignore_errors=True)
             if name not in (OVERLAYS, MAPS):
@@ -162,7 +168,7 @@ def _count(names: Collection[str]) -> str:
 
 
 def calibrate_rows(out: Path, method: str, present: Collection[str] | None) -> Calibration:
-    """The scale of a run without known-good images; of nothing, a scale on which nothing is flagged."""
+    """Return the calibration of a run without known-good images; without rows, one that flags nothing."""
     summaries = [
         summary
         for row in iterate_rows(out, SUMMARY_COLUMNS)
@@ -201,7 +207,7 @@ def _draw(
 def _write_map(
     out: Path, row: Mapping[str, Any], scores: NDArray[np.float32], maps: MapFormat, *, several: bool
 ) -> None:
-    """The map at the image's size: 16-bit grey (65535 is 1) or float32."""
+    """Write the map in image size: 16-bit grayscale (65535 is 1) or float32."""
     values = resize_map(scores, row["height"], row["width"])
     suffix = method_suffix(row["method"], several=several) + (".npy" if maps == "npy" else ".png")
     with open_whole(out, output_path(out / MAPS, row["path"], suffix)) as file:

@@ -1,4 +1,4 @@
-"""New results folders from old ones, from their rows alone: merged, filtered, or with what was lost beside the rows."""
+"""New results folders from the rows of old ones: merged, filtered, or with a restored manifest."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from clipspect.results.finalize import RunTotals, calibrate_rows, finish_run
 from clipspect.results.store import OWNED, SCHEMA_VERSION, ResultStore, iterate_rows, read_manifest
 
 OF_THE_SOURCE = ("source",)
-"""Settings that may differ between folders whose scores can be compared."""
+"""Settings that may differ between folders with comparable scores."""
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Which images to take: those with a row that is all of this."""
+    """Filter of images: those with a row that meets all conditions."""
 
     flagged: bool | None = None
-    """Only flagged ones, or only others."""
+    """True = only flagged images, False = only others."""
     failed: bool | None = None
-    """Only those with an error, or only others."""
+    """True = only images with an error, False = only others."""
     least: float = 0.0
     """Lowest score."""
     most: float = 1.0
     """Highest score."""
     names: str = "*"
-    """Pattern of names, as a shell's; * also stands for slashes."""
+    """Shell pattern of names; * also matches slashes."""
 
     def takes(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is meant."""
+        """Return whether a row matches."""
         if self.failed is not None and (row["error"] is not None) is not self.failed:
             return False
         if self.flagged is not None and row["flag"] is not self.flagged:
@@ -62,28 +62,28 @@ def merge_results(
     threshold: float | None = None,
     overwrite: bool = False,
 ) -> RunTotals:
-    """The chosen images of some results folders as one new results folder, with its report.
+    """Merge the selected images of some results folders into a new results folder, with its report.
 
-    An image that is in several folders, told by name and content, is taken once: a scored one before a failed one,
-    then the latest. A calibration stays where the folders agree in it; otherwise the merged images are compared
-    with each other.
+    An image in several folders, identified by name and content, is taken once: a scored one before a failed one, then
+    the latest. The calibration is kept if the folders agree in it; otherwise the merged images are compared with each
+    other.
 
     Args:
-        folders: one or more results folders; of one whose manifest is lost, the rows are enough.
+        folders: one or more results folders; if the manifest of one is lost, its rows are sufficient.
         out: a new folder.
-        choice: which images.
-        methods: which methods; empty = those of the folders.
+        choice: which images to take.
+        methods: which methods to take; empty = those of the folders.
         prefix: put each folder's name before its images' names.
-        threshold: flag scores from here on, instead of 0.5.
+        threshold: flag scores at or above this value, instead of 0.5.
         overwrite: replace results in ``out``.
 
     Raises:
-        UsageError: a method that is not there.
+        UsageError: a method without rows.
         ResultsError: other settings, one name for two contents, ``out`` not writable or not empty, a damaged part.
     """
     if any(out.resolve() == folder.resolve() for folder in folders):
         raise UsageError(f"{out}: is one of the folders themselves; choose a new one")
-    if is_results_folder(out) and not overwrite:  # a run would go on there, and drop rows to try them again
+    if is_results_folder(out) and not overwrite:  # a run would resume there and drop rows to retry them
         raise ResultsError(f"{out}: holds results already; choose a new folder, or pass --overwrite")
     manifests = [_manifest(folder) for folder in folders]
     settings = _common_settings(folders, manifests)
@@ -112,20 +112,20 @@ def merge_results(
 
 
 def recover_manifest(out: Path) -> None:
-    """Write a manifest for rows that have lost theirs. Raises ResultsError where there are no rows."""
+    """Write a manifest for rows without one. Raises ResultsError if there are no rows."""
     manifest = _manifest(out)
     if is_results_folder(out):
         return
     methods = manifest["settings"]["methods"]
     manifest["calibrations"] = {
         m: calibrate_rows(out, m, None).to_dict() for m in methods
-    }  # for the heat alone
+    }  # only for the heatmap
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     write_whole(out, out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """A folder's manifest, or what its rows say where it has none."""
+    """Return a folder's manifest, or one derived from its rows if it has none."""
     if (folder / MANIFEST).is_file():
         return read_manifest(folder)
     columns = ["object", "method", "model", "weights"]
@@ -179,7 +179,7 @@ def _chosen_methods(there: Mapping[str, Any], wanted: Sequence[str]) -> dict[str
 def _common_calibration(
     folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]], method: str
 ) -> Calibration | None:
-    """The known-good calibration that all folders share; None where none has one.
+    """Return the known-good calibration that all folders share; None if none has one.
 
     Raises:
         ResultsError: calibrations from different known-good images.
@@ -201,13 +201,13 @@ def _common_calibration(
 def _grouped_rows(
     folder: Path, *, prefix: bool, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each image's new name and its rows, which are neighbours."""
+    """Yield each image's new name and its rows, which are consecutive."""
     for path, rows in groupby(iterate_rows(folder, columns), key=lambda row: row["path"]):
         yield (f"{folder.resolve().name}/{path}" if prefix else path), list(rows)
 
 
 def _winners(folders: Sequence[Path], *, prefix: bool) -> dict[str, tuple[int, str]]:
-    """By name: which folder's rows are taken, and the content they are of."""
+    """Return, by name, the folder whose rows are taken, and their content hash."""
     columns = ["path", "content_hash", "error", "finished_at"]
     best: dict[str, tuple[tuple[bool, Any], int, str]] = {}
     for number, folder in enumerate(folders):

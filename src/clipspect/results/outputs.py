@@ -1,4 +1,4 @@
-"""Where the files made of an image go: overlays, maps."""
+"""Paths of the files generated for an image: overlays, maps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal
 MapFormat = Literal["none", "png16", "npy"]
 OverlayChoice = Literal["all", "flagged", "none"]
 LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
+"""Maximum bytes of a file name in common file systems."""
 
 
 def output_path(folder: Path, path: str, suffix: str) -> Path:
-    """Where a file made from the image ``path`` goes: the same tree below ``folder``, ``suffix`` added.
+    """Return the path of a file generated from the image ``path``: the same tree below ``folder``, with ``suffix``.
 
     ``path`` cannot lead out of ``folder``.
     """
@@ -23,7 +23,7 @@ def output_path(folder: Path, path: str, suffix: str) -> Path:
 
 
 def short_name(name: str, suffix: str) -> str:
-    """A file's name with ``suffix`` added; a long one is cut and told from others by its hash."""
+    """Return a file name with ``suffix`` added; a long name is truncated and made unique by its hash."""
     if len(os.fsencode(name + suffix)) <= LONGEST_NAME:
         return name + suffix
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
@@ -33,5 +33,5 @@ def short_name(name: str, suffix: str) -> str:
 
 
 def method_suffix(method: str, *, several: bool) -> str:
-    """What the name of a picture carries to tell methods apart: nothing where there is one."""
+    """Return the part of a file name that distinguishes methods: empty if there is only one."""
     return f".{method}" if several else ""

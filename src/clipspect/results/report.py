@@ -1,4 +1,4 @@
-"""The HTML report: one self-contained file, made from a results folder's rows and manifest alone."""
+"""HTML report: one self-contained file, generated from a results folder's rows and manifest."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ MAX_CARDS = 500
 MAX_ERRORS = 200
 BINS = 40
 HEAT_SIDE = 256
-"""Long side of the maps in the report, that of the images it shows."""
+"""Long side of the maps in the report, equal to that of its images."""
 ROWS_MARK = "/*rows*/"
-"""Where the template's rows are streamed in."""
+"""Position in the template where rows are inserted."""
 
 
 NO_CALIBRATION = Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
-"""Of rows whose run never came to its end."""
+"""Text for rows of an unfinished run."""
 
 
 @dataclass
 class _Overview:
-    """What the light columns of all rows add up to."""
+    """Summary of the light columns of all rows."""
 
     total: int = 0
     flagged: int = 0
@@ -52,7 +52,7 @@ class _Overview:
     errors: list[tuple[str, str]] = field(default_factory=list)
     warnings: dict[str, None] = field(default_factory=dict)
     best: list[tuple[float, str]] = field(default_factory=list)
-    """A heap of the highest (score, path)."""
+    """Heap of the highest (score, path)."""
     first: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +80,7 @@ def write_report(out: Path) -> Path:
 
 
 def _read_overview(out: Path, method: str) -> _Overview:
-    """Counts of one method's rows: the first one leads where several are compared."""
+    """Return the counts of one method's rows; if several methods are compared, of the first."""
     overview = _Overview()
     columns = [
         "path",
@@ -108,7 +108,7 @@ def _read_overview(out: Path, method: str) -> _Overview:
                 overview.errors.append((row["path"], row["error"]))
             continue
         overview.flagged += bool(row["flag"])
-        if row["score"] is None:  # scored, and the run was stopped before its end
+        if row["score"] is None:  # scored, but the run did not finish
             continue
         overview.verdicts[row["verdict"]] = overview.verdicts.get(row["verdict"], 0) + 1
         overview.scores.append(row["score"])
@@ -154,12 +154,12 @@ def _header(
 
 
 def _folder_name(source: str | Sequence[str]) -> str:
-    """The last names of the images' folder, or of the folders that were merged."""
+    """Return the last name of the images' folder, or of the merged folders."""
     return ", ".join(Path(place).name for place in ([source] if isinstance(source, str) else source))
 
 
 def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, Any]:
-    """Counts of all scores, with the threshold inside the range shown."""
+    """Return the counts of all scores, with the threshold inside the displayed range."""
     if not scores:
         return {"low": 0.0, "high": 1.0, "counts": []}
     marks = [*scores, *([] if threshold is None else [threshold])]
@@ -170,7 +170,7 @@ def _histogram(scores: Sequence[float], threshold: float | None) -> dict[str, An
 
 
 def _cards(out: Path, shown: set[str], calibrations: Mapping[str, Calibration]) -> Iterator[dict[str, Any]]:
-    """One card per image: the first method's findings, and those of the others beside them."""
+    """Yield one card per image: the first method's findings, and those of the other methods."""
     columns = [
         "path",
         "method",
@@ -221,7 +221,7 @@ def _findings(
 
 
 def _heat_png(score_map: NDArray[np.float32] | None) -> str | None:
-    """The map as an 8-bit grey PNG, black to white for scores 0 to 1; the page colors it."""
+    """Encode the map as an 8-bit grayscale PNG, black to white for scores 0 to 1; the page colors it."""
     from PIL import Image
 
     if score_map is None:
@@ -240,7 +240,7 @@ def _write_rows(file: IO[bytes], cards: Iterator[dict[str, Any]]) -> None:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text)."""
+    """Return nested settings as (dotted name, text)."""
     pairs: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -251,7 +251,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _script_json(value: Any) -> str:
-    """JSON that can stand inside a script element whatever it holds: no ``</script>``, no ``<!--``."""
+    """Return JSON that is safe inside a script element: without ``</script>`` and ``<!--``."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,4 +1,4 @@
-"""Rows: one image's result as it is stored in Parquet, and its verdict."""
+"""Rows: one image's result as stored in Parquet, with its verdict."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from clipspect.types import FLAGS, Region
 
 
 def row_path(path: str) -> str:
-    """A path as rows name it: bytes that are not valid UTF-8 are written out."""
+    """Return a path as stored in rows: bytes that are not valid UTF-8 are escaped."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def detection_to_row(detection: Detection, preview: bytes | None, *, judged: bool = False) -> dict[str, Any]:
-    """The row of a detection; without ``judged`` the verdict is left to the end of the run."""
+    """Return the row of a detection; without ``judged`` the verdict is set at the end of the run."""
     failed = detection.score_map is None or math.isnan(detection.raw_score)
     row: dict[str, Any] = {
         **dict.fromkeys(column.name for column in COLUMNS),
@@ -39,7 +39,7 @@ def detection_to_row(detection: Detection, preview: bytes | None, *, judged: boo
         "method": detection.method,
         "model": detection.model,
         "weights": detection.weights,
-        # null, not NaN, which some readers sort above every score
+        # null, because some readers sort NaN above every score
         "raw_score": None if failed else detection.raw_score,
         "regions": [],
         "verdict": "error" if failed else None,
@@ -67,7 +67,7 @@ def detection_to_row(detection: Detection, preview: bytes | None, *, judged: boo
 
 
 def layers_of(row: Mapping[str, Any]) -> NDArray[np.float16] | None:
-    """The (K, h, w) log-odds layers of a row; None where the image failed."""
+    """Return the (K, h, w) log-odds layers of a row; None if the image failed."""
     if row["layers"] is None:
         return None
     values = np.frombuffer(row["layers"], "<f2").astype(np.float16)
@@ -75,14 +75,14 @@ def layers_of(row: Mapping[str, Any]) -> NDArray[np.float16] | None:
 
 
 def summary_of(row: Mapping[str, Any]) -> Summary | None:
-    """What a calibration needs of a row; None where the image failed."""
+    """Return the part of a row that a calibration needs; None if the image failed."""
     if row["peaks"] is None:
         return None
     return Summary(tuple(row["peaks"]), tuple(row["medians"]), row["class_logit"])
 
 
 def map_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.float32] | None:
-    """The calibrated map (h, w) of a row; None where the image failed."""
+    """Return the calibrated map (h, w) of a row; None if the image failed."""
     layers = layers_of(row)
     if layers is None:
         return None
@@ -90,7 +90,7 @@ def map_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.float
 
 
 def regions_of(row: Mapping[str, Any]) -> list[Region]:
-    """The regions of a row, highest peak first."""
+    """Return the regions of a row, highest peak first."""
     return [Region(**region) for region in row["regions"] or []]
 
 
@@ -109,18 +109,18 @@ def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
 
 
 def judge_rows(rows: Sequence[dict[str, Any]], calibrations: Mapping[str, Calibration]) -> None:
-    """Judge rows in place, each by the calibration of its method."""
+    """Set score, verdict and regions of rows in place, each by the calibration of its method."""
     for row in rows:
         judge_row(row, calibrations[row["method"]])
 
 
 def light_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of tables and JSON."""
+    """Return the columns of tables and JSON."""
     return {name: row[name] for name in LIGHT_COLUMNS}
 
 
 def upgrade_row(row: dict[str, Any], height: int | None, width: int | None, score_map: bytes | None) -> None:
-    """Fill in the layers of a row of results version 2, which stored the method's own map."""
+    """Add the layers to a row of results version 2, which stored the method's map."""
     row["raw_score"], row["missing"] = row.get("score"), False
     if score_map is None or height is None or width is None:
         return

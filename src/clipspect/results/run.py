@@ -1,4 +1,4 @@
-"""One run over a folder: images in, rows, overlays and a report out, resumable at any moment."""
+"""Runs over a folder: images in; rows, overlays and a report out; resumable at any time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHOWN_ERRORS = 20
 
 
 class DetectorLike(Protocol):
-    """What a run needs of a detector."""
+    """Detector interface that a run needs."""
 
     def settings(self) -> dict[str, Any]:
-        """JSON: everything that could change a score, the fingerprint of the weights included."""
+        """Return everything that could change a score as JSON, including the fingerprint of the weights."""
 
     def stream(
         self,
@@ -41,50 +41,50 @@ class DetectorLike(Protocol):
         templates: Any,
         good: Any,
     ) -> Iterator[Detection]:
-        """One detection per method and image, in order; ``path`` is relative to ``root``.
+        """Yield one detection per method and image, in order; ``path`` is relative to ``root``.
 
-        ``should_score`` tells which images to score; the others merely belong to the set.
+        ``should_score`` selects the images to score; the others only belong to the set.
         """
 
     def set_identity(self, paths: Sequence[Path]) -> str | None:
-        """Hash of the images that serve as each other's references; None where no method needs a set."""
+        """Return the hash of the images that serve as each other's references; None if no method needs a set."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``detect`` scores images, ``finish`` draws and writes what people see."""
+    """Progress of a run: ``detect`` scores images, ``finish`` writes overlays and reports."""
 
     stage: Literal["detect", "finish"]
     done: int
-    """Images behind us in this stage, kept ones included."""
+    """Number of images done in this stage, including those of earlier runs."""
     total: int
     kept: int
-    """Images an earlier run had finished."""
+    """Number of images that an earlier run finished."""
     failed: int
     path: str
-    """The image just done."""
+    """Latest finished image."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run has left behind."""
+    """Summary of a run."""
 
     out: Path
     images: int
     computed: int
-    """Images scored by this run."""
+    """Number of images scored by this run."""
     kept: int
-    """Images an earlier run had finished and that have not changed since."""
+    """Number of images finished by an earlier run and unchanged since."""
     flagged: int
-    """Images that any method flags."""
+    """Number of images that any method flags."""
     failed: int
     errors: tuple[tuple[str, str], ...]
     """(path, reason) of the first 20 images that failed."""
     warnings: tuple[str, ...]
     verdicts: Mapping[str, int]
-    """verdict → images, of the first method."""
+    """verdict → number of images, for the first method."""
     missing: int
-    """Rows of files that are gone."""
+    """Rows of missing files."""
     calibrations: Mapping[str, Calibration]
     """By method."""
     seconds: float
@@ -93,30 +93,30 @@ class RunSummary:
 
 
 class Engine(Protocol):
-    """Where the images of a run are scored: in this process, or on a cluster."""
+    """Scoring engine of a run: in this process, or on a cluster."""
 
     def settings(self) -> dict[str, Any]:
-        """JSON: what tells this run from others; ``methods`` among it."""
+        """Return the settings that identify this run, as JSON; includes ``methods``."""
 
     def images(self) -> Sequence[str]:
-        """The images' names, as rows have them. Raises UsageError where there are none."""
+        """Return the images' names as stored in rows. Raises UsageError if there are none."""
 
     def notes(self) -> Sequence[str]:
-        """What the run's user must know beside its rows, such as files that were left out."""
+        """Return notes for the user besides the rows, such as on skipped files."""
 
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Content hashes of images by name; those that cannot be read are left out."""
+        """Return content hashes of images by name; unreadable ones are omitted."""
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """One row per method and image, in any order of the images; the rows of one are neighbours."""
+        """Yield one row per method and image, in any order of the images; rows of one image are consecutive."""
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
-        """An image (H, W, 3) once more, to draw on. Raises ImageError."""
+        """Read an image (H, W, 3) again for drawing. Raises ImageError."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Images of a folder, or one file, scored by a detector in this process."""
+    """Engine that scores a folder, or one file, with a detector in this process."""
 
     detector: DetectorLike
     source: Path
@@ -126,11 +126,11 @@ class LocalEngine:
     good: Any = None
     """Known-good images (:class:`clipspect.references.GoodImages`): references and calibration in one."""
     all_pages: bool = False
-    """Score each page of a file with several; without it the first."""
+    """Whether to score each page of a multi-page file, instead of the first."""
 
     @property
     def root(self) -> Path:
-        """What names are relative to."""
+        """Return the folder that names are relative to."""
         return self.source if self.source.is_dir() else self.source.parent
 
     @cached_property
@@ -143,12 +143,12 @@ class LocalEngine:
         return scan_folder(self.source, all_pages=self.all_pages)
 
     def notes(self) -> Sequence[str]:
-        """What the folder holds beside its images."""
+        """Return notes on other files in the folder."""
         left_out = self._scan.summary()
         return () if left_out is None else (left_out,)
 
     def settings(self) -> dict[str, Any]:
-        """The detector's, and those of this run."""
+        """Return the settings of the detector and of this run."""
         return {
             **self.detector.settings(),
             "object": self.object,
@@ -159,21 +159,21 @@ class LocalEngine:
         }
 
     def images(self) -> Sequence[str]:
-        """All of them, sorted by path."""
+        """Return all images, sorted by path."""
         return list(self.paths)
 
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
-        """SHA-256 of the files' bytes."""
+        """Return the SHA-256 of the files' bytes."""
         from clipspect.data.decode import hash_file
 
         found = {}
         for name in names:
-            with suppress(ImageError):  # it could be read once; the detector will say what is wrong now
+            with suppress(ImageError):  # unreadable now: the detector reports the error
                 found[name] = hash_file(self.paths[name])
         return found
 
     def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Rows in the order of the images."""
+        """Yield rows in the order of the images."""
         wanted = {self.paths[name] for name in names}
         stream = self.detector.stream(
             list(self.paths.values()),
@@ -188,7 +188,7 @@ class LocalEngine:
             yield detection_to_row(detection, preview_of(detection))
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
-        """Decoded again from the file."""
+        """Decode the file again."""
         from clipspect.data.decode import read_image
 
         if name not in self.paths:
@@ -197,7 +197,7 @@ class LocalEngine:
 
     @cached_property
     def _reading(self) -> dict[str, Any]:
-        """The detector's own limit and range: what was scored is drawn on as it was read."""
+        """Return the detector's limit and range, so that overlays use the same pixels as scoring."""
         from clipspect.data.convert import MAX_PIXELS
         from clipspect.data.ranges import ValueRange
 
@@ -228,7 +228,7 @@ def run_folder(
 ) -> RunSummary:
     """Score the images of ``source`` (a folder or one file) into the results folder ``out``.
 
-    ``references`` and ``templates`` go to the detector; their ``digest`` is part of the run's settings.
+    ``references`` and ``templates`` are passed to the detector; their ``digest`` is part of the run's settings.
     ``good`` are known-good images: references and calibration in one. See :func:`run_engine` for the rest.
     """
     return run_engine(
@@ -260,13 +260,12 @@ def run_engine(
 ) -> RunSummary:
     """Score an engine's images into the results folder ``out``.
 
-    Images that an earlier run with the same settings has finished, told by path and content, are kept. A
-    image that fails becomes a row with an error, tried again by the next run. Without ``calibrations``
-    the images of the run are compared with each other. Memory does not grow with the number of images, but for their
-    names.
+    Images that an earlier run with the same settings finished, identified by path and content, are kept. A failed image
+    becomes a row with an error, which the next run retries. Without ``calibrations`` the images of the run are compared
+    with each other. Memory does not grow with the number of images, except for their names.
 
-    Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and what the
-    detector raises; rows written until then are kept.
+    Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and the detector's
+    exceptions; rows written until then are kept.
     """
     from clipspect.results.finalize import finish_run
 
@@ -319,7 +318,7 @@ def run_engine(
 
 
 def _pending(store: ResultStore, engine: Engine, images: Sequence[str]) -> list[str]:
-    """The images still to be scored; rows of those that have changed are dropped from the store."""
+    """Return the images still to be scored; rows of changed images are removed from the store."""
     there = set(images)
     finished = {name: digest for name, digest in store.finished() if name in there}
     now = engine.hashes(list(finished)) if finished else {}
@@ -329,7 +328,7 @@ def _pending(store: ResultStore, engine: Engine, images: Sequence[str]) -> list[
 
 
 def _check_complete(store: ResultStore, images: Sequence[str]) -> None:
-    """Raise ResultsError where an image has no row: somebody has removed parts under the run."""
+    """Raise ResultsError if an image has no row because parts were removed during the run."""
     missing = set(images).difference(row["path"] for row in iterate_rows(store.out, ["path"]))
     if missing:
         raise ResultsError(
@@ -339,7 +338,7 @@ def _check_complete(store: ResultStore, images: Sequence[str]) -> None:
 
 
 def preview_of(detection: Detection) -> bytes | None:
-    """The small JPEG that goes into the row."""
+    """Return the small JPEG stored in the row."""
     from clipspect.postprocess.heatmap import encode_preview
 
     return None if detection.thumbnail is None else encode_preview(detection.thumbnail)

@@ -1,4 +1,4 @@
-"""The one schema of a result row. Parquet, CSV, JSON, the service's answers and the documentation derive from it."""
+"""Schema of a result row, from which Parquet, CSV, JSON, the service's responses and the docs derive."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ REGION_FIELDS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a row."""
+    """Column of a row."""
 
     name: str
     kind: str
     """"string", "bool", "int32", "int64", "float64", "binary", "time", "strings", "floats" or "regions"."""
     about: str
     is_light: bool = True
-    """Whether tables and JSON have it; the others hold pictures and layers."""
+    """Whether tables and JSON include it; the other columns contain images and layers."""
 
 
 COLUMNS = (
@@ -55,14 +55,14 @@ COLUMNS = (
     Column("preview", "binary", "JPEG of at most 256 pixels a side", False),
 )
 LIGHT_COLUMNS = tuple(column.name for column in COLUMNS if column.is_light)
-"""Every column but pictures, layers and what they are summarized by."""
+"""Columns without images, layers and their summaries."""
 SUMMARY_COLUMNS = ("path", "method", "missing", "class_logit", "peaks", "medians")
-"""What a calibration reads."""
+"""Columns that a calibration reads."""
 
 
 @cache
 def arrow_schema() -> Any:
-    """The Arrow schema of a part of a results folder."""
+    """Return the Arrow schema of a part of a results folder."""
     import pyarrow as pa
 
     simple = {
@@ -75,7 +75,7 @@ def arrow_schema() -> Any:
 
 
 def markdown_table() -> str:
-    """The columns as a table for docs/results.md."""
+    """Return the columns as a table for docs/results.md."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| `{c.name}` | {c.kind} | {c.about} |" for c in COLUMNS)])
 

@@ -1,10 +1,11 @@
-"""ResultStore: the rows of a run on disk, safe against a kill at any moment, and resumed by the next run.
+"""ResultStore: the rows of a run on disk, safe against kills, and resumed by the next run.
 
-    OUT/manifest.json            what the run was: settings, version, thresholds
+    OUT/manifest.json            description of the run: settings, version, thresholds
     OUT/detections/part-*.parquet    rows, one dataset for pyarrow, pandas or DuckDB
-    OUT/overlays, OUT/maps, OUT/report.html, OUT/detections.csv    made from the rows
+    OUT/overlays, OUT/maps, OUT/report.html, OUT/detections.csv    generated from the rows
 
-A part is written elsewhere, synchronised and renamed into place, so readers only ever see whole parts.
+A part is written to a temporary file, synchronized and renamed, so readers only see complete parts.
+
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ MAPS = "maps"
 REPORT = "report.html"
 CSV = "detections.csv"
 OWNED = (DETECTIONS, OVERLAYS, MAPS, REPORT, CSV)
-"""All that a run writes beside its manifest, and all that ``overwrite`` removes."""
+"""Everything a run writes besides its manifest, and everything that ``overwrite`` removes."""
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 1.0
 PARTS_TO_DOUBLE = 64
-"""Parts after which rows are written half as often, so that a long run leaves thousands of files, not a million."""
+"""Number of parts after which the write interval doubles, so that long runs create thousands of files."""
 
 
 def _without_thresholds(manifest: dict[str, Any]) -> dict[str, Any]:
-    """2 → 3: raw thresholds and the set beside the images are gone; ``set`` and ``good`` were not recorded."""
+    """Migrate 2 → 3: remove raw thresholds and the set's images; ``set`` and ``good`` were not recorded."""
     settings = {
         name: value for name, value in manifest["settings"].items() if name not in ("company", "maps")
     }
@@ -53,20 +54,19 @@ MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda manifest: manifest,
     2: _without_thresholds,
 }
-"""By version: the manifest of one version as the next one has it. 1 → 2 changed rows alone."""
+"""Version → function that migrates its manifest to the next version. 1 → 2 changed rows only."""
 
 
 class ResultStore:
-    """The rows of one run in the folder ``out``. Use it as a context manager; one process at a time."""
+    """Rows of one run in the folder ``out``. Use it as a context manager, in one process at a time."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Open or create the folder; drop leftovers of a killed run and rows with an error, to be tried
-        again.
+        """Open or create the folder; remove leftovers of a killed run and rows with an error, which are retried.
 
-        ``settings`` (JSON) tell one run from another: rows made with others are never mixed. ``overwrite``
-        removes the results that are there, and nothing else.
+        ``settings`` (JSON) identify the run: rows with other settings are never mixed. ``overwrite`` removes existing
+        results, and nothing else.
 
-        Raises ResultsError: not writable, in use by another run, holding other files or other settings.
+        Raises ResultsError: not writable, in use by another run, other files or other settings in the folder.
         """
         self.out = out
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
@@ -92,30 +92,30 @@ class ResultStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is waiting, also when the run was interrupted, and let go of the folder."""
+        """Write waiting rows, also after an interruption, and release the folder."""
         try:
             self.flush()
         except ResultsError:
-            if error is None:  # otherwise the first error says what happened
+            if error is None:  # otherwise keep the first error
                 raise
         finally:
             self._lock.release()
 
     def finished(self) -> set[tuple[str, str]]:
-        """(path, content hash) of the images that were finished when the store was opened.
+        """Return (path, content hash) of the images that were finished when the store was opened.
 
-        Finished is an image with a row of every method of the run, none of them with an error.
+        An image is finished if it has a row of every method of the run, none of them with an error.
         """
         return set(self._finished)
 
     def forget(self, paths: Collection[str]) -> None:
-        """Remove the rows of images that have changed since. Raises ResultsError."""
+        """Remove the rows of images that have changed. Raises ResultsError."""
         gone = {row_path(path) for path in paths}
         if gone:
             self._finished = self._prune(gone)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; written with others every 256 rows or every second, later every few seconds.
+        """Append a row. Rows are written every 256 rows or every second, later every few seconds.
 
         Raises ResultsError.
         """
@@ -125,7 +125,7 @@ class ResultStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write the waiting rows as a new part. Raises ResultsError, keeping them waiting."""
+        """Write the waiting rows as a new part. Raises ResultsError and keeps the rows waiting."""
         if self._rows:
             self.write_part(self.out / DETECTIONS / f"part-{self._next_part:06d}.parquet", self._rows)
             self._next_part += 1
@@ -133,17 +133,17 @@ class ResultStore:
         self._flushed_at = time.monotonic()
 
     def parts(self) -> list[Path]:
-        """The parts on disk, in the order they were written."""
+        """Return the parts on disk, in write order."""
         return sorted((self.out / DETECTIONS).glob("part-*.parquet"))
 
     def write_part(self, part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write or replace a part, whole or not at all. Raises ResultsError."""
+        """Write or replace a part atomically. Raises ResultsError."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not (self.out / MANIFEST).is_file():
             raise ResultsError(f"{self.out}: was removed while it was written; run the same command again")
-        # in memory first (a part is a few MB), so that a full disk is the ordinary OSError of a write
+        # encode in memory first (a few MB), so that a full disk raises a plain OSError
         buffer = pa.BufferOutputStream()
         table = pa.Table.from_pylist(list(rows), schema=arrow_schema())
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -159,7 +159,7 @@ class ResultStore:
         self._write_manifest({**self.manifest, **entries})
 
     def _check_ours(self) -> None:
-        """Create the folder, or make sure that nothing but results is in it."""
+        """Create the folder, or check that it contains only results."""
         if self.out.exists() and not self.out.is_dir():
             raise ResultsError(f"{self.out}: is a file; results need a folder, choose another name")
         with results_errors(self.out):
@@ -178,7 +178,7 @@ class ResultStore:
                 self._compare(before)
                 self._migrate()
                 return
-            # nothing scored, nothing to protect: a run that ended over its options leaves no settings behind
+            # without rows there is nothing to protect: keep no settings of a run that failed on its options
             for name in OWNED:
                 _remove(self.out / name)
         self._write_manifest(
@@ -209,7 +209,7 @@ class ResultStore:
             raise ResultsError(f"{self.out}: holds a run with other settings: {changes}; {remedy}")
 
     def _migrate(self) -> None:
-        """Rewrite parts of an earlier version, then the manifest: killed in between, the next run does it again."""
+        """Rewrite parts of an earlier version, then the manifest; after a kill the next run repeats this."""
         if read_manifest_as_it_is(self.out)["schema_version"] == SCHEMA_VERSION:
             return
         for part in self.parts():
@@ -221,9 +221,9 @@ class ResultStore:
         write_whole(self.out, self.out / MANIFEST, text.encode("utf-8", "backslashreplace"))
 
     def _prune(self, gone: Collection[str] = ()) -> set[tuple[str, str]]:
-        """Drop rows with an error, rows of ``gone`` or half finished images and repeated rows.
+        """Drop rows with an error, rows of ``gone`` or incomplete images, and repeated rows.
 
-        Returns the finished images that stay.
+        Returns the finished images that remain.
         """
         columns = ["path", "content_hash", "method", "error"]
         methods: dict[str, set[str]] = {}
@@ -252,9 +252,9 @@ class ResultStore:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """What manifest.json of a results folder says, in the words of this version.
+    """Read manifest.json of a results folder, migrated to this version.
 
-    Raises ResultsError where there is none, or one of a later version.
+    Raises ResultsError if there is none, or if it has a later version.
     """
     manifest = read_manifest_as_it_is(out)
     for version in range(manifest["schema_version"], SCHEMA_VERSION):
@@ -263,7 +263,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 def read_manifest_as_it_is(out: Path) -> dict[str, Any]:
-    """What manifest.json says, whatever version wrote it. Raises ResultsError as :func:`read_manifest`."""
+    """Read manifest.json of any version without migration. Raises ResultsError like :func:`read_manifest`."""
     if not is_results_folder(out):
         raise ResultsError(f"{out}: no results of clipspect there; check the path")
     manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
@@ -277,7 +277,7 @@ def read_manifest_as_it_is(out: Path) -> dict[str, Any]:
 
 
 def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one part, of all columns or of some; a column its version did not have is None.
+    """Read the rows of one part, all columns or some; a column missing in its version is None.
 
     Raises ResultsError for a damaged file.
     """
@@ -304,11 +304,11 @@ def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str
 
 
 _OLD_COLUMNS = ("score", "map", "map_height", "map_width")
-"""What a row of version 2 is upgraded from."""
+"""Columns that the upgrade of a version 2 row reads."""
 
 
 def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a results folder one by one, with one part in memory at a time. Raises ResultsError."""
+    """Yield the rows of a results folder one by one, with one part in memory at a time. Raises ResultsError."""
     for part in sorted((out / DETECTIONS).glob("part-*.parquet")):
         yield from read_rows(part, columns)
 
