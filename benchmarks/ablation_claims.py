@@ -1,8 +1,9 @@
-"""The figures behind each sentence of docs/ablations.md, taken from its tables: read them before its prose is changed.
+"""Print the values behind each sentence of docs/ablations.md, from its tables. Read them before editing its prose.
 
     python benchmarks/ablation_claims.py runs/ablations/ablations.json
 
-``benchmarks/ablations.py`` writes the same as ``claims.md`` beside its tables. Figures are AUPRO unless said otherwise.
+``benchmarks/ablations.py`` writes the same as ``claims.md`` next to its tables. Values are AUPRO unless noted.
+
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ class Tables:
     """The rows of a run by section, variant, data and weights."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        """``rows`` as ``ablations.json`` holds them."""
+        """Index ``rows`` as stored in ``ablations.json``."""
         self.cells = {(r["section"], r["variant"], r["data"], r["weights"]): r for r in rows}
         self.data = list(dict.fromkeys(r["data"] for r in rows))
 
     def variants(self, section: str, weights: str = "trained") -> list[str]:
-        """The variants of a section, in order."""
+        """Return the variants of a section, in order."""
         return list(dict.fromkeys(v for s, v, _, w in self.cells if (s, w) == (section, weights)))
 
     def of(
         self, section: str, variant: str, metric: str = "aupro", weights: str = "trained"
     ) -> dict[str, float]:
-        """Figures by data, where they were measured."""
+        """Return values by data set, if measured."""
         known = {d: self.cells.get((section, variant, d, weights)) for d in self.data}
         return {d: row[metric] for d, row in known.items() if row is not None and not np.isnan(row[metric])}
 
 
 def claims(rows: Sequence[Row]) -> str:
-    """A Markdown list: one heading per sentence of the page, its figures below; sections not measured are left out."""
+    """Return a Markdown list: one heading per sentence of the page with its values; unmeasured sections are skipped."""
     tables, out = Tables(rows), []
     for title, lines in (
         ("Text and a reference together beat either alone", _joint(tables)),

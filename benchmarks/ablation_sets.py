@@ -1,4 +1,4 @@
-"""The pictures the ablations look at: samples of real images and rendered products, each one unlabelled set."""
+"""Images for the ablations: samples of real images and rendered products, each as one unlabeled set."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from clipspect.training.render.structure import Ground
 from clipspect.training.render.textures import HELD_OUT_TEXTURES, draw_surfaces
 
 MASK_SIDE = 128
-"""Maps and masks are compared at this side, so that a hundred variants can be measured."""
+"""Side at which maps and masks are compared, small enough to measure a hundred variants."""
 _RENDERED_SEED = 20_240
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one product, good and defective, as an inspector would get them."""
+    """Images of one product, good and defective, as in an inspection."""
 
     data: str
-    """The data set it belongs to; figures are means over the sets of one."""
+    """Its data set; metrics are means over the sets of a data set."""
     object: str
     pieces: NDArray[np.uint8]
     """(N, S, S, 3)."""
     masks: NDArray[np.bool_]
-    """(N, MASK_SIDE, MASK_SIDE); all false for good pictures."""
+    """(N, MASK_SIDE, MASK_SIDE); all false for good images."""
     templates: NDArray[np.uint8] | None = None
-    """(N, S, S, 3) a reference for each picture, where the data set has them."""
+    """(N, S, S, 3) one reference per image, if the data set has them."""
 
 
 def magnetic_tile(folder: Path, reader: ImageLoader, defective: int = 5, good: int = 10) -> PictureSet:
-    """The first few images of each kind of defect, and some good ones."""
+    """Return the first few images of each kind of defect, and some good ones."""
     paths, masks = [], []
     for kind in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
         for path in sorted(kind.iterdir())[: good if kind.name == "good" else defective]:
@@ -51,7 +51,7 @@ def magnetic_tile(folder: Path, reader: ImageLoader, defective: int = 5, good: i
 
 
 def deep_pcb(folder: Path, reader: ImageLoader, pairs: int = 10) -> Iterator[PictureSet]:
-    """Boards with defects among their templates, and the same boards each with its own template."""
+    """Yield boards with defects and their templates as one set, and the same boards each with its own template."""
     paths = sorted((folder / "test" / "defect").iterdir())[:pairs]
     templates = _pieces(reader, [folder / "reference" / path.name for path in paths])
     boards = _pieces(reader, paths)
@@ -62,7 +62,7 @@ def deep_pcb(folder: Path, reader: ImageLoader, pairs: int = 10) -> Iterator[Pic
 
 
 def rendered(side: int, products: int = 4, pictures: int = 12) -> Iterator[PictureSet]:
-    """Surfaces of kinds the model never saw; each picture is another place, light and noise, every second defective."""
+    """Yield surfaces of kinds the model never saw, with varying position, light and noise; half are defective."""
     kinds = list(HELD_OUT_TEXTURES)
     for number in range(products):
         kind = kinds[number % len(kinds)]

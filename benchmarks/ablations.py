@@ -1,12 +1,12 @@
-"""The papers' ablations with the offline model, beside the same network with random weights.
+"""Run the papers' ablations with the offline model, and with the same network under random weights.
 
     python benchmarks/ablations.py --data ../shared/data --out runs/ablations --page docs/ablations.md
 
-prints the figures, writes ``ablations.json``, ``ablations.md`` and ``claims.md`` (the figures behind each sentence of
-the page, for whoever mends its prose), and puts the tables into the page. Every picture is
-encoded once; all variants of the methods then look at the same features. Samples of the data sets are used, and maps
-are compared with masks at 128×128: the figures tell variants apart and are not the methods' accuracy, which
-``benchmarks/accuracy.py`` measures.
+prints the metrics, writes ``ablations.json``, ``ablations.md`` and ``claims.md`` (the values behind each sentence of
+the page, for editing its prose), and inserts the tables into the page. Every image is encoded once; all variants of the
+methods use the same features. Only samples of the data sets are used, and maps are compared with masks at 128×128. The
+metrics compare variants; ``benchmarks/accuracy.py`` measures the methods' accuracy.
+
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pages import replace_between
 
 BATCH = 8
 START, END = "<!-- tables -->", "<!-- end of tables -->"
-# V-V and ordinary tokens of every block that some variant looks at.
+# V-V and ordinary tokens of every block that a variant uses.
 REQUEST = FeatureRequest(
     value_blocks=frozenset([-1]),
     ordinary_blocks=frozenset([-1]),
@@ -55,12 +55,12 @@ EVERYTHING = ("rendered", "magnetic tile", "PCB, mixed")
 
 
 JOINING = ("output", "fusion", "text_weight", "epochs", "anomalies", "copies", "learning_rate")
-"""Settings that leave the visual maps as they are."""
+"""Settings that do not change the visual maps."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of one table."""
+    """Line of a table."""
 
     section: str
     label: str
@@ -68,14 +68,14 @@ class Variant:
     settings: dict[str, Any]
     data: Sequence[str] = EVERYTHING
     control: bool = False
-    """Whether the random network is measured as well."""
+    """Whether to measure the random network too."""
     share: int = 1
-    """Every how many pictures of a set are scored: 1 = all."""
+    """Step between scored images of a set: 1 = all."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one variant on one data set: means over its sets."""
+    """Metrics of one variant on one data set: means over its sets."""
 
     section: str
     variant: str
@@ -86,11 +86,11 @@ class Row:
     aupro: float
     image_auroc: float
     milliseconds: float
-    """Of the method itself, per image, without the encoding."""
+    """Milliseconds of the method per image, without the encoding."""
 
 
 def variants() -> Iterator[Variant]:
-    """Everything that is measured."""
+    """Yield all variants."""
     pairs = (*EVERYTHING, "PCB, own template")
     for output in ("text", "visual", "joint"):
         for path, name in (("ordinary", "Q-K"), ("value", "V-V")):
@@ -138,7 +138,7 @@ def variants() -> Iterator[Variant]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of pictures after its one encoding."""
+    """Set of images after its single encoding."""
 
     pictures: PictureSet
     images: torch.Tensor
@@ -146,11 +146,11 @@ class Encoded:
     templates: Features | None
     anchors: TextAnchors
     visual: dict[Any, tuple[Any, torch.Tensor, float]] = field(default_factory=dict)
-    """What variants that differ only in how they join the scores share: references, maps, seconds they took."""
+    """Cache shared by variants that differ only in score fusion: references, maps, and their seconds."""
 
 
 def encode(pictures: PictureSet, backbone: OpenClipBackbone) -> Encoded:
-    """Encode every picture of a set once."""
+    """Encode every image of a set once."""
 
     def features(pieces: Any) -> tuple[torch.Tensor, Features]:
         images = torch.from_numpy(normalize(pieces, backbone.mean, backbone.std))
@@ -168,7 +168,7 @@ def encode(pictures: PictureSet, backbone: OpenClipBackbone) -> Encoded:
 def score(
     method: Method, known: Encoded, backbone: OpenClipBackbone, share: int
 ) -> tuple[Scores, list[int], float]:
-    """Scores of every ``share``-th picture, with the whole set as the pool; which they are; seconds a picture."""
+    """Return scores of every ``share``-th image, their indices, and seconds per image. The pool is the whole set."""
 
     def context(part: list[int], state: Any) -> MethodContext:
         return MethodContext(
@@ -204,7 +204,7 @@ def score(
 def measure(
     variant: Variant, sets: Sequence[Encoded], backbone: OpenClipBackbone, weights: str
 ) -> Iterator[Row]:
-    """One row per data set."""
+    """Return one row per data set."""
     method = make_method(variant.method, variant.settings)
     for data in dict.fromkeys(s.pictures.data for s in sets if s.pictures.data in variant.data):
         figures, count, seconds = [], 0, 0.0
@@ -230,7 +230,7 @@ def measure(
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One table a section: a line per variant and weights, three figures per data set."""
+    """Return one table per section: a line per variant and weights, three values per data set."""
     out = []
     for section in dict.fromkeys(row.section for row in rows):
         own = [row for row in rows if row.section == section]

@@ -1,9 +1,10 @@
-"""Accuracy of methods × weights on real images and on rendered held-out scenes, beside a random control.
+"""Measure the accuracy of methods × weights on real images and rendered held-out scenes, with a random control.
 
     python benchmarks/accuracy.py --data ../shared/data --out runs/accuracy
 
-prints a table and writes ``accuracy.json`` and ``accuracy.md``. The data sets are described by ``--data``'s README;
-a folder that is absent is left out. Nothing here is ever tuned on: the figures are for reports.
+prints a table and writes ``accuracy.json`` and ``accuracy.md``. The README of ``--data`` describes the data sets;
+missing folders are skipped. These images are never used for tuning, only for reports.
+
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ class DataSet:
 
     name: str
     categories: Sequence[Category]
-    """Images by what is on them; figures are of all of them together."""
+    """Images by object name; metrics are over all of them."""
     templates: Callable[[Path], Path] | None = None
-    """Gives each image's own reference; only methods that take one are run then."""
+    """Function that returns an image's reference; only methods that use one are run then."""
 
     def fits(self, method: str) -> bool:
-        """Whether a method is to be run on these images: those that compare them need one product."""
+        """Return whether to run a method on these images: methods that compare images need one product."""
         if self.templates:
-            return method.startswith("dual-image")  # the ones that take a reference for each image
+            return method.startswith("dual-image")  # methods that take one reference per image
         return len(self.categories) == 1 or make_method(method).scope != "set"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """Line of the table."""
 
     data: str
     defect: str
@@ -78,26 +79,26 @@ SHOWN = ("pixel_auroc", "aupro", "pixel_ap", "image_auroc", "image_ap", "pixel_f
 
 
 def magnetic_tile(data: Path) -> DataSet:
-    """Images of magnetic tiles with five kinds of defects."""
+    """Return images of magnetic tiles with five kinds of defects."""
     return DataSet("magnetic_tile", load_categories("folder", data / "magnetic_tile"))
 
 
 def deep_pcb(data: Path) -> DataSet:
-    """Scans of bare circuit boards; their defect-free templates count as the good images."""
+    """Return scans of bare circuit boards; their defect-free templates count as the good images."""
     (boards,) = load_categories("folder", data / "deep_pcb", object="printed circuit board")
     good = [Sample(path, GOOD, False) for path in boards.train]
     return DataSet("deep_pcb", [replace(boards, samples=[*boards.samples, *good])])
 
 
 def deep_pcb_pairs(data: Path) -> DataSet:
-    """The same scans, each with its own template as the reference."""
+    """Return the same scans, each with its own template as the reference."""
     boards = load_categories("folder", data / "deep_pcb", object="printed circuit board")
     reference = data / "deep_pcb" / "reference"
     return DataSet("deep_pcb, own template", boards, lambda path: reference / path.name)
 
 
 def thinned(data: DataSet, every: int) -> DataSet:
-    """The same set with every ``every``-th image of each category."""
+    """Return the set with every ``every``-th image of each category."""
     if every == 1:
         return data
     kept = [replace(category, samples=list(category.samples)[::every]) for category in data.categories]
@@ -105,7 +106,7 @@ def thinned(data: DataSet, every: int) -> DataSet:
 
 
 def rendered(folder: Path, scenes: int) -> DataSet:
-    """Scenes of kinds the tiny model was never trained on; the good pictures are other scenes than the defective."""
+    """Render scenes of kinds the tiny model was never trained on; good and defective images show different scenes."""
     canvas = Canvas(_RENDERED_SIDE, _RENDERED_SEED)
     by_noun: dict[str, list[Sample]] = {}
     for start in range(0, scenes, 32):
@@ -125,7 +126,7 @@ def rendered(folder: Path, scenes: int) -> DataSet:
 
 
 def rendered_brackets(folder: Path, each: int) -> DataSet:
-    """One product, imaged like the demo's: ``each`` images of every kind of defect, as many good."""
+    """Render one product, like the demo's: ``each`` images of every kind of defect, and as many good ones."""
     samples: list[Sample] = []
     for number, kind in enumerate([*DEFECTS] * each + [GOOD] * (len(DEFECTS) * each)):
         picture, mask = render_image(kind, _RENDERED_SEED + number)
@@ -144,7 +145,7 @@ def _save(path: Path, picture: NDArray[np.float32]) -> None:
 def measure(
     data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None
 ) -> Iterator[Row]:
-    """Score every image once with all methods, then one row a method and defect class."""
+    """Score every image once with all methods; return one row per method and kind of defect."""
     other = weights is not None and (weights in PRESETS or Path(weights).is_dir())
     model, own = (weights, None) if other else ("tiny", weights)
     with warnings.catch_warnings():
@@ -176,7 +177,7 @@ def measure(
 
 
 def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
-    """The table, and under it how it was made."""
+    """Return the table and its provenance."""
     columns = ["data", "defect", "method", "weights", "px", "photos", "pixel AUROC", "AUPRO@0.3", "pixel AP"]
     columns += ["image AUROC", "image AP"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
@@ -190,7 +191,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
 
 
 def compact(rows: Sequence[Row]) -> str:
-    """A line a data set, kind of defect and method, a column for each of the weights: three figures a cell."""
+    """Return a line per data set, kind of defect and method, with a column per weights and three values per cell."""
     weights = list(dict.fromkeys(row.weights for row in rows))
     lines = [f"| data | defect | method | {' | '.join(weights)} |", "|---|---|---|" + "---|" * len(weights)]
     cells = {(row.data, row.defect, row.method, row.weights): row for row in rows}
@@ -224,11 +225,11 @@ def main() -> None:
         default=["trained", "random"],
         help="trained, random, a file, another model's name or its folder",
     )
-    parser.add_argument("--page", type=Path, help="a page whose table between the marks is replaced")
+    parser.add_argument("--page", type=Path, help="page whose table between the markers is replaced")
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--rendered", type=int, default=240, help="held-out scenes to render")
-    parser.add_argument("--only", nargs="+", help="names of the sets to score; all where it is missing")
-    parser.add_argument("--every", type=int, default=1, help="take one of so many images of each set")
+    parser.add_argument("--only", nargs="+", help="names of the sets to score; default: all")
+    parser.add_argument("--every", type=int, default=1, help="use every N-th image of each set")
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:

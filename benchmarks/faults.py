@@ -1,17 +1,18 @@
-"""Faults for real: what is left in a results folder after each, and whether the same command finishes.
+"""Inject real faults into runs, check the results folder after each, and check that the same command finishes.
 
 python benchmarks/faults.py --out runs/faults                 (all of them)
 python benchmarks/faults.py --out runs/faults --only kill disk
 
-kill       the process killed (-9) at random moments, again and again, over one run
-disk       a small disk (tmpfs, needs the right to mount) that fills up
-removed    the results folder removed under the run
-clock      the clock goes back a day in the middle
-poison     an image that segfaults whoever opens it, on Ray
-node       two Ray nodes on this machine, one of them killed in the middle
+kill       the process is killed (-9) at random moments, repeatedly in one run
+disk       a small disk (tmpfs, needs permission to mount) fills up
+removed    the results folder is removed during the run
+clock      the clock is set back by a day during the run
+poison     an image that crashes its reader (segfault), on Ray
+node       two Ray nodes on this machine, one of them killed during the run
 storage    S3 (moto) that answers 503 and stalls, on Ray
 
-After each fault every part is read back in full; after the end every image must be there once.
+After each fault every part is read back in full; at the end every image must have exactly one row.
+
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ RunTotals = dict[str, object]
 
 
 def verify(out: Path, names: set[str] | None = None) -> Counter[str]:
-    """Rows per image, of parts that are all whole; with ``names`` each of them once and nothing else."""
+    """Count rows per image of complete parts; with ``names``, check that each has one row and no others exist."""
     found: Counter[str] = Counter()
     for part in sorted((out / "detections").glob("*")):
         found.update(pq.read_table(part)["path"].to_pylist())
@@ -61,13 +62,13 @@ def verify(out: Path, names: set[str] | None = None) -> Counter[str]:
 
 
 def errors_in(out: Path) -> list[str]:
-    """Names of images with an error."""
+    """Return the names of images with an error."""
     table = pq.read_table(out / "detections", columns=["path", "error"]).to_pylist()
     return [row["path"] for row in table if row["error"] is not None]
 
 
 def command(photos: Path, out: Path) -> subprocess.Popen[str]:
-    """The command as a user types it."""
+    """Start the command as a user would."""
     words = ["detect", photos, "--object", OBJECT, "--out", out, "--overlays", "none"]
     main = "from clipspect.cli import main; main()"
     return subprocess.Popen(
@@ -79,19 +80,19 @@ def command(photos: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def newest(out: Path) -> int:
-    """Number of the newest part, -1 where there is none."""
+    """Return the number of the newest part, -1 if there is none."""
     return max((int(part.stem.split("-")[1]) for part in (out / "detections").glob("*.parquet")), default=-1)
 
 
 def wait_for_rows(run: subprocess.Popen[str], out: Path, parts: int) -> None:
-    """Until the run has written that many parts, or has ended."""
+    """Wait until the run has written that many parts, or has ended."""
     before = newest(out)
     while run.poll() is None and newest(out) < before + parts:
         time.sleep(0.02)
 
 
 def kill(photos: Path, out: Path, kills: int) -> RunTotals:
-    """Kill, look, start again: three times of four while rows are written, else while the run is still starting."""
+    """Kill, check and restart: three of four times while rows are written, otherwise during start-up."""
     names, generator = set(LocalFolder(photos).names()), random.Random(8)
     seen: list[int] = []
     for number in range(kills):
@@ -114,7 +115,7 @@ def kill(photos: Path, out: Path, kills: int) -> RunTotals:
 
 
 def disk(photos: Path, out: Path) -> RunTotals:
-    """A disk of 300 KB, then a larger one."""
+    """Run on a disk of 300 KB, then on a larger one."""
     names = set(LocalFolder(photos).names())
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=True)
@@ -136,7 +137,7 @@ def disk(photos: Path, out: Path) -> RunTotals:
 
 
 def removed(photos: Path, out: Path) -> RunTotals:
-    """The folder goes; the run must say so and must not build half of it again."""
+    """Remove the folder; the run must report it and must not create a partial folder."""
     run = command(photos, out)
     wait_for_rows(run, out, 3)
     shutil.rmtree(out)
@@ -152,7 +153,7 @@ def removed(photos: Path, out: Path) -> RunTotals:
 
 
 def clock(photos: Path, out: Path) -> RunTotals:
-    """Rows are given times that go back a day in the middle; the run is cut there and goes on."""
+    """Set the clock back by a day during the run, stop the run there and resume it."""
     names = LocalFolder(photos).names()
     detector, now = clipspect.load(), datetime.datetime.now(datetime.UTC)
     stopped = threading.Event()
@@ -177,7 +178,7 @@ def clock(photos: Path, out: Path) -> RunTotals:
 
 
 def fragile_detector() -> clipspect.Detector:
-    """A detector whose process dies of one image."""
+    """Return a detector whose process crashes on one image."""
     from clipspect.data.prepare import ImageLoader, PreparedImage
 
     class Fragile(ImageLoader):
@@ -192,7 +193,7 @@ def fragile_detector() -> clipspect.Detector:
 
 
 def poison(photos: Path, out: Path) -> RunTotals:
-    """Three images that kill their worker, wherever they are."""
+    """Run with images that crash their worker."""
     folder = out.with_name("poisoned")
     shutil.copytree(photos, folder)
     bad = sorted(LocalFolder(folder).names())[5::20][:3]
@@ -210,14 +211,14 @@ def poison(photos: Path, out: Path) -> RunTotals:
 
 
 def run_on_ray(photos: Path, out: Path, build: Callable[[], clipspect.Detector]):
-    """A run on this machine's Ray."""
+    """Run on this machine's Ray."""
     with ray_cluster():
         engine: Engine = RayEngine(clipspect.load(), build, LocalFolder(photos), OBJECT)
         return run_engine(engine, out=out, overlays="none", report=False)
 
 
 def node(photos: Path, out: Path) -> RunTotals:
-    """The driver's node has no worker; of two others one goes once rows come in."""
+    """Run with no worker on the driver's node, and kill one of two other nodes after the first rows."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -246,7 +247,7 @@ def node(photos: Path, out: Path) -> RunTotals:
 
 @contextlib.contextmanager
 def storage_credentials() -> Iterator[None]:
-    """What any S3 client wants to see; the server takes everything."""
+    """Set dummy credentials that S3 clients require; the server accepts any."""
     names = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -257,7 +258,7 @@ def storage_credentials() -> Iterator[None]:
 
 
 def storage(photos: Path, out: Path) -> RunTotals:
-    """A third of the objects answer 503 four times, a third stall once beyond the client's patience."""
+    """Run on S3 where a third of the objects answer 503 four times and a third stall once beyond the timeout."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from pyarrow import fs
     from scale.faulty_s3 import faulty_s3
@@ -284,7 +285,7 @@ FAULTS["storage"] = storage
 
 
 def main() -> None:
-    """Each fault by itself, in a folder of its own."""
+    """Run each fault in a separate folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,13 @@
-"""Bad images by the thousand through the decode path: nothing but pixels or an ImageError may come back.
+"""Decode thousands of damaged images: each must give pixels or an ImageError.
 
 python benchmarks/fuzz_images.py --random 40000 --out runs/fuzz
 
-Valid files of every format are cut at every kilobyte and every early byte, their headers flipped, their dimensions made
-absurd (checksums mended), junk put behind them, frames and directories multiplied, bytes changed at random by a seed.
-A child process decodes them one after the other; a crash, a file that takes longer than the limit, an exception other
-than ImageError, a wrong array and the peak of memory are told. Anything but zero of them is an exit code of 1.
+Valid files of every format are truncated at every kilobyte and every early byte, and header bytes are flipped.
+Dimensions are set to absurd values with valid checksums, junk is appended, frames and directories are multiplied, and
+random bytes are changed by a seed. A child process decodes the files one after the other. The script reports crashes,
+files that exceed the time limit, exceptions other than ImageError, wrong arrays and the peak of memory. Any of them
+gives exit code 1.
+
 """
 
 from __future__ import annotations
@@ -33,16 +35,16 @@ from clipspect.errors import ImageError
 
 MAX_PIXELS = 20_000_000
 MEMORY_CAP = 500.0
-"""MB above what the process holds before the first file, at 20 million pixels."""
+"""Memory limit in MB above the start, at 20 million pixels."""
 SECONDS_PER_FILE = 20.0
 JUNK = (b"\0" * 4096, b"\xff\xd8\xff\xe0" * 64, b"PK\x03\x04" + b"x" * 999, b"<script>" * 99)
 ABSURD = (0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 Made = tuple[str, bytes]
-"""What was done, and the file."""
+"""Kind of damage, and the file."""
 
 
 def valid_files() -> dict[str, bytes]:
-    """A file of every format and mode that is read, some tens of kilobytes each."""
+    """Return a file of every supported format and mode, some tens of kilobytes each."""
     random = np.random.default_rng(3)
     low = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     picture = Image.fromarray(low).resize((320, 240), Image.Resampling.BICUBIC)
@@ -51,7 +53,9 @@ def valid_files() -> dict[str, bytes]:
     grey16 = Image.fromarray(np.arange(240 * 320, dtype=np.uint16).reshape(240, 320))
     unit = Image.fromarray(np.linspace(0, 1, 240 * 320, dtype=np.float32).reshape(240, 320))
 
-    def turned() -> dict[str, Any]:  # anew each time: Pillow leaves options of one format on the image
+    def turned() -> dict[
+        str, Any
+    ]:  # a new image each time, because Pillow stores options of one format on it
         return {"save_all": True, "append_images": [picture.rotate(angle) for angle in (10, 20, 30)]}
 
     kinds: list[tuple[str, str, Image.Image, dict[str, Any]]] = [
@@ -83,7 +87,7 @@ def valid_files() -> dict[str, bytes]:
 
 
 def made_files(random_count: int, seed: int) -> Iterator[Made]:
-    """All the files, the same for the same seed."""
+    """Yield all files, deterministic for a seed."""
     files = valid_files()
     for label, data in files.items():
         yield f"valid {label}", data
@@ -104,7 +108,7 @@ def made_files(random_count: int, seed: int) -> Iterator[Made]:
 
 
 def absurd_dimensions(files: dict[str, bytes]) -> Iterator[Made]:
-    """Width and height of the header replaced, the PNG's checksum mended so that it is believed."""
+    """Replace width and height in the header, with a valid PNG checksum."""
     for width in ABSURD:
         for height in ABSURD:
             for label in ("png", "16-bit png", "animated png"):
@@ -124,13 +128,13 @@ def absurd_dimensions(files: dict[str, bytes]) -> Iterator[Made]:
 
 
 def with_png_size(data: bytes, width: int, height: int) -> bytes:
-    """IHDR comes first: 8 bytes of signature, 4 of length, then name, contents and checksum."""
+    """Replace the size in the PNG header: 8 bytes signature, 4 length, then name, contents and checksum."""
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 def with_tiff_tags(data: bytes, values: dict[int, int]) -> bytes:
-    """The first directory of a little-endian TIFF with other values of some tags."""
+    """Replace the values of some tags in the first directory of a little-endian TIFF."""
     changed = bytearray(data)
     start = struct.unpack_from("<I", data, 4)[0]
     for number in range(struct.unpack_from("<H", data, start)[0]):
@@ -142,7 +146,7 @@ def with_tiff_tags(data: bytes, values: dict[int, int]) -> bytes:
 
 
 def bombs() -> Iterator[Made]:
-    """Small files of many pixels: below the limit, at it, and far beyond; and a lying one that inflates without end."""
+    """Yield small files of many pixels: below, at and far above the limit, and one that inflates without end."""
     for side in (2_000, 4_400, 4_500, 30_000, 65_000):
         for mode, depth in (("L", 0), ("RGB", 2), ("RGBA", 6)):
             row = b"\0" * (1 + side * len(mode))
@@ -165,7 +169,7 @@ def bombs() -> Iterator[Made]:
 
 
 def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """A PNG of these chunks."""
+    """Return a PNG of these chunks."""
     packed = [
         struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
         for n, d in [*chunks, (b"IEND", b"")]
@@ -174,7 +178,7 @@ def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def tiff_directories(data: bytes) -> Iterator[Made]:
-    """Directories that follow themselves or each other, thousands of them, and nested ones."""
+    """Yield files whose directories loop, form chains of thousands, or nest."""
     start = struct.unpack_from("<I", data, 4)[0]
     count = struct.unpack_from("<H", data, start)[0]
     after = start + 2 + 12 * count
@@ -192,13 +196,13 @@ def tiff_directories(data: bytes) -> Iterator[Made]:
 
 
 def with_new_tag(data: bytes, start: int, count: int, tag: int) -> bytes:
-    """The last entry of the first directory renamed."""
+    """Rename the last entry of the first directory."""
     place = start + 2 + 12 * (count - 1)
     return data[:place] + struct.pack("<H", tag) + data[place + 2 :]
 
 
 def frames() -> Iterator[Made]:
-    """Animations of many frames, whole and cut."""
+    """Yield animations of many frames, complete and truncated."""
     tiles = [Image.new("RGB", (32, 32), (n % 256, n // 2, 9)) for n in range(400)]
     for kind in ("PNG", "WEBP", "TIFF"):
         buffer = io.BytesIO()
@@ -209,7 +213,7 @@ def frames() -> Iterator[Made]:
 
 
 def random_changes(files: list[tuple[str, bytes]], count: int, random: np.random.Generator) -> Iterator[Made]:
-    """1 to 16 bytes set anew, half of the time near the beginning; sometimes a piece moved, doubled or dropped."""
+    """Change 1 to 16 random bytes, half of the time near the start; sometimes move, duplicate or drop a block."""
     for _ in range(count):
         label, data = files[random.integers(len(files))]
         changed = bytearray(data)
@@ -227,9 +231,9 @@ def random_changes(files: list[tuple[str, bytes]], count: int, random: np.random
 
 
 def decode_all(pipe: Any) -> None:
-    """In the child: decode what comes; answer with the outcome, processor seconds and the peak of memory so far."""
+    """Decode incoming files in the child; answer with outcome, CPU seconds and the peak of memory so far."""
     warnings.simplefilter("ignore")
-    outcome_of(next(iter(valid_files().values())))  # what is imported late is not counted
+    outcome_of(next(iter(valid_files().values())))  # exclude late imports from the measurement
     before = peak_memory()
     pipe.send(("ready", 0.0, 0.0))
     while True:
@@ -243,20 +247,20 @@ def decode_all(pipe: Any) -> None:
 
 
 class Decoder:
-    """The child, started anew whenever it is gone."""
+    """Child process that restarts after a crash."""
 
     def __init__(self) -> None:
-        """Nothing runs until the first file."""
+        """Set up without starting the child."""
         self._context = multiprocessing.get_context("spawn")
         self._child: Any = None
 
     def decode(self, data: bytes) -> tuple[str, float, float]:
-        """Outcome, processor seconds, MB at the peak above the start."""
+        """Return outcome, CPU seconds, and peak MB above the start."""
         if self._child is None:
             self._pipe, other = self._context.Pipe()
             self._child = self._context.Process(target=decode_all, args=(other,), daemon=True)
             self._child.start()
-            other.close()  # else nobody would notice that the child is gone
+            other.close()  # otherwise the end of the child goes unnoticed
             self._pipe.recv()
         try:
             self._pipe.send_bytes(data)
@@ -273,24 +277,24 @@ class Decoder:
 
 
 def outcome_of(data: bytes) -> str:
-    """Pixels, an ImageError, or what must not be."""
+    """Return the outcome: pixels, an ImageError, or a failure."""
     try:
         pixels = decode_image(data, name="fuzzed", max_pixels=MAX_PIXELS)
     except ImageError:
         return "clear error"
-    except BaseException as error:  # the point of it all
+    except BaseException as error:  # the purpose of this script
         return f"other exception: {type(error).__name__}: {error}"
     fits = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     return "pixels" if fits and 0 < pixels.size <= 3 * MAX_PIXELS else f"wrong array {pixels.shape}"
 
 
 def peak_memory() -> float:
-    """Of this process, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:
-    """Watch the child, count, say, write."""
+    """Run the child, count outcomes, print and write results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -311,7 +315,7 @@ def main() -> int:
         if outcome not in ("pixels", "clear error"):
             bad.append(f"{label}: {outcome}")
     kinds = sorted({kind for kind, _ in counts})
-    print("| done to valid files | files | pixels | clear error |\n|---|---|---|---|")
+    print("| change to valid files | files | pixels | clear error |\n|---|---|---|---|")
     for kind in kinds:
         own = {outcome: n for (k, outcome), n in counts.items() if k == kind}
         print(f"| {kind} | {sum(own.values())} | {own.get('pixels', 0)} | {own.get('clear error', 0)} |")

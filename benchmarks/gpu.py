@@ -37,7 +37,7 @@ BATCH, IMAGES = (64, 256) if CUDA else (4, 8)
 
 
 def timed(work: Callable[[], Any], rounds: int = 5) -> float:
-    """Median seconds of some work, after one round that does not count."""
+    """Return the median seconds of ``work``, after one warm-up round."""
     seconds = []
     for number in range(rounds + 1):
         if CUDA:
@@ -52,14 +52,14 @@ def timed(work: Callable[[], Any], rounds: int = 5) -> float:
 
 
 def matmul_rate() -> float:
-    """bf16 operations per second of one large matmul on random values."""
+    """Return the bf16 operations per second of one large matmul on random values."""
     side = 8192 if CUDA else 512
     a, b = (torch.randn(side, side, device=DEVICE).bfloat16() for _ in range(2))
     return 2 * side**3 / timed(lambda: a @ b)
 
 
 def encoder_operations(detector: Detector) -> float:
-    """Operations of the matmuls of one encoding with the V-V stream."""
+    """Return the operations of the matmuls of one encoding with the V-V stream."""
     backbone = detector.backbone
     visual: Any = backbone.network.visual
     blocks = visual.transformer.resblocks
@@ -71,7 +71,7 @@ def encoder_operations(detector: Detector) -> float:
 
 
 def load(method: str, model: str, size: int, precision: str, device: str = DEVICE) -> Detector:
-    """A detector on the device."""
+    """Return a detector on the device."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return clipspect.load(
@@ -81,7 +81,7 @@ def load(method: str, model: str, size: int, precision: str, device: str = DEVIC
 
 
 def agreement(method: str, model: str, size: int, precision: str, files: list[Path]) -> str:
-    """How the device's maps and scores agree with the CPU's in float32."""
+    """Return the agreement of the device's maps and scores with the CPU's in float32."""
     results = []
     for device, chosen in ((DEVICE, precision), ("cpu", "fp32")):
         found = load(method, model, size, chosen, device).detect(files, object="metal bracket")

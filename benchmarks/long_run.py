@@ -1,12 +1,13 @@
-"""One long run: does memory stay flat, do file handles stay few, is the last tenth as fast as the first?
+"""Measure one long run: memory growth, open files, and the speed of the last tenth against the first.
 
-python benchmarks/long_run.py --images 100000 --side 256 --image-size 128 --precision bf16 --batch-size 16 \
+python benchmarks/long_run.py --images 100000 --side 256 --image-size 128 --precision bf16 --batch-size 16 \\
     --out runs/long
 
-Draws the demo's bracket a few times, writes each image as one of them, shifted and with grain of its own, scores
-them in one process into one results folder, and says per tenth of the run: images per second of wall clock and of
-processor time (the second suffers less from neighbours on a shared machine), resident memory, open files.
-``--write-only`` makes the images and leaves the run for a moment when the machine is quiet.
+Draws the demo's bracket a few times, and writes each image as one of them, shifted and with its own noise. Scores the
+images in one process into one results folder. Reports per tenth of the run: images per second of wall time and of CPU
+time (less affected by other load), resident memory, open files. ``--write-only`` only writes the images, so that the
+run can start later on an idle machine.
+
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ PER_FOLDER = 1000
 
 @dataclass(frozen=True)
 class Sample:
-    """The process at one moment."""
+    """Measurement of the process at one moment."""
 
     stage: str
-    """detect: scoring, the first sample after a warm-up; finish: judging the rows; end: report written."""
+    """detect: scoring, the first sample after a warm-up; finish: thresholds applied; end: report written."""
     images: int
     wall: float
     """Seconds."""
     cpu: float
-    """Seconds of the process, all threads."""
+    """CPU seconds of the process, all threads."""
     machine: float
-    """Processor seconds of the whole machine, neighbours and those a hypervisor kept among them."""
+    """CPU seconds of the whole machine, including other processes and time stolen by a hypervisor."""
     memory: float
     """Resident, in MB."""
     files: int
@@ -55,7 +56,7 @@ class Sample:
 
 
 def main() -> None:
-    """Draw, run, print, write."""
+    """Write images, run, print and write results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def write_images(folder: Path, count: int, side: int = 512) -> None:
-    """JPEGs of side × side in subfolders of a thousand; those that are there already stay."""
+    """Write JPEGs of side × side in subfolders of a thousand; existing ones are kept."""
     kinds = ("good", "scratch", "crack", "hole")
     drawn: list[np.ndarray] = []
     for number in range(count):
@@ -125,7 +126,7 @@ def write_images(folder: Path, count: int, side: int = 512) -> None:
 
 
 def run(detector: clipspect.Detector, photos: Path, out: Path, count: int) -> tuple[RunSummary, list[Sample]]:
-    """Score everything; a sample after a warm-up of a hundredth, after each tenth, and at the very end."""
+    """Score everything; sample after a warm-up of a hundredth, after each tenth, and at the end."""
     marks = {round(count * tenth / TENTHS) or count // 100 for tenth in range(TENTHS + 1)}
     samples: list[Sample] = []
     started = time.monotonic()
@@ -156,13 +157,13 @@ def sample(stage: str, done: int, started: float) -> Sample:
 
 
 def machine_time() -> float:
-    """Processor seconds since boot, not idle ones (fields: user nice system idle iowait irq softirq steal)."""
+    """Return CPU seconds since boot, without idle ones (fields: user nice system idle iowait irq softirq steal)."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def print_table(samples: list[Sample]) -> None:
-    """A line per tenth, what the last tenth is to the first, and what came after the scores."""
+    """Print a line per tenth, the ratio of the last to the first tenth, and the steps after scoring."""
     print("| images | per second | per CPU second | neighbours' cores | memory, MB | open files |")
     print("|---|---|---|---|---|---|")
     scored = [one for one in samples if one.stage == "detect"]
@@ -179,7 +180,7 @@ def print_table(samples: list[Sample]) -> None:
         print(f"| {names[after.stage]} | {after.wall - before.wall:.0f} s | ", end="")
         print(f"{after.cpu - before.cpu:.0f} s | | {after.memory:.0f} | {after.files} |")
     wall, cpu = (100 * (last / first - 1) for first, last in zip(speeds[0], speeds[-1], strict=True))
-    print(f"the last tenth beside the first: {wall:+.1f} % by the clock, {cpu:+.1f} % by processor time")
+    print(f"the last tenth against the first: {wall:+.1f} % in wall time, {cpu:+.1f} % in CPU time")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""A load on the service, on this machine: does batching pay, how long do clients wait, is every answer one's own?
+"""Load-test the service on this machine: gain from batching, latency, and one correct response per request.
 
 python benchmarks/service_load.py --out runs/service-load.json
 python benchmarks/service_load.py --image-size 32 --side 64 --batch 16 1
 
-Starts `clipspect serve` as it is (or asks one that runs, with --url), lets several clients ask as fast as they get
-answers, each request with an image nobody else sends, and says per number of clients: requests per second, how
-long they took, how many were scored together. Several --batch are run one after the other: 1 is the control. An answer
-is told by its image's hash; the service's own counters say whether anything was scored twice. Clients, service and
-Ray share the machine, as the figures do; what clients send is made before the clock runs.
+Starts `clipspect serve` (or uses a running one, with --url). Several clients send requests back to back, each with a
+unique image. Reports per number of clients: requests per second, latency, and the number of requests scored together.
+Several --batch values run in sequence: 1 is the control. The image's hash identifies a response; the service's counters
+detect images scored twice. Clients, service and Ray share the machine. Request bodies are prepared before timing.
+
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ START_S = 300
 
 @dataclass(frozen=True)
 class Load:
-    """What a number of clients saw."""
+    """Results for one number of clients."""
 
     batch: int
-    """Most requests scored together, as the service was told."""
+    """Maximum number of requests scored together, as configured."""
     clients: int
     answered: int
-    """Requests answered with 200 and the hash of the image that was sent."""
+    """Requests answered with 200 and the hash of the sent image."""
     refused: int
-    """Requests answered with an error of the service's shape."""
+    """Requests answered with an error in the service's format."""
     lost: int
-    """Requests without any answer."""
+    """Requests without a response."""
     foreign: int
-    """Requests answered with somebody else's result, or more than one."""
+    """Requests answered with another request's result, or more than one."""
     scored: int
-    """Images the service says it scored meanwhile."""
+    """Images that the service counted as scored."""
     per_second: float
     median_ms: float
     p99_ms: float
     batched: float
-    """Requests scored together, on average over requests."""
+    """Mean number of requests scored together."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A request, ready to be sent."""
+    """Prepared request."""
 
     body: bytes
     headers: dict[str, str]
@@ -77,7 +77,7 @@ class Message:
 
 
 def messages(count: int, side: int, method: str) -> list[Message]:
-    """So many requests, each with an image of side × side pixels of its own: the demo's, with different grain."""
+    """Return ``count`` requests, each with a unique image of side × side pixels: the demo's, with different noise."""
     base = Image.open(sorted(DEMO_IMAGES.glob("*.jpg"))[0]).convert("RGB").resize((side, side))
     pixels = np.asarray(base, dtype=np.int16)
     random = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def messages(count: int, side: int, method: str) -> list[Message]:
 
 
 def ask(url: str, waiting: list[Message], clients: int, batch: int) -> Load:
-    """Let so many clients ask, each one request after the other, until all have been sent."""
+    """Send all requests from ``clients`` concurrent clients, each one request after the other."""
     waits: list[float] = []
     batched: list[int] = []
     counts = {"answered": 0, "refused": 0, "lost": 0, "foreign": 0}
@@ -146,7 +146,7 @@ def ask(url: str, waiting: list[Message], clients: int, batch: int) -> Load:
 
 
 def scored(url: str) -> int:
-    """Images the service has counted so far."""
+    """Return the number of images the service has counted."""
     counts = re.findall(
         r"^clipspect_images_total\{.*\} (\S+)$",
         httpx.get(f"{url}/metrics", timeout=30).text,
@@ -157,7 +157,7 @@ def scored(url: str) -> int:
 
 @contextmanager
 def service(options: argparse.Namespace, batch: int) -> Iterator[str]:
-    """The address of a service: the one named, or one of its own."""
+    """Yield the address of the given service, or of one started here."""
     if options.url:
         yield options.url.rstrip("/")
         return
@@ -197,9 +197,9 @@ def _wait_until_ready(url: str, running: subprocess.Popen[bytes], log: Path) -> 
 
 
 def main() -> None:
-    """Run, print a table, write JSON."""
+    """Run, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", help="a service that runs; without it one is started")
+    parser.add_argument("--url", help="a running service; default: start one")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--weights")
@@ -236,7 +236,7 @@ def main() -> None:
 
 
 def report(loads: list[Load]) -> None:
-    """Print the table, and what batching gave."""
+    """Print the table and the gain from batching."""
     print(
         "| `--batch` | clients | requests/s | median | p99 | scored together | answered | refused, lost, foreign |"
     )

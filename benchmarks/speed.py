@@ -1,11 +1,12 @@
-"""Speed of everything, beside its rivals and the machine's own ceiling, in one run.
+"""Measure the speed of pipelines, encoders and start-up, with baselines and the ceiling of the machine, in one run.
 
     python benchmarks/speed.py --json runs/speed.json
 
 prints tables, writes them as JSON, and with ``--docs docs/speed.md`` into that page. Backbones have random weights of
-the real shapes (``tiny`` its own). Subjects take turns, round after round; medians are reported. anomalib's WinCLIP
-runs in an environment of its own, made on the first run (``benchmarks/rivals``), and is checked against recorded
+the real shapes (``tiny`` its trained ones). Subjects alternate over rounds; medians are reported. anomalib's WinCLIP
+runs in a separate environment, created on the first run (``benchmarks/baselines``), and is checked against recorded
 numbers before it is timed.
+
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ MARKS = ("<!-- figures: benchmarks/speed.py -->", "<!-- end of figures -->")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the main table."""
+    """Line of the main table."""
 
     model: str
     threads: int
@@ -68,26 +69,26 @@ class Row:
     """Per image, median."""
     images_per_second: float
     ratio_vs_winclip: float | None
-    """How many times the images per second of anomalib's WinCLIP in fp32, pipeline by pipeline."""
+    """Ratio of images per second to anomalib's WinCLIP in fp32, for pipelines."""
     ratio_vs_anoclip: float | None
-    """Time over that of the anoclip pipeline in the same precision and batch."""
+    """Ratio of time to the anoclip pipeline in the same precision and batch."""
     ratio_vs_plain: float | None
-    """Time over that of the encoder's ordinary path alone, with everything left out that nobody asked for."""
+    """Ratio of time to the encoder's ordinary path, which computes only what is requested."""
     ratio_vs_open_clip: float | None
-    """Time over that of open_clip's own ``encode_image`` in the same precision."""
+    """Ratio of time to open_clip's ``encode_image`` in the same precision."""
     gflops: float | None
     fraction_of_ceiling: float | None
-    """Of the rate the same machine reaches in the same precision on the encoder's matrix products alone."""
+    """Fraction of the machine's rate in the same precision on the encoder's matmuls alone."""
     ratio_at_ceiling: float | None
-    """``ratio_vs_winclip`` of an AnoCLIP whose encoder reached that rate and cost nothing beside it."""
+    """``ratio_vs_winclip`` of an AnoCLIP whose encoder reaches that rate without other costs."""
     encoder_busy: float | None
-    """Share of the time in which the pipeline's encoder had a batch to work on, median."""
+    """Share of time in which the pipeline's encoder had a batch to process, median."""
 
 
 def time_model(
     model: str, threads: int, options: argparse.Namespace
 ) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of one model with one number of threads, its anchors' times, and how its maps agree with float32's."""
+    """Time one model with one number of threads; return rows, text embedding times and agreement with float32."""
     torch.set_num_threads(threads)
     subjects: list[Subject] = []
     anchors: list[dict[str, Any]] = []
@@ -140,7 +141,7 @@ def time_model(
 
 
 def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict[int, float]) -> list[Row]:
-    """The ratios between what was measured."""
+    """Compute the ratios between measurements."""
     taken = {(s.what, s.name, s.precision, s.batch): seconds[i] for i, s in enumerate(subjects)}
     winclip = taken.get(("pipeline", WINCLIP, "fp32", 1))
     rows = []
@@ -172,12 +173,12 @@ def rows_of(model: str, threads: int, subjects: Sequence[Subject], seconds: dict
 
 
 def time_anchors(model: str, precision: str, threads: int, device: str) -> dict[str, Any]:
-    """Seconds for the anchors of one object: made, and read from the disk cache."""
+    """Return the seconds for the text embeddings of one object: computed, and read from the disk cache."""
     before = os.environ.get("CLIPSPECT_CACHE")
     with tempfile.TemporaryDirectory() as empty:
         os.environ["CLIPSPECT_CACHE"] = empty
         detector = load("anoclip", model, precision, 1, device)
-        detector.backbone.tokenize(["a nut"])  # the tokenizer's own start is told under start-up
+        detector.backbone.tokenize(["a nut"])  # the tokenizer's start-up is measured separately
         assert detector.backbone.fingerprint  # a hash of the weights, once per loaded model
         seconds = []
         for _ in range(2):
@@ -195,7 +196,7 @@ def time_anchors(model: str, precision: str, threads: int, device: str) -> dict[
 
 
 def time_startup(rounds: int) -> list[dict[str, Any]]:
-    """Wall seconds from the shell to the result of one image, and of what it cannot do without."""
+    """Return the wall seconds from the shell to the result of one image, and of its required imports."""
     photo = sorted(DEMO_IMAGES.glob("*crack*"))[0]
     detect = "import sys; from clipspect.cli import main; sys.argv[0] = 'clipspect'; main()"
     rows = []
@@ -218,7 +219,7 @@ def time_startup(rounds: int) -> list[dict[str, Any]]:
 
 
 def time_mutual(sizes: Sequence[int], patches: int = 225, width: int = 640) -> list[dict[str, Any]]:
-    """Seconds to compare N images with each other, one block: exactly, and through the index (built and asked)."""
+    """Return the seconds to compare N images with each other, one block: exactly, and with the index."""
     rows = []
     for size in sizes:
         tokens = F.normalize(torch.randn(size, patches, width), dim=-1)
@@ -235,7 +236,7 @@ def time_mutual(sizes: Sequence[int], patches: int = 225, width: int = 640) -> l
 
 
 def profile(model: str, precision: str, batch: int, device: str) -> list[dict[str, Any]]:
-    """Where the V-V encoding's time goes: operators above one percent."""
+    """Profile the V-V encoding: operators above one percent of the time."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -261,7 +262,7 @@ def profile(model: str, precision: str, batch: int, device: str) -> list[dict[st
 
 
 def instructions() -> str:
-    """What the processor has for products below fp32, as far as the system tells."""
+    """Return the CPU's instructions for matmuls below fp32, as reported by the system."""
     listing = Path("/proc/cpuinfo")
     flags = set(listing.read_text(errors="replace").split()) if listing.is_file() else set()
     wanted = ("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -269,7 +270,7 @@ def instructions() -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown of rows with the same keys, but for those no row knows."""
+    """Return rows with the same keys as Markdown, without keys that are empty in every row."""
 
     def cell(key: str, value: Any) -> str:
         if value is None:
@@ -286,7 +287,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def page(result: dict[str, Any]) -> str:
-    """All tables as Markdown."""
+    """Return all tables as Markdown."""
     told = "; ".join(f"{key} {value}" for key, value in result["provenance"].items())
     parts = [f"Medians of {result['rounds']} rounds in turns. {told}."]
     for title, what in (
@@ -313,7 +314,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def keep(result: dict[str, Any], path: Path | None) -> None:
-    """Write what has been measured so far: a run takes many minutes."""
+    """Write the measurements so far, because a run takes many minutes."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -327,7 +328,7 @@ def parse() -> argparse.Namespace:
     )
     cuda = torch.cuda.is_available()
     parser.add_argument("--json", type=Path, help="write everything here")
-    parser.add_argument("--docs", type=Path, help="write the tables into this page, between its marks")
+    parser.add_argument("--docs", type=Path, help="write the tables into this page, between its markers")
     parser.add_argument("--models", nargs="+", default=["ViT-B-16-plus-240", "tiny"])
     parser.add_argument("--methods", nargs="*", default=list(list_methods()))
     parser.add_argument(
@@ -339,16 +340,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--mutual", nargs="*", type=int, default=[16, 32, 64, 128, 256])
-    parser.add_argument("--no-rival", action="store_true", help="leave anomalib's WinCLIP out")
-    parser.add_argument("--no-startup", action="store_true", help="leave the command line's start out")
+    parser.add_argument("--no-rival", action="store_true", help="skip anomalib's WinCLIP")
+    parser.add_argument("--no-startup", action="store_true", help="skip the start-up measurement")
     parser.add_argument("--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO")
     shared = Path(__file__).resolve().parents[2] / "shared" / "parity"
-    parser.add_argument("--parity", type=Path, default=shared, help="numbers the rival is checked against")
+    parser.add_argument(
+        "--parity", type=Path, default=shared, help="recorded numbers to check the baseline against"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write results."""
     options = parse()
     options.say = lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
     result: dict[str, Any] = {

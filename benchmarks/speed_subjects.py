@@ -1,4 +1,4 @@
-"""What ``benchmarks/speed.py`` times: encoders, pipelines, exported files, the rival, the machine's own ceiling."""
+"""Subjects of ``benchmarks/speed.py``: encoders, pipelines, exported files, the baseline, the machine's ceiling."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SLOW = ("winclip", "winclip+")
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing that is timed."""
+    """Subject to time."""
 
     what: str
     """"pipeline" (file in, map and row out), "encoder", "runtime" (an exported file) or "ceiling"."""
@@ -49,16 +49,17 @@ class Subject:
     images: int
     """Images per run."""
     run: Callable[[], float | None]
-    """Runs once; returns its seconds where it measures them itself."""
+    """Function that runs once; returns its seconds if it measures them itself."""
     flops: float | None = None
-    """Floating-point operations of the products, per image."""
+    """Floating-point operations of the matmuls, per image."""
     busy: list[float] = field(default_factory=list)
-    """Of each run of a pipeline, the share of the time from the first batch's start to the last one's end in which a
-    batch was being encoded and scored."""
+    """Per run of a pipeline, the share of time, from the first batch's start to the last one's end, in which a
+    batch was encoded and scored.
+    """
 
 
 def measure(subjects: list[Subject], rounds: int, say: Callable[[str], None]) -> dict[int, float]:
-    """Median seconds per image of each subject, in rounds that take turns; one round before does not count."""
+    """Return the median seconds per image of each subject, in alternating rounds after one warm-up round."""
     seconds: dict[int, list[float]] = {number: [] for number in range(len(subjects))}
     for turn in range(rounds + 1):
         for number, subject in enumerate(subjects):
@@ -66,7 +67,7 @@ def measure(subjects: list[Subject], rounds: int, say: Callable[[str], None]) ->
                 f"round {turn} of {rounds}: {subject.what} {subject.name} {subject.precision} ×{subject.batch}"
             )
             if subject.what != "pipeline" and subject.name != WINCLIP:
-                subject.run()  # threads and caches still belong to the subject before
+                subject.run()  # warm up threads and caches after the previous subject
                 synchronise()
             started = time.perf_counter()
             own = subject.run()
@@ -83,7 +84,7 @@ def synchronise() -> None:
 
 
 def load(method: str, model: str, precision: str, batch: int, device: str) -> Detector:
-    """A detector with random weights of the real shapes; the offline model with its own."""
+    """Return a detector with random weights of the real shapes; the offline model with its trained weights."""
     first = _loaded(model, precision, device)
     model = replace(first.model, methods=(make_method(method),), batch_size=batch)
     return Detector(model, first.reader, agreement=first.agreement)
@@ -91,7 +92,7 @@ def load(method: str, model: str, precision: str, batch: int, device: str) -> De
 
 @cache
 def _loaded(model: str, precision: str, device: str) -> Detector:
-    """One backbone for all subjects of a model and precision: what differs is the method and the batch."""
+    """Return a cached backbone for all subjects of a model and precision; only method and batch differ."""
     weights = None if model == "tiny" else "random"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,7 +100,7 @@ def _loaded(model: str, precision: str, device: str) -> Detector:
 
 
 def encoders(detector: Detector, batch: int) -> Iterator[Subject]:
-    """The V-V encoding AnoCLIP asks for, and the ordinary one alone, on a prepared batch."""
+    """Yield the V-V encoding that AnoCLIP requests, and the ordinary path alone, on a prepared batch."""
     backbone = detector.backbone
     side = backbone.image_size
     images = torch.randn(batch, 3, side, side, device=backbone.device)
@@ -114,7 +115,7 @@ def encoders(detector: Detector, batch: int) -> Iterator[Subject]:
 
 
 def plain_open_clip(model: str, precision: str, batch: int, device: str) -> Subject:
-    """open_clip's own ``encode_image`` with all its weights cast."""
+    """Return open_clip's ``encode_image`` with all weights cast."""
     theirs = _open_clip(model, precision, device)
     side = theirs.visual.image_size
     side = side if isinstance(side, int) else side[0]
@@ -134,7 +135,7 @@ def _open_clip(model: str, precision: str, device: str) -> Any:
 
 
 def ceiling(backbone: OpenClipBackbone, precision: str, batch: int) -> Subject:
-    """The four products of one block, at the encoder's own shapes, and nothing between them."""
+    """Return the four matmuls of one block, at the encoder's shapes, with nothing between them."""
     rows, width, inner = batch * tokens_of(backbone), *widths_of(backbone)
     shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
     operations = sum(2 * rows * a * b for a, b in shapes)
@@ -147,16 +148,16 @@ def ceiling(backbone: OpenClipBackbone, precision: str, batch: int) -> Subject:
     @torch.inference_mode()
     def multiply() -> None:
         for left, right in pairs if not rounded else ():
-            linear(left, right)  # whichever library is the faster one here
+            linear(left, right)  # the faster library here
         for (left, _), product in zip(pairs, rounded, strict=False):
-            for image in left.chunk(batch):  # each rounded by its own range, as the encoder does
+            for image in left.chunk(batch):  # each quantized by its own range, as in the encoder
                 product(image)
 
     return Subject("ceiling", "matrix products", precision, batch, batch, multiply, operations / batch)
 
 
 def pipeline(detector: Detector, images: Path, count: int) -> Subject:
-    """A folder of images, read, scored and written as rows; the object's anchors lie in the cache."""
+    """Return a pipeline: a folder of images is read, scored and written as rows, with cached text embeddings."""
     method = detector.methods[0]
     detector.model.set_object(OBJECT)
     options: dict[str, Any] = {}
@@ -193,9 +194,9 @@ def pipeline(detector: Detector, images: Path, count: int) -> Subject:
 def exported(
     detector: Detector, folder: Path, batch: int, agreements: list[dict[str, Any]]
 ) -> Iterator[Subject]:
-    """The same network in ONNX Runtime and in OpenVINO (float32, bfloat16, int8), pixels in, score and map out.
+    """Yield the network in ONNX Runtime and in OpenVINO (float32, bfloat16, int8), pixels in, score and map out.
 
-    How the maps of each agree with torch's is added to ``agreements``, once a model.
+    The agreement of each runtime's maps with PyTorch is added to ``agreements``, once per model.
     """
     import onnxruntime
     import openvino
@@ -246,18 +247,18 @@ def exported(
 
 
 def tokens_of(backbone: OpenClipBackbone) -> int:
-    """Tokens of one image, the class token included."""
+    """Return the number of tokens of one image, including the class token."""
     return (backbone.image_size // backbone.patch) ** 2 + 1
 
 
 def widths_of(backbone: OpenClipBackbone) -> tuple[int, int]:
-    """Width of the stream and of the perceptrons."""
+    """Return the widths of the stream and of the MLPs."""
     mlp = backbone.network.visual.transformer.resblocks[0].mlp
     return mlp.c_fc.in_features, mlp.c_fc.out_features
 
 
 def flops(backbone: OpenClipBackbone, *, value: bool) -> float:
-    """Operations of the products of one encoding as it is done: the last block for the class token alone."""
+    """Return the matmul operations of one encoding as executed: the last block for the class token only."""
     n, (width, inner) = tokens_of(backbone), widths_of(backbone)
     products, attention = 2 * n * width * (4 * width + 2 * inner), 4 * n * n * width
     last = 2 * n * width * 2 * width + 4 * n * width + 2 * width * (2 * width + 2 * inner)
@@ -268,7 +269,7 @@ def flops(backbone: OpenClipBackbone, *, value: bool) -> float:
 
 @contextmanager
 def folder_of_images(count: int) -> Iterator[Path]:
-    """Different 1000×1000 JPEGs made of those in the wheel."""
+    """Provide a folder of different 1000×1000 JPEGs generated from those in the wheel."""
     with tempfile.TemporaryDirectory(prefix="clipspect-speed-") as folder:
         sources = sorted(DEMO_IMAGES.glob("*.jpg"))
         for number in range(count):

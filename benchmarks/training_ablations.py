@@ -1,11 +1,12 @@
-"""What the parts of the tiny model's training are worth: short trainings that differ in one thing each.
+"""Measure the parts of the tiny model's training with short training runs that differ in one part each.
 
     python benchmarks/training_ablations.py --data ../shared/data --out runs/training-ablations
 
-Every model is trained from scratch for the same number of operations on the same kind of windows, far shorter than
-the shipped one, and measured as in ``benchmarks/ablations.py``. The table and the figures are written to
-``training_ablations.md`` and ``.json``; with ``--page`` the table also goes between the marks of that page. A run that
-was stopped goes on where it was. ``--also NAME=FOLDER`` measures finished model folders beside them.
+Every model is trained from scratch for the same number of operations on the same kind of windows, much shorter than the
+shipped one, and measured as in ``benchmarks/ablations.py``. The script writes the table and the metrics to
+``training_ablations.md`` and ``.json``; with ``--page`` it also inserts the table between the markers of that page. A
+stopped run resumes. ``--also NAME=FOLDER`` also measures finished model folders.
+
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Training:
     """Changes of open_clip's ``vision_cfg``."""
 
     def config(self, shipped: TrainingConfig, steps: int) -> TrainingConfig:
-        """The shipped configuration, shortened and changed, on drawn surfaces alone."""
+        """Return the shipped configuration, shortened and changed, with rendered surfaces only."""
         phases = (
             Phase(0.6, window=8, batch=64, scene_sizes=(128,)),
             Phase(1.0, window=16, batch=16, scene_sizes=(128,)),
@@ -99,12 +100,12 @@ TRAININGS = (
 
 
 def trained(training: Training, shipped: TrainingConfig, steps: int, out: Path) -> Path:
-    """The model folder of a training, trained unless it is there."""
+    """Return the model folder of a training run; train it if it is missing."""
     name = training.label.replace(",", "").replace(" ", "-")
     folder = out / name / "model"
     if not (folder / "open_clip_model.safetensors").exists():
         config = training.config(shipped, steps)
-        # Trainings on the same world and seed share their scenes: shards are told by number, size and seed.
+        # Runs with the same world and seed share scenes: shards are identified by number, size and seed.
         scenes = out / f"scenes {training.leave_out or 'all'} {training.seed} {config.stages[0].scenes[0]}"
         scenes.mkdir(parents=True, exist_ok=True)
         (out / name).mkdir(exist_ok=True)
@@ -116,7 +117,7 @@ def trained(training: Training, shipped: TrainingConfig, steps: int, out: Path) 
 
 
 def figures(label: str, model: str, weights: str | None, sets: Sequence[PictureSet]) -> Iterator[Row]:
-    """Every score of one model on every data set."""
+    """Yield every score of one model on every data set."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = load_backbone(model, weights, image_size=SIZE, device="cpu")
@@ -126,7 +127,7 @@ def figures(label: str, model: str, weights: str | None, sets: Sequence[PictureS
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A line a training and score: pixel AUROC / AUPRO of every data set."""
+    """Return a line per training run and score: pixel AUROC / AUPRO of every data set."""
     data = list(dict.fromkeys(row.data for row in rows))
     lines = [f"| training | score | {' | '.join(data)} |", "|---|---|" + "---|" * len(data)]
     cells = {(row.section, row.variant, row.data): row for row in rows}
@@ -138,13 +139,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Train, measure, print, write."""
+    """Train, measure, print and write results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--page", type=Path, help="a page whose table between the marks is replaced")
+    parser.add_argument("--page", type=Path, help="page whose table between the markers is replaced")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER of finished models")
     arguments = parser.parse_args()

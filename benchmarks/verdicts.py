@@ -1,10 +1,11 @@
-"""Verdicts from known-good images: promised against realized false-alarm rates, recall, pointing and box overlap.
+"""Measure verdicts from known-good images: promised and realized false-alarm rates, recall, pointing and box overlap.
 
     python benchmarks/verdicts.py --out benchmarks/results/verdicts.json --page docs/calibration.md
     python benchmarks/verdicts.py --data folder --root parts/ …    # your own images in MVTec AD's layout
 
 Each image is encoded once. Per resample, n good images calibrate (and are the references of methods that compare
-images); the other good images and all defective ones are judged. Random weights stand beside as a control.
+images). The other good images and all defective ones are scored. Random weights are the control.
+
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Result:
 
 
 def rendered_brackets(good: int, defective: int) -> ImageSet:
-    """Rendered brackets of the demo's product with seeds that the demo does not use."""
+    """Render brackets of the demo's product with seeds that the demo does not use."""
 
     def pixels(picture: torch.Tensor) -> NDArray[np.uint8]:
         return np.ascontiguousarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
@@ -89,7 +90,7 @@ def rendered_brackets(good: int, defective: int) -> ImageSet:
 
 
 def folder_set(root: Path, object_name: str, limit: int) -> ImageSet:
-    """A folder in MVTec AD's layout: test/good, test/KIND, ground_truth/KIND."""
+    """Read a folder in MVTec AD's layout: test/good, test/KIND, ground_truth/KIND."""
     names = sorted((root / "test").glob("*/*"))
     rng = np.random.default_rng(0)
     good = [p for p in names if p.parent.name == "good"]
@@ -105,7 +106,7 @@ def folder_set(root: Path, object_name: str, limit: int) -> ImageSet:
 
 
 def measure(images: ImageSet, detector: Detector, weights: str, resamples: int) -> list[Result]:
-    """Judge the images by resampled known-good images."""
+    """Apply verdicts to the images with resampled known-good images."""
     (method,) = detector.methods
     model = detector.model.set_object(images.object)
     loaded = [detector.reader.read(one, f"{n}") for n, one in enumerate([*images.good, *images.defective])]
@@ -158,7 +159,7 @@ def _detections(detector: Detector, model: Any, everything: Encoded, loaded: Seq
 def _judge(
     images: ImageSet, found: Sequence[Any], chosen: Sequence[int], rate: float
 ) -> tuple[float, float, int, float, float]:
-    """False alarms, recall, flagged without a region, pointing and box IoU of one resample."""
+    """Return false alarms, recall, flagged images without a region, pointing and box IoU of one resample."""
     calibration = calibrate_good([found[i].summary for i in chosen], rate)
     count = len(images.good)
     alarms: list[bool] = []
@@ -208,7 +209,7 @@ def _boxes_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table of the results."""
+    """Return a Markdown table of the results."""
     lines = [
         "| set | method | weights | good images | promised | realized | recall | pointing | box IoU |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -230,14 +231,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["anoclip", "dual-image"])
     parser.add_argument("--rendered", type=int, nargs=2, default=(60, 42), metavar=("GOOD", "DEFECTIVE"))
     parser.add_argument(
-        "--folder", type=Path, action="append", default=[], help="in MVTec AD's layout; repeatable"
+        "--folder", type=Path, action="append", default=[], help="folder in MVTec AD's layout; repeatable"
     )
     parser.add_argument("--object", default="part", help="what the folders show")
     parser.add_argument(
-        "--limit", type=int, default=60, help="most good and most defective images of a folder"
+        "--limit", type=int, default=60, help="maximum number of good and of defective images of a folder"
     )
-    parser.add_argument("--resamples", type=int, default=200, help="of methods that score images alone")
-    parser.add_argument("--set-resamples", type=int, default=20, help="of methods that compare images")
+    parser.add_argument(
+        "--resamples", type=int, default=200, help="resamples of methods that score single images"
+    )
+    parser.add_argument(
+        "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
+    )
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--page", type=Path, default=None)
     arguments = parser.parse_args()
