@@ -1,1 +1,1 @@
-"""How the tiny offline model is made: a procedural renderer of parts and defects, losses, training loop."""
+"""Training of the tiny offline model: a procedural renderer of parts and defects, losses, training loop."""

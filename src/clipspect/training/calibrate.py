@@ -1,4 +1,4 @@
-"""Measure the level of one image alone on clean rendered scenes of held-out kinds."""
+"""Measure the level for single images on clean rendered scenes of held-out kinds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIDE, _BATCH, _SEED = 256, 20, 424_242
 
 
 def clean_summaries(detector: Detector, scenes: int) -> list[Summary]:
-    """Summaries of clean scenes, each under its own object's name."""
+    """Return summaries of clean scenes, each under its own object name."""
     canvas = Canvas(_SIDE, _SEED)
     found: list[Summary] = []
     while len(found) < scenes:
@@ -29,7 +29,7 @@ def clean_summaries(detector: Detector, scenes: int) -> list[Summary]:
 
 
 def level_on_scenes(detector: Detector, scenes: int, command: str) -> dict[str, Any]:
-    """The level of a detector's one method on clean scenes."""
+    """Return the level of a detector's single method on clean scenes."""
     (method,) = detector.methods
     return measure_level(
         method.name, clean_summaries(detector, scenes), detector.backbone.image_size, command
@@ -37,7 +37,7 @@ def level_on_scenes(detector: Detector, scenes: int, command: str) -> dict[str, 
 
 
 def main() -> None:
-    """Write ``calibration.json`` beside the weights."""
+    """Write ``calibration.json`` next to the weights."""
     parser = argparse.ArgumentParser(prog="python -m clipspect.training.calibrate", description=__doc__)
     parser.add_argument("--model", type=Path, default=TINY_FOLDER, help="a model folder")
     parser.add_argument("--scenes", type=int, default=500)

@@ -1,4 +1,4 @@
-"""Training captions: the prompt sentences of the product over real and nonsense nouns, some naming defects."""
+"""Training captions: clipspect's prompt sentences over real and nonsense nouns, some naming defects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SCENE_NOUN_SHARE = 0.4
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Token ids of one step's captions: G anchor groups of C captions a side, one caption a defect kind."""
+    """Token ids of one step's captions: G anchor groups of C captions per side, one caption per defect kind."""
 
     normal: Tensor
     """(G, C, context)."""
@@ -33,7 +33,7 @@ class CaptionBatch:
 
 
 class CaptionSource:
-    """Draws captions. Nouns are mostly nonsense: the anchors must hang on the state, not on the object."""
+    """Source of captions. Most nouns are nonsense, so that text embeddings depend on the state, not the object."""
 
     def __init__(self, context_length: int) -> None:
         self._tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
@@ -48,7 +48,7 @@ class CaptionSource:
     def draw(
         self, scene_nouns: list[str], groups: int, captions: int, generator: torch.Generator
     ) -> CaptionBatch:
-        """Captions for one step; ``scene_nouns`` are the names of what the step's pictures show."""
+        """Draw captions for one step; ``scene_nouns`` are the object names of the step's images."""
         normal, abnormal = [], []
         for _group in range(groups):
             noun = self._noun(scene_nouns, generator)
@@ -70,7 +70,7 @@ class CaptionSource:
         )
 
     def tokenize(self, sentences: list[str]) -> Tensor:
-        """(P, context) token ids; word by word, the same for this tokenizer and quick to remember."""
+        """Return (P, context) token ids, tokenized word by word, which gives the same result and can be cached."""
         ids = torch.zeros(len(sentences), self._context, dtype=torch.long)
         for row, sentence in enumerate(sentences):
             words = [token for word in sentence.split() for token in self._encode_word(word)]

@@ -23,21 +23,21 @@ class SceneSet:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one kind of batch."""
+    """Part of the training with one kind of batch."""
 
     until: float
     """Share of the whole training at which the phase ends; the last is 1."""
     window: int
-    """Side of the windows cut from the scenes, in patches."""
+    """Side of the windows cropped from the scenes, in patches."""
     batch: int
-    """Windows a step: half cut from defective pictures, half from their clean twins."""
+    """Windows per step: half cropped from defective images, half from their clean twins."""
     scene_sizes: tuple[int, ...]
-    """Sizes of the scene sets the windows are cut from; each step takes one at random."""
+    """Sizes of the scene sets for windows; each step uses a random one."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of ``losses.total_loss``, and what weighs within them."""
+    """Weights of the terms of ``losses.total_loss``, and settings within the terms."""
 
     dense: float = 1.0
     prototypes: float = 1.0
@@ -49,12 +49,12 @@ class LossWeights:
     captions: float = 0.2
     comparison: float = 0.5
     largest_defect: float = math.inf
-    """Patches above which the defect of a window weighs no more in the dense terms."""
+    """Number of patches that limits the weight of a window's defect in the dense terms."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One schedule of the learning rates, from full to zero, on its own scenes; the next goes on from its weights."""
+    """Learning rate schedule, from full to zero, on its own scenes; the next stage starts from its weights."""
 
     seed: int
     steps: int
@@ -62,17 +62,18 @@ class Stage:
     phases: tuple[Phase, ...]
     loss: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
-    """Share of the weights it began with in those it ends with: their mean with the averaged ones it trained. Halves of
-    both keep what the stage would unlearn (weight-space ensembles, Wortsman et al., arXiv 2109.01903)."""
+    """Share of the initial weights in the final ones: their mean with the averaged trained weights. A share of one half
+    keeps what the stage would unlearn (weight-space ensembles, Wortsman et al., arXiv 2109.01903).
+    """
 
     def phase(self, progress: float) -> Phase:
-        """The phase at a progress in [0, 1]."""
+        """Return the phase at a progress in [0, 1]."""
         return next((p for p in self.phases if progress < p.until), self.phases[-1])
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything the training depends on."""
+    """All settings of the training."""
 
     stages: tuple[Stage, ...]
     model: dict[str, Any]
@@ -80,31 +81,33 @@ class TrainingConfig:
     preprocess: dict[str, Any]
     """open_clip's ``preprocess_cfg``."""
     dense_on: str = "value"
-    """Whose patch tokens the dense and the prototype terms train: "value" (V-V) or, for an ablation, "ordinary"; the
-    term ``beside`` trains the others."""
+    """Patch tokens of the dense and the prototype terms: "value" (V-V) or, for an ablation, "ordinary".
+
+    The term ``beside`` trains the others.
+    """
     trunk_weights: str = "imagenet"
-    """Weights of the trunk, where the model has one: "imagenet", "random" as a control, or "given" by the weights that
-    training starts from."""
+    """Weights of the trunk, if any: "imagenet", "random" as a control, or "given" by the initial weights."""
     materials: str = ""
-    """Folder with images of materials that some surfaces are cut from; "" for drawn surfaces alone."""
+    """Folder with images of materials for some surfaces; "" for rendered surfaces only."""
     leave_out: str = ""
-    """For ablations: a part of the renderer to do without, see ``render.training_world``."""
+    """For ablations: a part of the renderer to leave out, see ``render.training_world``."""
     learning_rate: float = 1e-3
-    """AdamW's, for embeddings, norms, biases and the text tower."""
+    """AdamW's learning rate, for embeddings, norms, biases and the text encoder."""
     matrix_learning_rate: float = 2e-3
-    """Muon's, for the matrices of the vision blocks."""
+    """Muon's learning rate, for the matrices of the vision blocks."""
     weight_decay: float = 0.02
     warmup_steps: int = 50
     ema_decay: float = 0.995
     checkpoint_every: int = 200
     validate_every: int = 400
     refresh_steps: int = 0
-    """0: scenes are rendered once, to disk. Else they are drawn on the training device, one shard anew every so many
-    steps: for devices that render faster than they would read."""
+    """0: scenes are rendered once, to disk. Otherwise they are rendered on the training device, one new shard every so
+    many steps: for devices that render faster than they read.
+    """
 
     @property
     def seed(self) -> int:
-        """Of the untrained weights."""
+        """Seed of the untrained weights."""
         return self.stages[0].seed
 
 

@@ -1,6 +1,7 @@
-"""The demo's images: one cast metal bracket, imaged again and again, some of them defective.
+"""Images of the demo: one cast metal bracket, imaged repeatedly, sometimes with a defect.
 
-Brackets belong to the held-out kinds: the tiny model never saw one in training.
+Brackets are a held-out kind: the tiny model never saw one in training.
+
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ BRACKETS: tuple[tuple[str, int], ...] = (
     ("broken edge", 201),
     ("fibre", 204),
 )
-"""The defect of each image and the seed it is drawn with: seeds whose defect a person sees at once."""
+"""Defect and seed of each image; the seeds give clearly visible defects."""
 KNOWN_GOOD = tuple(range(31, 41))
 """Seeds of the ten known-good brackets."""
 
 
 def draw_bracket(c: Canvas) -> Ground:
-    """One clean bracket on a dark mat, at its own turn and place."""
+    """Draw one clean bracket on a dark mat, with its own rotation and position."""
     turn, scale = c.uniform(1, -0.2, 0.2), c.uniform(1, 0.72, 0.76)
     x, y = c.x - c.uniform(1, -0.04, 0.04), c.y - c.uniform(1, -0.04, 0.04)
     x, y = (x * turn.cos() + y * turn.sin()) / scale, (y * turn.cos() - x * turn.sin()) / scale
@@ -67,12 +68,12 @@ def draw_bracket(c: Canvas) -> Ground:
 
 
 def render_image(defect: str, seed: int) -> tuple[Tensor, Tensor]:
-    """The image (3, S, S) in [0, 1] and its mask (S, S), empty for ``good``."""
+    """Return the image (3, S, S) in [0, 1] and its mask (S, S), empty for ``good``."""
     c = Canvas(SIDE, seed)
     ground = draw_bracket(c)
     picture, region = ground.picture, torch.zeros_like(ground.part)
     if defect != "good":
-        # The whole of the antialiased rim belongs to the part: a piece that breaks off takes its rim along.
+        # The antialiased rim belongs to the part, so a broken-off piece includes its rim.
         whole = Ground(ground.picture, (ground.part > 0.02).float(), ground.background)
         picture, region = add_defects(c, whole, [defect])
     level = torch.full((1, 1, 1), _NOISE, device=c.device)

@@ -1,8 +1,10 @@
-"""A tiny model for one site: taught by a large CLIP on rendered scenes and on the site's own images.
+"""Distillation of a large CLIP into a tiny model, on rendered scenes and a site's own images.
 
 ``python -m clipspect.training.distillation --teacher ViT-L-14-336 --photos FOLDER --object NAME --out FOLDER`` starts
-from the shipped weights and writes a model folder for ``--model``. No label is needed: the teacher's features and its
-AnoCLIP map (arXiv 2308.15939) of the images are what the student learns, beside the rendered scenes' own losses.
+from the shipped weights and writes a model folder for ``--model``. No labels are needed. The student learns the
+teacher's features and its AnoCLIP map (arXiv 2308.15939) of the images, in addition to the losses of the rendered
+scenes.
+
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ _IMAGE_SIDE = 256
 _MAX_IMAGES = 4096
 _READ_AHEAD = 8
 _TEMPERATURE = 0.01
-"""CLIP's own: the teacher's map is used as probabilities, so it must not be flat."""
+"""CLIP's logit scale: the teacher's map is used as probabilities, so it must not be flat."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says of B pictures, on a student's grid of N patches."""
+    """Teacher's targets for B images, on a student's grid of N patches."""
 
     tokens: Tensor
     """(B, N, D) unit V-V tokens of the last block."""
@@ -57,10 +59,10 @@ class Lesson:
 
 
 class Teacher:
-    """A large backbone and the anchors of one object."""
+    """Large backbone and the text embeddings of one object."""
 
     def __init__(self, backbone: Backbone, object: str) -> None:
-        """Encode the anchors of the object that the images show."""
+        """Encode the text embeddings of the object in the images."""
         self.backbone = backbone
         self.anchors: TextAnchors = encode_anchors(
             backbone, *PromptConfig(load_prompts()).sentences("anoclip", object)
@@ -68,11 +70,11 @@ class Teacher:
 
     @property
     def width(self) -> int:
-        """Length of its embeddings."""
+        """Return the length of its embeddings."""
         return self.anchors.pair.shape[-1]
 
     def look(self, pictures: Tensor, grid: tuple[int, int]) -> Lesson:
-        """Pictures (B, 3, S, S) in [0, 1], enlarged to the teacher's input, seen on the student's grid."""
+        """Return targets for images (B, 3, S, S) in [0, 1], enlarged to the teacher's input, on the student's grid."""
         side, depth = self.backbone.image_size, self.backbone.depth
         device = self.backbone.device
         mean, std = (
@@ -91,7 +93,7 @@ class Teacher:
 
 
 class Student(Trainer):
-    """The tiny model's trainer with a teacher beside the scenes' own losses."""
+    """Trainer of the tiny model with a teacher in addition to the losses of the scenes."""
 
     def __init__(
         self, config: TrainingConfig, teacher: Teacher, photos: Tensor, device: torch.device | str = "cpu"
@@ -100,9 +102,9 @@ class Student(Trainer):
 
         Args:
             config: as for :class:`Trainer`.
-            teacher: what is learned from.
+            teacher: source of the targets.
             photos: (P, 3, S, S) uint8, the site's images.
-            device: of the training.
+            device: device of the training.
         """
         super().__init__(config, device)
         self.teacher, self.photos = teacher, photos
@@ -138,22 +140,22 @@ class Student(Trainer):
         return {**terms, **taught, "total": terms["total"] + sum(taught.values())}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the contents of a checkpoint."""
         return {**super().state(), "heads": self.heads.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
+        """Restore a checkpoint."""
         super().restore(state)
         self.heads.load_state_dict(state["heads"])
 
 
 def _distance(tokens: Tensor, wanted: Tensor) -> Tensor:
-    """Mean of 1 − cosine; ``wanted`` has unit length and takes no gradient."""
+    """Return the mean of 1 − cosine; ``wanted`` has unit length and no gradient."""
     return 1 - (F.normalize(tokens, dim=-1) * wanted.to(tokens.device)).sum(-1).mean()
 
 
 def crop_training_images(photos: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
-    """``count`` windows (count, 3, side, side) in [0, 1] at random places of random images, some mirrored."""
+    """Crop ``count`` windows (count, 3, side, side) in [0, 1] at random positions of random images, some mirrored."""
     windows = []
     for _window in range(count):
         photo = photos[int(torch.randint(0, len(photos), (1,), generator=generator))]
@@ -164,7 +166,7 @@ def crop_training_images(photos: Tensor, count: int, side: int, generator: torch
 
 
 def read_training_images(folder: Path) -> Tensor:
-    """(P, 3, 256, 256) uint8 of a folder's images, the first 4,096 by name; those that cannot be read are said.
+    """Read a folder's images as (P, 3, 256, 256) uint8, the first 4,096 by name; unreadable ones are reported.
 
     Raises:
         UsageError: none can be read.

@@ -1,4 +1,4 @@
-"""Validation on rendered held-out kinds: what model choices may be based on."""
+"""Validation on rendered held-out kinds, the only data for model selection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH = 8
 
 @cache
 def held_out_scenes(size: int, count: int) -> Scenes:
-    """Fixed scenes of kinds that training never renders."""
+    """Render fixed scenes of kinds that training never renders."""
     canvas = Canvas(size, _SEED)
     parts = [draw_scenes(canvas, min(32, count - done), HELD_OUT) for done in range(0, count, 32)]
     return Scenes(
@@ -41,7 +41,7 @@ def held_out_scenes(size: int, count: int) -> Scenes:
 def text_maps(
     model: Any, pictures: Tensor, nouns: list[str], config: TrainingConfig
 ) -> tuple[Tensor, Tensor]:
-    """AnoCLIP's text score, abnormal minus normal, unsmoothed: V-V maps (B, H, W) and image scores (B,)."""
+    """Return AnoCLIP's text score, abnormal minus normal, unsmoothed: V-V maps (B, H, W) and image scores (B,)."""
     device = next(model.parameters()).device
     source = CaptionSource(config.model["text_cfg"]["context_length"])
     table = load_prompts()
@@ -66,7 +66,7 @@ def text_maps(
 
 
 def validate(model: PlainCLIP, config: TrainingConfig, size: int = 256, count: int = 48) -> dict[str, float]:
-    """Figures of the text score on held-out scenes with a visible defect and their clean twins."""
+    """Return metrics of the text score on held-out scenes with a visible defect and their clean twins."""
     scenes = held_out_scenes(size, count)
     seen = (scenes.mask.flatten(1).amax(1) > 0).nonzero().flatten()
     nouns = [scenes.nouns[row] for row in seen.tolist()]

@@ -1,6 +1,7 @@
-"""Tiny data sets of rendered scenes in the layout of every set the benchmark reads, to try the loaders offline.
+"""Write tiny data sets of rendered scenes in the layout of every benchmark data set, to test loaders offline.
 
 python -m clipspect.training.layouts folder plates --category plate
+
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a tiny data set shows."""
+    """Images of a tiny data set."""
 
     train: Sequence[Pixels]
     good: Sequence[Pixels]
@@ -34,7 +35,7 @@ class Pictures:
 def render_pictures(
     *, side: int = 64, train: int = 3, good: int = 4, defective: int = 4, seed: int = 0
 ) -> Pictures:
-    """Scenes of kinds the tiny model was never trained on; every defect is visible."""
+    """Render scenes of kinds the tiny model was never trained on; every defect is visible."""
     clean: list[Pixels] = []
     marked: list[tuple[Pixels, Pixels]] = []
     canvas = Canvas(side, seed)
@@ -54,14 +55,14 @@ def _bytes(picture: NDArray[np.float32]) -> Pixels:
 
 
 def write_layout(name: str, root: Path, category: str, pictures: Pictures) -> None:
-    """Write pictures below ``root`` as one category of a data set.
+    """Write images below ``root`` as one category of a data set.
 
     Args:
         name: a key of :data:`LAYOUTS`: "mvtecad", "visa" (as downloaded), "visa-split" (as anomalib splits it),
             "btech", "mpdd", "kolektor", "realiad", "mvtecad2", "folder".
-        root: where the data set lies; further categories may be written beside.
-        category: its name; "kolektor" has one category only and leaves it out.
-        pictures: what it shows.
+        root: folder of the data set; it may contain other categories.
+        category: its name; "kolektor" has only one category and ignores it.
+        pictures: its images.
     """
     if name not in LAYOUTS:
         raise UsageError(f"unknown layout {name!r}; there are: {', '.join(LAYOUTS)}")
@@ -77,7 +78,7 @@ def _save(path: Path, pixels: Pixels) -> str:
 def _classic(
     folder: Path, pictures: Pictures, *, good: str = "good", bad: str = "scratch", mask: str = "_mask"
 ) -> None:
-    """train/good, test/{good,DEFECT}, ground_truth/DEFECT: MVTec AD's layout, which most others follow."""
+    """Write train/good, test/{good,DEFECT}, ground_truth/DEFECT: MVTec AD's layout, which most others follow."""
     for i, pixels in enumerate(pictures.train):
         _save(folder / "train" / good / f"{i:03d}.png", pixels)
     for i, pixels in enumerate(pictures.good):
@@ -106,7 +107,7 @@ def _visa(root: Path, category: str, pictures: Pictures) -> None:
 
 
 def _kolektor(root: Path, category: str, pictures: Pictures) -> None:
-    """Every image has a label file, black where it is good; anomalib draws the split."""
+    """Write a label file per image, black if it is good; anomalib draws the split."""
     empty = np.zeros_like(pictures.defective[0][1])
     pairs = [*((pixels, empty) for pixels in [*pictures.train, *pictures.good]), *pictures.defective]
     for i, (pixels, truth) in enumerate(pairs):
@@ -152,7 +153,7 @@ def _mvtec2(root: Path, category: str, pictures: Pictures) -> None:
 
 
 def _folder(root: Path, category: str, pictures: Pictures) -> None:
-    """One's own: good/, a folder per defect, masks/ of the same names, reference/."""
+    """Write a custom folder: good/, a folder per defect, masks/ of the same names, reference/."""
     for i, pixels in enumerate(pictures.train):
         _save(root / category / "reference" / f"{i:03d}.png", pixels)
     for i, pixels in enumerate(pictures.good):
@@ -173,7 +174,7 @@ LAYOUTS: dict[str, Callable[[Path, str, Pictures], None]] = {
     "mvtecad2": _mvtec2,
     "folder": _folder,
 }
-"""name → what writes one category of it."""
+"""name → function that writes one category."""
 
 
 def main() -> None:
@@ -186,7 +187,9 @@ def main() -> None:
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("root", type=Path, help="folder to write into")
     parser.add_argument("--category", default="bottle")
-    parser.add_argument("--images", type=int, default=8, help="good ones to test, and as many defective")
+    parser.add_argument(
+        "--images", type=int, default=8, help="number of good test images, and of defective ones"
+    )
     parser.add_argument("--side", type=int, default=128, help="in pixels")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the tiny model is trained on: V-V patch tokens and the class token against text anchors."""
+"""Losses of the tiny model: V-V patch tokens and the class token against text embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipspect.training.config import LossWeights
 
 @dataclass(frozen=True)
 class StepEmbeddings:
-    """Everything one step compares, unit length. B windows, defective ones first, N patches, D joint."""
+    """Unit embeddings of one step. B windows, defective ones first, N patches, D joint dimension."""
 
     dense: Tensor
     """(B, N, D) patch tokens of the last block that the dense terms train: V-V ones."""
@@ -23,13 +23,13 @@ class StepEmbeddings:
     image: Tensor
     """(B, D) class tokens."""
     anchors: Tensor
-    """(B, 2, D) normal and abnormal text anchors, one pair a window."""
+    """(B, 2, D) normal and abnormal text embeddings, one pair per window."""
     captions: Tensor
     """(2, P, D) single captions, normal and abnormal."""
     kinds: Tensor
     """(K, D) captions that name one defect kind each."""
     compared: tuple[Tensor, ...]
-    """(B, N, D) V-V patch tokens of the blocks whose distances to another picture are trained."""
+    """(B, N, D) V-V patch tokens of the blocks whose distances to another image are trained."""
     prototypes: Tensor
     """(2, D) free normal and abnormal directions, used in training only."""
     scale: Tensor
@@ -37,23 +37,23 @@ class StepEmbeddings:
 
 
 def patch_targets(mask: Tensor, patch: int) -> Tensor:
-    """(B, N) in [0, 1]: min(1, 4 × share of the patch that is defective); (B, S, S) masks in."""
+    """Return targets (B, N) in [0, 1] for masks (B, S, S): min(1, 4 × defective share of the patch)."""
     return (4 * F.avg_pool2d(mask[:, None], patch).flatten(1)).clamp_max(1)
 
 
 def abnormal_logit(tokens: Tensor, pair: Tensor, scale: Tensor) -> Tensor:
-    """Scale · ⟨token, abnormal − normal⟩; (B, N, D) with (B, 2, D) gives (B, N), the sign says abnormal."""
+    """Return scale · ⟨token, abnormal − normal⟩: (B, N, D) with (B, 2, D) gives (B, N); positive means abnormal."""
     return scale * (tokens @ (pair[:, 1] - pair[:, 0])[..., None]).squeeze(-1)
 
 
 def dense_loss(logits: Tensor, targets: Tensor, largest: float = math.inf) -> Tensor:
-    """Binary cross-entropy of patches; defective ones, which are few, weigh up to four times as much.
+    """Return the binary cross-entropy of patches; defective ones, which are few, weigh up to four times as much.
 
     Args:
         logits: (B, N).
         targets: (B, N) in [0, 1].
-        largest: the number of patches above which a window's defect weighs no more. Otherwise large defects, which are
-            a third of all, hold most defective patches, while AUPRO counts regions.
+        largest: number of patches that limits the weight of a window's defect. Otherwise large defects, a third of all,
+            contain most defective patches, while AUPRO counts regions.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     share = (largest / targets.sum(1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
@@ -63,14 +63,14 @@ def dense_loss(logits: Tensor, targets: Tensor, largest: float = math.inf) -> Te
 
 _DISTANCE = 0.12
 _STEEPNESS = 24.0
-"""A patch is told from its reference with even odds at this distance, and this steeply."""
+"""Distance at which a patch is equally likely to differ from its reference, and the steepness there."""
 
 
 def comparison_loss(tokens: Tensor, targets: Tensor, largest: float = math.inf) -> Tensor:
-    """Defective windows beside their clean twins, as Dual-Image compares them (arXiv 2405.04782).
+    """Compare defective windows with their clean twins, like Dual-Image (arXiv 2405.04782).
 
-    The distance to the nearest patch of the twin, ½ (1 − cosine), shall say which patches are defective: the
-    language score may overlook what does not look wrong by itself, a comparison may not.
+    The distance to the nearest patch of the twin, ½ (1 − cosine), predicts which patches are defective. The language
+    score may miss a defect that looks normal without context; the comparison should not.
 
     Args:
         tokens: (B, N, D) unit tokens, defective windows first.
@@ -83,17 +83,17 @@ def comparison_loss(tokens: Tensor, targets: Tensor, largest: float = math.inf) 
 
 
 _PEAK = 4
-"""The term ``peak`` trains the mean of this many highest patches of a window: what an image is judged by."""
+"""Number of highest patches of a window whose mean the term ``peak`` trains; they determine the image score."""
 
 
 def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-    """All terms and their weighted ``total``.
+    """Return all terms and their weighted ``total``.
 
     Args:
         e: the embeddings of one step.
         targets: (B, N) patch targets; zeros for the clean half.
         kinds: (B/2,) defect kind of each defective window.
-        weights: of the terms.
+        weights: weights of the terms.
     """
     batch, half = len(e.image), len(e.image) // 2
     prototypes, largest = e.prototypes.expand(batch, 2, -1), weights.largest_defect

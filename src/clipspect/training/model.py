@@ -15,7 +15,7 @@ from clipspect.training.render import Canvas, draw_scenes
 from clipspect.training.trunk_weights import load_imagenet, standardize
 
 _STATISTICS_SIDE, _STATISTICS_SCENES = 256, 48
-"""Rendered scenes that the trunk's features are standardized on."""
+"""Number of rendered scenes for standardizing the trunk's features."""
 
 
 def build_tiny(config: TrainingConfig) -> PlainCLIP:
@@ -46,7 +46,7 @@ def encode_captions(model: PlainCLIP, ids: Tensor) -> Tensor:
 
 
 def normalize(pictures: Tensor, config: TrainingConfig) -> Tensor:
-    """Pictures (B, 3, S, S) in [0, 1] as the model reads them."""
+    """Normalize images (B, 3, S, S) in [0, 1] for the model."""
     mean, std = (
         torch.tensor(config.preprocess[key], device=pictures.device).view(3, 1, 1) for key in ("mean", "std")
     )
@@ -61,5 +61,5 @@ def save_model(folder: Path, model: nn.Module, config: TrainingConfig) -> Path:
     path = folder / "open_clip_model.safetensors"
     state = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors writes for the owner alone, a wheel is for everybody
+    path.chmod(0o644)  # safetensors makes the file private; a wheel needs public read access
     return path

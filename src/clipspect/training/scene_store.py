@@ -1,4 +1,4 @@
-"""Where training scenes come from: shards rendered once to disk, or drawn on the training device and renewed."""
+"""Training scenes: shards rendered once to disk, or rendered and renewed on the training device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def world_of(config: TrainingConfig, device: torch.device | str = "cpu") -> Worl
 
 @dataclass(frozen=True)
 class Shard:
-    """Scenes of one size: uint8 pictures (N, 3, S, S), uint8 masks (N, S, S) of 0 and 1, nouns, kinds."""
+    """Scenes of one size: uint8 images (N, 3, S, S), uint8 masks (N, S, S) of 0 and 1, nouns, kinds."""
 
     clean: Tensor
     defective: Tensor
@@ -47,7 +47,7 @@ def _path(folder: Path, size: int, number: int) -> Path:
 def render_shard(
     size: int, scenes: int, seed: int, device: torch.device | str = "cpu", world: World = TRAINING
 ) -> dict[str, Any]:
-    """Draw one shard of training scenes: the same seed gives the same bytes on one kind of device."""
+    """Render one shard of training scenes: the same seed gives the same bytes on one kind of device."""
     canvas = Canvas(size, seed, device)
     count = _BATCH if canvas.device.type == "cpu" else _BATCH_ON_GPU
     batches = [draw_scenes(canvas, min(count, scenes - done), world) for done in range(0, scenes, count)]
@@ -75,7 +75,7 @@ def _write_shard(task: tuple[Path, int, int, int, World]) -> None:
 def render_store(
     folder: Path, sets: Sequence[SceneSet], seed: int, processes: int | None = None, world: World = TRAINING
 ) -> None:
-    """Render whatever shards are still missing, one process a core that this one may use."""
+    """Render missing shards, with one process per available core."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
         (
@@ -101,7 +101,7 @@ def render_store(
 
 
 def open_shards(folder: Path, scene_set: SceneSet) -> list[Shard]:
-    """All shards of a set, memory-mapped.
+    """Return all shards of a set, memory-mapped.
 
     Raises:
         UsageError: a shard is missing.
@@ -116,9 +116,9 @@ def open_shards(folder: Path, scene_set: SceneSet) -> list[Shard]:
 
 
 class LiveShards:
-    """Shards drawn on a device and kept there; every so many steps the oldest is drawn anew.
+    """Shards rendered and kept on a device; the oldest is rendered again every so many steps.
 
-    What a shard holds at a step is a function of the seed and the step alone, so resuming needs no state.
+    The contents of a shard at a step depend only on the seed and the step, so resuming needs no state.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class LiveShards:
         """place → generation and shard."""
 
     def at(self, step: int) -> dict[int, list[Shard]]:
-        """The shards of each size at a step, drawing what has come due."""
+        """Return the shards of each size at a step; render those that are due."""
         turns = step // self._refresh_steps
         shards: dict[int, list[Shard]] = {}
         for place, (scenes, number) in enumerate(self._places):

@@ -1,4 +1,4 @@
-"""Train the tiny model: render what is missing, then steps of windows and captions; resumable, annealed."""
+"""Train the tiny model: render missing scenes, then train on windows and captions; resumable, annealed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Optimisers:
     rest: torch.optim.Optimizer
 
     def step(self, share: float) -> None:
-        """One step at a share of the full learning rates, then clear the gradients."""
+        """Take one step at a share of the full learning rates, then clear the gradients."""
         for optimiser in (self.matrices, self.rest):
             for group in optimiser.param_groups:
                 group["lr"] = share * group["full_lr"]
@@ -51,7 +51,7 @@ class Optimisers:
 
 
 class Trainer:
-    """The model, its average, the optimisers and the step count: everything a checkpoint holds."""
+    """Trainer: the model, its average, the optimizers and the step count, all stored in checkpoints."""
 
     def __init__(self, config: TrainingConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
@@ -68,12 +68,12 @@ class Trainer:
         self.began = self._weights()
 
     def start_from(self, weights: Path) -> None:
-        """Begin with the weights of a model folder's safetensors file."""
+        """Load initial weights from a model folder's safetensors file."""
         state = {name: value.float() for name, value in load_file(weights).items()}
         self.model.load_state_dict(state)
         self.average.load_state_dict(state)
         self.began = self._weights()
-        with torch.no_grad():  # the free directions begin where the captions already are
+        with torch.no_grad():  # initialize the free directions from the captions
             drawn = self.captions.draw(["part"], _GROUPS, _CAPTIONS, torch.Generator().manual_seed(0))
             sides = [encode_captions(self.model, ids.flatten(0, 1).to(self.device)).mean(0) for ids in
                      (drawn.normal, drawn.abnormal)]  # fmt: skip
@@ -105,7 +105,7 @@ class Trainer:
     def train_step(
         self, windows: WindowBatch, progress: float, generator: torch.Generator
     ) -> dict[str, float]:
-        """One step on a batch of windows at a progress in [0, 1]; returns the loss terms."""
+        """Train one step on a batch of windows at a progress in [0, 1]; return the loss terms."""
         self.model.train()
         terms = self._loss(windows, generator)
         terms["total"].backward()
@@ -162,13 +162,13 @@ class Trainer:
         trunk = self.model.visual.trunk
         if trunk is None:
             return None
-        # Processors have no fast depthwise convolutions in bfloat16.
+        # CPUs have no fast depthwise convolutions in bfloat16.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             features: Tensor = trunk(pictures)
         return features
 
     def end_stage(self) -> None:
-        """Mix in what the stage shall keep of the weights it began with, and go on to the next."""
+        """Average with the stage's initial weights as configured, and advance to the next stage."""
         keep = self.config.stages[self.stage].keep
         if keep:
             mixed = {name: value.lerp(self.began[name], keep) for name, value in self._weights().items()}
@@ -178,11 +178,11 @@ class Trainer:
         self.stage, self.stage_steps, self.stage_seconds = self.stage + 1, 0, 0.0
 
     def _weights(self) -> dict[str, Tensor]:
-        """A copy of the averaged weights."""
+        """Return a copy of the averaged weights."""
         return {name: value.detach().clone() for name, value in self.average.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the contents of a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -197,7 +197,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint: the next step is the one that would have come."""
+        """Restore a checkpoint: training continues with the next step."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.began = state["began"]
@@ -210,14 +210,14 @@ class Trainer:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Chance of one step, a function of the seed and the step alone: resuming needs no generator state."""
+    """Return the generator of one step, a function of the seed and the step only: resuming needs no generator state."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def draw_step(
     trainer: Trainer, shards: dict[int, list[Shard]], progress: float, chance: torch.Generator
 ) -> WindowBatch:
-    """The windows of the next step."""
+    """Draw the windows of the next step."""
     phase = trainer.config.stages[trainer.stage].phase(progress)
     size = phase.scene_sizes[int(torch.randint(0, len(phase.scene_sizes), (1,), generator=chance))]
     side = phase.window * trainer.model.visual.patch_size[0]
@@ -225,14 +225,14 @@ def draw_step(
 
 
 def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> PlainCLIP:
-    """Train through all stages and write the model folder ``out/model``; goes on from ``out/checkpoint.pt``.
+    """Train through all stages and write the model folder ``out/model``; resumes from ``out/checkpoint.pt``.
 
-    Both models, raw and averaged, are validated at the end; the better is written.
+    Both models, raw and averaged, are validated at the end; the better one is written.
 
     Args:
-        trainer: a new one, or one with weights to start from.
+        trainer: a new one, or one with initial weights.
         out: folder for scenes, checkpoints, log and model.
-        minutes: to fit all stages into, each by its share of the steps, its learning rate still reaching zero.
+        minutes: time limit for all stages, divided by their share of the steps; learning rates still reach zero.
     """
     checkpoint = out / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> PlainCLIP:
 
 
 def _train_stage(trainer: Trainer, out: Path, seconds: float, log: TextIO) -> None:
-    """The rest of the trainer's stage. ``seconds`` are for all stages together."""
+    """Train the rest of the trainer's stage. ``seconds`` are for all stages together."""
     config = trainer.config
     stage = config.stages[trainer.stage]
     seconds *= stage.steps / sum(s.steps for s in config.stages)
@@ -278,7 +278,7 @@ def _train_stage(trainer: Trainer, out: Path, seconds: float, log: TextIO) -> No
 
 
 def _supply(config: TrainingConfig, trainer: Trainer, out: Path) -> Callable[[int], dict[int, list[Shard]]]:
-    """What gives the shards of a step of the trainer's stage."""
+    """Return the function that gives the shards of a step of the trainer's stage."""
     stage = config.stages[trainer.stage]
     if config.refresh_steps:
         return LiveShards(
@@ -313,10 +313,12 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for scenes, checkpoints, log and model"
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="shorten the schedule, with annealing"
+    )
     parser.add_argument("--start", type=Path, default=None, help="a model folder's weights to start from")
     found = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=found, help="cpu or cuda; the default is cuda where there is one")
+    parser.add_argument("--device", default=found, help="cpu or cuda; default: cuda if available")
     arguments = parser.parse_args()
     trainer = Trainer(load_config(arguments.config), arguments.device)
     if arguments.start is not None:

@@ -1,4 +1,4 @@
-"""ImageNet weights of a trunk, read from the Python packages that carry them (extra ``train``)."""
+"""ImageNet weights of a trunk, read from the Python packages that contain them (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipspect.backbones.trunk import Trunk
 from clipspect.errors import UsageError
 
 _EPSILON = 1e-3
-"""Of EfficientNet's batch normalization."""
+"""Epsilon of EfficientNet's batch normalization."""
 
 
 def load_imagenet(trunk: Trunk, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Windows cut from stored scenes, and their augmentation: what one training step looks at."""
+"""Windows cropped from stored scenes, and their augmentation: the input of a training step."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from clipspect.training.render import DEFECTS
 from clipspect.training.scene_store import Shard
 
 _OVER_DEFECT = 0.8
-"""Share of windows that hold some of the defect, where there is one."""
+"""Share of windows that contain a part of the defect, if there is one."""
 _RESIZED, _ZOOM = 0.5, (0.6, 2.0)
-"""Share of the steps whose windows are cut smaller or larger and then resized, and the range of that factor: it varies
-scale, sharpness and aspect ratio.
+"""Share of steps whose windows are cropped smaller or larger and then resized, and the range of that factor: it
+varies scale, sharpness and aspect ratio.
 """
 _JITTER = 8
-"""A clean twin is cut up to this many pixels beside its defective one: references are never aligned to the pixel."""
+"""Maximum offset in pixels of a clean twin's crop: references are never aligned to the pixel."""
 _EXPOSURE = 0.04
 _COMPRESSED = 0.35
-"""Share of windows that JPEG compression has been over."""
+"""Share of windows with JPEG compression."""
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
 _KINDS = list(DEFECTS)
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows of defective pictures and their clean twins."""
+    """B windows of defective images and their clean twins."""
 
     defective: Tensor
     """(B, 3, S, S) in [0, 1]."""
@@ -44,7 +44,7 @@ class WindowBatch:
 
 
 def draw_windows(shards: Sequence[Shard], count: int, side: int, generator: torch.Generator) -> WindowBatch:
-    """Cut ``count`` windows of ``side`` pixels at random places of random scenes and augment them."""
+    """Crop ``count`` windows of ``side`` pixels at random positions of random scenes and augment them."""
     full = shards[0].mask.shape[-1]
     height, width = _cut_size(side, full, generator)
     chosen = [
@@ -74,7 +74,7 @@ def draw_windows(shards: Sequence[Shard], count: int, side: int, generator: torc
 
 
 def _cut_size(side: int, full: int, generator: torch.Generator) -> tuple[int, int]:
-    """Draw the height and width to cut before windows are resized to ``side``: other scales and aspect ratios."""
+    """Draw the crop height and width before resizing to ``side``: other scales and aspect ratios."""
     drawn = torch.rand(3, generator=generator)
     if float(drawn[0]) >= _RESIZED:
         return side, side
@@ -86,7 +86,7 @@ def _cut_size(side: int, full: int, generator: torch.Generator) -> tuple[int, in
 
 
 def _corners(masks: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw the (B, 2) top and left of windows in (B, S, S) masks; most windows hold a pixel of their mask."""
+    """Draw the (B, 2) top and left of windows in (B, S, S) masks; most windows contain a pixel of their mask."""
     count, side = len(masks), masks.shape[-1]
     drawn = torch.rand(count, 6, generator=generator)
     size = torch.tensor((height, width))
@@ -102,7 +102,7 @@ def _corners(masks: Tensor, height: int, width: int, generator: torch.Generator)
 
 
 def _cut(images: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
-    """Cut (B, C, height, width) windows at (B, 2) corners out of (B, C, S, S) images."""
+    """Crop (B, C, height, width) windows at (B, 2) corners of (B, C, S, S) images."""
     device = images.device
     rows = (corner[:, :1] + torch.arange(height)).to(device)
     columns = (corner[:, 1:] + torch.arange(width)).to(device)
@@ -115,8 +115,9 @@ def _resize(images: Tensor, side: int) -> Tensor:
 
 
 def _augment(picture: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flips, quarter turns, channel order, grey, inversion, gamma: the same for both pictures of a window, which
-    differ in exposure alone, as two images do.
+    """Apply flips, quarter turns, channel order, gray, inversion and gamma, equal for both images of a window.
+
+    The two images differ in exposure only.
     """
 
     def chance(probability: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Procedural scenes of parts and surfaces, with and without defects: vectorised, seeded, on any device."""
+"""Procedural scenes of parts and surfaces, with and without defects: vectorized, seeded, on any device."""
 
 from clipspect.training.render.fields import Canvas
 from clipspect.training.render.large_defects import DEFECTS

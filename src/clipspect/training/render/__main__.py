@@ -1,4 +1,4 @@
-"""A contact sheet of rendered scenes: clean, defective, mask, side by side."""
+"""Write a contact sheet of rendered scenes: clean, defective, mask, side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = 5
 
 
 def contact_sheet(scenes: Scenes) -> Image.Image:
-    """Scenes as triples, five triples a row; an unfinished row is left out."""
+    """Arrange scenes as triples, five per row; an incomplete row is omitted."""
     mask = scenes.mask[:, None].expand(-1, 3, -1, -1)
     triples = torch.cat([scenes.clean, scenes.defective, mask], -1)  # (N, 3, S, 3S)
     triples = torch.nn.functional.pad(triples, (0, 4, 0, 4), value=1.0)
@@ -30,10 +30,12 @@ def main() -> None:
     """Write the sheet."""
     parser = argparse.ArgumentParser(prog="python -m clipspect.training.render", description=__doc__)
     parser.add_argument("--sheet", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
+    parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held-out", action="store_true", help="the kinds that training never sees")
+    parser.add_argument(
+        "--held-out", action="store_true", help="render the kinds that training never renders"
+    )
     arguments = parser.parse_args()
     world = HELD_OUT if arguments.held_out else TRAINING
     started = time.perf_counter()

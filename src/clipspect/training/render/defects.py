@@ -1,4 +1,4 @@
-"""Small and local defects: each takes scenes, returns the changed picture and the soft region it touched."""
+"""Small and local defects: each function returns the changed image and the soft region of the defect."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from clipspect.training.render.fields import Canvas, inside, outline, relief, sm
 from clipspect.training.render.structure import Ground, blend, ink
 
 Changed = tuple[Tensor, Tensor]
-"""The picture with the defect (N, 3, S, S) and its region (N, S, S) in [0, 1]."""
+"""Image with the defect (N, 3, S, S) and its region (N, S, S) in [0, 1]."""
 
 
 def on_part(c: Canvas, g: Ground) -> Tensor:
-    """(N, 2) a point on the part."""
+    """Return a point (N, 2) on the part."""
     return c.place((g.part > 0.5).float())
 
 
 def scratch(c: Canvas, g: Ground) -> Changed:
-    """A nearly straight thin line, some with a raised lip."""
+    """Draw a nearly straight thin line, sometimes with a raised lip."""
     n = len(g.picture)
     path = c.path(on_part(c, g), 8, c.log_uniform(n, 0.15, 1.6), c.uniform(n, 0, 0.12))
     width = c.log_uniform(n, 0.15, 1.6)[:, 0] * c.pixel * (0.6 + 0.6 * c.normal(n, 7).abs().clamp_max(1))
@@ -32,7 +32,7 @@ def scratch(c: Canvas, g: Ground) -> Changed:
 
 
 def crack(c: Canvas, g: Ground) -> Changed:
-    """A jagged, branching, tapering line."""
+    """Draw a jagged, branching, tapering line."""
     n, points = len(g.picture), 20
     length = c.log_uniform(n, 0.2, 2.2)
     path = c.path(on_part(c, g), points, length, c.uniform(n, 0.3, 0.8))
@@ -52,7 +52,7 @@ def crack(c: Canvas, g: Ground) -> Changed:
 
 
 def hole(c: Canvas, g: Ground) -> Changed:
-    """A dark pore or blowhole, some with a lit rim."""
+    """Draw a dark pore or blowhole, sometimes with a lit rim."""
     n, centre = len(g.picture), on_part(c, g)
     distance = c.blob(centre, c.log_uniform(n, 0.025, 0.3), c.uniform(n, 0, 0.3))
     core = inside(distance, c.uniform(n, 0.04, 0.4)) * g.part
@@ -72,7 +72,7 @@ def hole(c: Canvas, g: Ground) -> Changed:
 
 
 def pits(c: Canvas, g: Ground) -> Changed:
-    """A cluster of small pores."""
+    """Draw a cluster of small pores."""
     n, centre = len(g.picture), on_part(c, g)
     spread, region = c.log_uniform(n, 0.05, 0.5)[:, 0], torch.zeros_like(g.part)
     for _pit in range(int(c.integers(1, 2, 7))):
@@ -84,7 +84,7 @@ def pits(c: Canvas, g: Ground) -> Changed:
 
 
 def dent(c: Canvas, g: Ground) -> Changed:
-    """A hollow or bump, seen by light and shade alone."""
+    """Draw a hollow or bump, visible only by shading."""
     n = len(g.picture)
     distance = c.blob(on_part(c, g), c.log_uniform(n, 0.07, 0.45), c.uniform(n, 0, 0.2))
     shade = relief(torch.exp(-1.5 * distance.clamp_min(0) ** 2), c.angle(n))
@@ -93,7 +93,7 @@ def dent(c: Canvas, g: Ground) -> Changed:
 
 
 def stain(c: Canvas, g: Ground) -> Changed:
-    """A spot of dirt or liquid, veiling or tinting, some with a drying edge."""
+    """Draw a spot of dirt or liquid, translucent or tinted, sometimes with a drying edge."""
     n, centre, size = len(g.picture), on_part(c, g), c.log_uniform(len(g.picture), 0.07, 0.6)
     distance = c.blob(centre, size, c.uniform(n, 0.3, 1.1))
     region = (
@@ -107,7 +107,7 @@ def stain(c: Canvas, g: Ground) -> Changed:
 
 
 def fibre(c: Canvas, g: Ground) -> Changed:
-    """A hair or thread that lies on the part and throws a shadow."""
+    """Draw a hair or thread on the part, with its shadow."""
     n = len(g.picture)
     path = c.path(on_part(c, g), 16, c.log_uniform(n, 0.35, 2), c.uniform(n, 0.1, 0.5))
     width = (c.uniform(n, 0.5, 2.2) * c.pixel)[:, 0].expand(n, 15)
@@ -119,7 +119,7 @@ def fibre(c: Canvas, g: Ground) -> Changed:
 
 
 def foreign_patch(c: Canvas, g: Ground) -> Changed:
-    """Matter from elsewhere: a piece of another scene, or of this one turned by a quarter."""
+    """Draw foreign material: a piece of another scene, or of this one rotated by a quarter turn."""
     n, centre, size = len(g.picture), on_part(c, g), c.log_uniform(len(g.picture), 0.07, 0.45)
     distance = c.blob(centre, size, c.uniform(n, 0, 0.7))
     across = (c.x - centre[:, 0, None, None]).abs() / size
@@ -132,7 +132,7 @@ def foreign_patch(c: Canvas, g: Ground) -> Changed:
 
 
 def distortion(c: Canvas, g: Ground) -> Changed:
-    """The structure itself is bent or twisted."""
+    """Bend or twist the structure."""
     n, centre = len(g.picture), on_part(c, g)
     distance = c.blob(centre, c.log_uniform(n, 0.15, 0.6), c.uniform(n, 0, 0.2))
     fade = torch.exp(-1.5 * distance.clamp_min(0) ** 2)
@@ -148,7 +148,7 @@ def distortion(c: Canvas, g: Ground) -> Changed:
 
 
 def broken_edge(c: Canvas, g: Ground) -> Changed:
-    """A piece of the part's rim is gone: the background shows, or a rough fracture."""
+    """Remove a piece of the part's rim: the background shows, or a rough fracture."""
     n = len(g.picture)
     rim = outline(g.part)
     distance = c.blob(c.place(rim + 1e-4 * g.part), c.log_uniform(n, 0.08, 0.6), c.uniform(n, 0, 0.5))
@@ -163,7 +163,7 @@ def broken_edge(c: Canvas, g: Ground) -> Changed:
 
 
 def burr(c: Canvas, g: Ground) -> Changed:
-    """Matter too much: the part's own material beyond its rim, or a lump of it on a surface without one."""
+    """Add excess material: beyond the part's rim, or as a lump on a surface without one."""
     n = len(g.picture)
     rim = outline(g.part)
     has_rim = (rim.flatten(1).sum(1) > 4).float().view(n, 1, 1)
@@ -179,7 +179,7 @@ def burr(c: Canvas, g: Ground) -> Changed:
 
 
 def flaking(c: Canvas, g: Ground) -> Changed:
-    """A layer has come off: a sharp, angular patch of what lies below, with a lit step."""
+    """Draw a flaked layer: a sharp, angular patch of the material below, with a lit step."""
     n = len(g.picture)
     distance = c.blob(on_part(c, g), c.log_uniform(n, 0.08, 0.45), c.uniform(n, 0.3, 0.9))
     corners = 0.25 * torch.sign(c.noise(n, c.uniform(n, 1.2, 1.8)))

@@ -1,4 +1,4 @@
-"""The pixel grid, seeded draws, spectral noise and distances that the rest of the renderer builds on."""
+"""Pixel grid, seeded draws, spectral noise and distances that the rest of the renderer uses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Canvas:
-    """A square pixel grid and the one source of chance: the same seed gives the same pixels.
+    """Square pixel grid with the random generator: the same seed gives the same pixels.
 
-    Per-scene numbers are drawn as (N, 1, 1) so that they broadcast over (N, S, S) fields. Coordinates run
-    over [-1, 1], so that ``pixel`` = 2 / S is the width of one pixel.
+    Per-scene numbers are drawn as (N, 1, 1) so that they broadcast over (N, S, S) fields. Coordinates run over [-1, 1],
+    so that ``pixel`` = 2 / S is the width of one pixel.
     """
 
     def __init__(self, size: int, seed: int, device: torch.device | str = "cpu") -> None:
@@ -30,35 +30,35 @@ class Canvas:
 
     # --- draws -----------------------------------------------------------------------------------
     def uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(N, 1, 1) uniform in [low, high)."""
+        """Draw (N, 1, 1) uniform in [low, high)."""
         return low + (high - low) * torch.rand(n, 1, 1, generator=self.generator, device=self.device)
 
     def log_uniform(self, n: int, low: float, high: float) -> Tensor:
-        """(N, 1, 1), uniform in the logarithm: sizes and frequencies."""
+        """Draw (N, 1, 1), uniform in the logarithm: sizes and frequencies."""
         return self.uniform(n, math.log(low), math.log(high)).exp()
 
     def normal(self, n: int, *shape: int) -> Tensor:
-        """(N, *shape) standard normal; (N, 1, 1) where no shape is given."""
+        """Draw (N, *shape) standard normal; (N, 1, 1) if no shape is given."""
         return torch.randn(n, *(shape or (1, 1)), generator=self.generator, device=self.device)
 
     def chance(self, n: int, probability: float) -> Tensor:
-        """(N, 1, 1) of zeros and ones, one with the given probability."""
+        """Draw (N, 1, 1) zeros and ones, one with the given probability."""
         return (self.uniform(n) < probability).float()
 
     def some(self, n: int, probability: float) -> Tensor:
-        """(K,) numbers of the scenes that are chosen, each with the given probability."""
+        """Draw (K,) indices of scenes, each with the given probability."""
         return self.chance(n, probability).flatten().nonzero().flatten()
 
     def angle(self, n: int) -> Tensor:
-        """(N, 1, 1) in [0, 2π)."""
+        """Draw (N, 1, 1) in [0, 2π)."""
         return self.uniform(n, 0.0, 2 * math.pi)
 
     def integers(self, n: int, low: int, high: int) -> Tensor:
-        """(N,) integers in [low, high)."""
+        """Draw (N,) integers in [low, high)."""
         return torch.randint(low, high, (n,), generator=self.generator, device=self.device)
 
     def weighted(self, n: int, weights: Sequence[float]) -> Tensor:
-        """(N,) indices drawn with the given weights."""
+        """Draw (N,) indices with the given weights."""
         table = torch.tensor(weights, device=self.device)
         return torch.multinomial(table, n, replacement=True, generator=self.generator)
 
@@ -95,7 +95,7 @@ class Canvas:
         return standardise(field)
 
     def turned(self, n: int, angle: Tensor, warp: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Coordinates turned by an angle and gently bent: two (N, S, S)."""
+        """Return coordinates rotated by an angle and slightly warped: two (N, S, S)."""
         x = self.x * angle.cos() + self.y * angle.sin()
         y = self.y * angle.cos() - self.x * angle.sin()
         if warp:
@@ -105,7 +105,7 @@ class Canvas:
         return x, y
 
     def blob(self, centre: Tensor, radius: Tensor, roughness: Tensor | float) -> Tensor:
-        """(N, S, S) distance from a random ellipse in units of its radius: below 1 inside; rough outline."""
+        """Return the (N, S, S) distance from a random ellipse in units of its radius: below 1 inside; rough outline."""
         n = len(centre)
         turn, aspect = self.angle(n), self.uniform(n, 0.4, 1.0)
         x = self.x - centre[:, 0, None, None]
@@ -115,13 +115,13 @@ class Canvas:
         return distance + 0.6 * roughness * self.noise(n, self.uniform(n, 1.1, 2.2))
 
     def place(self, weight: Tensor) -> Tensor:
-        """(N, 2) points (x, y) drawn in proportion to a weight field (N, S, S)."""
+        """Draw (N, 2) points (x, y) in proportion to a weight field (N, S, S)."""
         flat = weight.flatten(1) + 1e-8
         index = torch.multinomial(flat, 1, generator=self.generator)[:, 0]
         return torch.stack([self.x.flatten()[index], self.y.flatten()[index]], 1)
 
     def path(self, start: Tensor, points: int, length: Tensor, wander: Tensor) -> Tensor:
-        """(N, points, 2) wandering line through ``start`` (N, 2); wander is the turn per step in radians."""
+        """Draw a random walk (N, points, 2) from ``start`` (N, 2); wander is the turn per step in radians."""
         n = len(start)
         turns = self.normal(n, points - 1) * wander[:, 0]
         heading = self.angle(n)[:, 0] + turns.cumsum(1)
@@ -135,7 +135,7 @@ class Canvas:
         return line - line[:, points // 2 : points // 2 + 1] + start[:, None]
 
     def path_distance(self, path: Tensor, half_width: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to a polyline (N, K, 2) less its half width (N, K-1), and the side: two (N, S, S)."""
+        """Return the distance to a polyline (N, K, 2) minus its half width (N, K-1), and the side: two (N, S, S)."""
         n = len(path)
         grid = torch.stack([self.x, self.y], -1).view(1, 1, -1, 2)
         begin, end = path[:, :-1, None], path[:, 1:, None]
@@ -150,47 +150,47 @@ class Canvas:
 
 
 def standardise(field: Tensor) -> Tensor:
-    """The field (N, S, S) with zero mean and unit deviation."""
+    """Return the field (N, S, S) with zero mean and unit deviation."""
     field = field - field.mean((-1, -2), keepdim=True)
     return field / field.std((-1, -2), keepdim=True).clamp_min(1e-6)
 
 
 def smoothstep(x: Tensor) -> Tensor:
-    """0 below 0, 1 above 1, smooth between."""
+    """Return 0 below 0, 1 above 1, smooth in between."""
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)
 
 
 def inside(distance: Tensor, softness: Tensor | float) -> Tensor:
-    """Soft membership in [0, 1] of a blob whose distance is below 1 inside."""
+    """Return the soft membership in [0, 1] of a blob whose distance is below 1 inside."""
     return torch.sigmoid((1 - distance) * (3 / softness))
 
 
 def slope(height: Tensor, angle: Tensor) -> Tensor:
-    """(N, S, S) rise of a height field per pixel towards the light at ``angle``."""
+    """Return the (N, S, S) rise of a height field per pixel towards the light at ``angle``."""
     dx = F.pad(height[:, :, 1:] - height[:, :, :-1], (0, 1))
     dy = F.pad(height[:, 1:] - height[:, :-1], (0, 0, 0, 1))
     return dx * angle.cos() + dy * angle.sin()
 
 
 def relief(height: Tensor, angle: Tensor) -> Tensor:
-    """Light and shade of a height field lit from ``angle``: about ±1, at most 1 in size."""
+    """Return the shading of a height field lit from ``angle``: about ±1, at most 1 in size."""
     lit = slope(height, angle)
     return (lit / lit.std((-1, -2), keepdim=True).clamp_min(0.02)).clamp(-2.5, 2.5) * 0.4
 
 
 def grow(field: Tensor, pixels: int) -> Tensor:
-    """(N, S, S) maximum over a square of 2·pixels + 1."""
+    """Return the (N, S, S) maximum over a square of 2·pixels + 1."""
     return F.max_pool2d(field[:, None], 2 * pixels + 1, 1, pixels)[:, 0]
 
 
 def soften(field: Tensor, pixels: int) -> Tensor:
-    """Mean over a square of 2·pixels + 1; (N, S, S) or (N, C, S, S)."""
+    """Return the mean over a square of 2·pixels + 1; (N, S, S) or (N, C, S, S)."""
     if field.dim() == 3:
         return soften(field[:, None], pixels)[:, 0]
     return F.avg_pool2d(field, 2 * pixels + 1, 1, pixels, count_include_pad=False)
 
 
 def outline(part: Tensor) -> Tensor:
-    """(N, S, S) inner rim, about two pixels wide, of a soft membership."""
+    """Return the (N, S, S) inner rim, about two pixels wide, of a soft membership."""
     return (grow(part, 2) - (1 - grow(1 - part, 2))).clamp(0, 1) * (part > 0.5)

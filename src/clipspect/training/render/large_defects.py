@@ -1,4 +1,4 @@
-"""Defects of large areas, and the table of all kinds with the words people use for them."""
+"""Defects of large areas, and the table of all kinds with their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipspect.training.render.textures import TRAINING_TEXTURES, draw_surfaces,
 
 
 def _area(c: Canvas, g: Ground) -> Tensor:
-    """(N, S, S) a large soft region: a big rough blob, a band, or one side of a wavy front."""
+    """Draw a large soft region (N, S, S): a big rough blob, a band, or one side of a wavy front."""
     n, centre = len(g.picture), on_part(c, g)
     blob = c.blob(centre, c.log_uniform(n, 0.25, 1.0), c.uniform(n, 0.1, 0.9))
     turn = c.angle(n)
@@ -29,7 +29,7 @@ def _area(c: Canvas, g: Ground) -> Tensor:
 
 
 def discolouration(c: Canvas, g: Ground) -> Changed:
-    """A region of another hue or tone."""
+    """Draw a region of another hue or tone."""
     n, region = len(g.picture), _area(c, g)
     gain = torch.exp(0.4 * c.normal(n, 1, 1, 1) + 0.2 * c.normal(n, 3, 1, 1))
     mean = g.picture.mean((2, 3))
@@ -39,7 +39,7 @@ def discolouration(c: Canvas, g: Ground) -> Changed:
 
 
 def uneven(c: Canvas, g: Ground) -> Changed:
-    """A large patch ground, coated or cured differently: tone and roughness both change."""
+    """Draw a large patch with different grinding, coating or curing: tone and roughness both change."""
     n, region = len(g.picture), _area(c, g)
     base = soften(g.picture, 4)
     detail = (g.picture - base) * c.uniform(n, 0.0, 2.5)[:, None]
@@ -50,7 +50,7 @@ def uneven(c: Canvas, g: Ground) -> Changed:
 
 
 def worn(c: Canvas, g: Ground) -> Changed:
-    """The texture is rubbed away or roughened."""
+    """Wear away or roughen the texture."""
     n, region = len(g.picture), _area(c, g)
     smooth = soften(soften(g.picture, 3), 2) * c.uniform(n, 0.8, 1.2)[:, None]
     grain = c.noise(n, c.uniform(n, 0, 1), anisotropy=c.log_uniform(n, 0.05, 1))
@@ -62,20 +62,20 @@ def worn(c: Canvas, g: Ground) -> Changed:
 
 
 def bare(c: Canvas, g: Ground) -> Changed:
-    """A large area is of another surface altogether: no coating, another finish, a wrong material."""
+    """Replace a large area by another surface: no coating, another finish, a wrong material."""
     n, region = len(g.picture), _area(c, g)
     other, _ = draw_surfaces(c, n, TRAINING_TEXTURES, plain=0.15)
     grey = (g.picture.amax(1) - g.picture.amin(1)).mean((1, 2)) < 0.03
     other = torch.where(grey.view(n, 1, 1, 1), grey_of(other).expand_as(other), other)
     own_mean, other_mean = g.picture.mean((2, 3), keepdim=True), other.mean((2, 3), keepdim=True)
     tone = torch.exp(0.3 * c.normal(n))[:, None] * own_mean
-    alike = c.uniform(n)[:, None]  # 1: told by its texture and a shade of tone alone
+    alike = c.uniform(n)[:, None]  # 1: visible only by its texture and a slight change of tone
     other = (other - other_mean) * c.uniform(n, 0.3, 1)[:, None] + alike * tone + (1 - alike) * other_mean
     return blend(g.picture, other.clamp(0, 1), region, c.uniform(n, 0.6, 1)), region
 
 
 def fraying(c: Canvas, g: Ground) -> Changed:
-    """A stretch of the rim, or a strip, is ragged: streaks of background and of loose matter."""
+    """Fray a part of the rim, or a strip: streaks of background and of loose material."""
     n = len(g.picture)
     rim = outline(g.part)
     has_rim = (rim.flatten(1).sum(1) > 4).float().view(n, 1, 1)
@@ -92,7 +92,7 @@ def fraying(c: Canvas, g: Ground) -> Changed:
 
 
 def smear(c: Canvas, g: Ground) -> Changed:
-    """A streaked film: paste, oil or glue drawn across the part."""
+    """Draw a streaked film: paste, oil or glue across the part."""
     n, centre, turn = len(g.picture), on_part(c, g), c.angle(len(g.picture))
     x, y = c.x - centre[:, 0, None, None], c.y - centre[:, 1, None, None]
     along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
@@ -120,7 +120,7 @@ def odd_part(c: Canvas, g: Ground) -> Changed:
     centre_x, centre_y = ((2 * at - odd) / copies for at in (at_x, at_y))
 
     way = c.uniform(n)
-    surface = g.part.flatten(1).amin(1).view(n, 1, 1) > 0.9  # nothing behind it shows
+    surface = g.part.flatten(1).amin(1).view(n, 1, 1) > 0.9  # no background is visible
     missing, coloured = way < 0.35, ((way >= 0.35) & (way < 0.55)) | surface
     turn = torch.where(way < 0.8, c.uniform(n, 0.25, 6.0), torch.zeros_like(way))
     scale = torch.where(way >= 0.9, c.uniform(n, 1.15, 1.7), torch.ones_like(way))
@@ -148,7 +148,7 @@ def odd_part(c: Canvas, g: Ground) -> Changed:
 
 @dataclass(frozen=True)
 class Defect:
-    """A kind of defect: how it is drawn, how often, and what people call it."""
+    """Kind of defect: its drawing function, frequency and names."""
 
     draw: Callable[[Canvas, Ground], Changed]
     weight: float
@@ -156,7 +156,7 @@ class Defect:
 
 
 LARGE = ("discolouration", "uneven", "bare", "worn", "fraying", "smear")
-"""The kinds in ``DEFECTS`` that cover areas."""
+"""Kinds in ``DEFECTS`` that cover areas."""
 DEFECTS: Mapping[str, Defect] = {
     "scratch": Defect(defects.scratch, 1.1, ("scratch", "scratches", "abrasion")),
     "crack": Defect(defects.crack, 1.6, ("crack", "cracks", "fracture")),

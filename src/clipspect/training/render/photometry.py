@@ -1,4 +1,4 @@
-"""The camera: vignette, focus, sharpening, exposure, contrast, the same for both pictures; then noise."""
+"""Camera model: vignette, focus, sharpening, exposure and contrast, equal for both images; then noise."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def develop(
 
 
 def add_noise(c: Canvas, picture: Tensor, level: Tensor) -> Tensor:
-    """Sensor noise of a level (N, 1, 1), grey in most cameras; result in [0, 1]."""
+    """Add sensor noise of a level (N, 1, 1), gray in most cameras; result in [0, 1]."""
     n = len(picture)
     grain = c.normal(n, 3, c.size, c.size)
     grey = c.chance(n, 0.6)[:, None]

@@ -1,4 +1,4 @@
-"""Scenes: a clean picture, the same with defects, and the mask of what visibly changed."""
+"""Scenes: a clean image, the same with defects, and the mask of visible changes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from clipspect.training.render.textures import HELD_OUT_TEXTURES, TRAINING_TEXTU
 
 @dataclass(frozen=True)
 class World:
-    """The kinds of things that scenes are made of."""
+    """Kinds of content for scenes."""
 
     textures: Mapping[str, Texture]
     shapes: Mapping[str, Shape]
     object_share: float = 0.45
-    """Share of scenes that show a part over a background; the rest are surfaces."""
+    """Share of scenes with a part over a background; the rest are surfaces."""
     structures: Mapping[str, Structure] = field(default_factory=lambda: STRUCTURES)
-    """What looks odd and is normal."""
+    """Structures that look unusual but are normal."""
     defects: Mapping[str, Defect] = field(default_factory=lambda: DEFECTS)
     materials: Tensor | None = None
-    """(M, 3, T, T) bytes: images of real materials that some surfaces are cut from."""
+    """(M, 3, T, T) bytes: images of real materials for some surfaces."""
     camera: bool = True
-    """Vignette, focus, sharpening, exposure and contrast; noise stays."""
+    """Whether to apply vignette, focus, sharpening, exposure and contrast; noise is always applied."""
 
 
 TRAINING = World(TRAINING_TEXTURES, TRAINING_SHAPES)
@@ -55,7 +55,7 @@ _WITHOUT: Mapping[str, World] = {
 
 
 def training_world(leave_out: str = "") -> World:
-    """The world that training scenes are drawn from, or, for ablations, the same without one of its parts.
+    """Return the world of training scenes, or, for ablations, the same without one of its parts.
 
     Raises:
         UsageError: there is no such part.
@@ -67,16 +67,16 @@ def training_world(leave_out: str = "") -> World:
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes. Both pictures of a scene share everything but the defect and the sensor's noise."""
+    """N scenes. Both images of a scene are equal except for the defect and the sensor noise."""
 
     clean: Tensor
     """(N, 3, S, S) in [0, 1]."""
     defective: Tensor
     """(N, 3, S, S) in [0, 1]."""
     mask: Tensor
-    """(N, S, S) of 0 and 1: pixels that visibly changed; empty where the defect cannot be seen."""
+    """(N, S, S) of 0 and 1: visibly changed pixels; empty if the defect is invisible."""
     nouns: Sequence[str]
-    """What the part or surface is called."""
+    """Object name of the part or surface."""
     defects: Sequence[str]
     """The first defect's kind, a key of ``DEFECTS``."""
 
@@ -84,7 +84,7 @@ class Scenes:
 _SECOND_DEFECT = 0.15
 _MATERIAL_SHARE = 0.35
 _LEAST_AREA = 1 / 4096
-"""Masks smaller than this share of the picture are emptied: nobody would see the defect."""
+"""Masks smaller than this share of the image are emptied, because the defect is invisible."""
 
 
 def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
@@ -110,7 +110,7 @@ def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
 
 
 def add_defects(c: Canvas, ground: Ground, kinds: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The pictures (N, 3, S, S) with a defect of the given kind each, and the regions touched (N, S, S)."""
+    """Return images (N, 3, S, S) with a defect of the given kind each, and the defect regions (N, S, S)."""
     picture, region = ground.picture.clone(), torch.zeros_like(ground.part)
     for name in dict.fromkeys(kinds):
         rows = torch.tensor([row for row, kind in enumerate(kinds) if kind == name], device=c.device)
@@ -120,10 +120,10 @@ def add_defects(c: Canvas, ground: Ground, kinds: Sequence[str]) -> tuple[Tensor
 
 
 def visible_change(clean: Tensor, defective: Tensor, region: Tensor, noise_level: Tensor) -> Tensor:
-    """(N, S, S) of 0 and 1: pixels of the region whose change stands out from the sensor's noise.
+    """Return an (N, S, S) mask of 0 and 1: pixels of the region whose change exceeds the sensor noise.
 
-    A pixel counts by itself (a line), by the mean of its neighbourhood (a faint large patch), and with the
-    unchanged specks between (roughened texture).
+    A pixel counts on its own (a line), by the mean of its neighborhood (a faint large patch), and together with the
+    unchanged specks in between (roughened texture).
     """
     difference = defective - clean
     alone = difference.abs().amax(1) > 0.03 + noise_level

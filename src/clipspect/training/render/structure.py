@@ -1,7 +1,8 @@
-"""Structure that looks odd but is normal: light, shadows, joints, lines, holes by design, prints, blemishes, borders.
+"""Structure that looks unusual but is normal: light, shadows, joints, lines, holes, prints, blemishes, borders.
 
-The detector must learn that what repeats, what is straight and regular, what varies slowly and what is as faint as
-the rest of the surface is no defect.
+The detector must learn that repetition, straight and regular structure, slow variation and faint texture are not
+defects.
+
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from clipspect.training.render.textures import colour, grey_of
 
 @dataclass
 class Ground:
-    """A scene before any defect: the picture, what of it is the inspected part, and what lies behind that."""
+    """Scene before any defect: the image, the inspected part, and the background."""
 
     picture: Tensor
     """(N, 3, S, S) in [0, 1]."""
     part: Tensor
     """(N, S, S) soft membership in [0, 1]; all ones for a surface that fills the frame."""
     background: Tensor
-    """(N, 3, S, S): what shows where a piece of the part is gone."""
+    """(N, 3, S, S): background, visible where a piece of the part is missing."""
     copies: Tensor = field(default_factory=lambda: torch.ones(()))
-    """(N, 1, 1) rows and columns of equal parts; ones where it is not given."""
+    """(N, 1, 1) rows and columns of equal parts; default ones."""
 
     def __post_init__(self) -> None:
         """Expand the default of ``copies``."""
@@ -36,14 +37,14 @@ class Ground:
             self.copies = torch.ones(len(self.picture), 1, 1, device=self.picture.device)
 
     def rows(self, index: Tensor) -> Ground:
-        """The scenes of the given indices."""
+        """Return the scenes of the given indices."""
         return Ground(self.picture[index], self.part[index], self.background[index], self.copies[index])
 
 
 def ink(c: Canvas, picture: Tensor, mask: Tensor, dark: float, light: float) -> Tensor:
-    """(N, 3, 1, 1) a colour that contrasts with what it covers.
+    """Draw a color (N, 3, 1, 1) that contrasts with the area it covers.
 
-    Darker with probability ``dark``, lighter with ``light``, else another hue; grey on grey pictures.
+    Darker with probability ``dark``, lighter with ``light``, else another hue; gray on gray images.
     """
     n = len(picture)
     weight = mask[:, None]
@@ -58,7 +59,7 @@ def ink(c: Canvas, picture: Tensor, mask: Tensor, dark: float, light: float) -> 
 
 
 def blend(picture: Tensor, over: Tensor, mask: Tensor, opacity: Tensor) -> Tensor:
-    """``over`` laid on the picture where the mask (N, S, S) says, at an opacity (N, 1, 1)."""
+    """Blend ``over`` onto the image within the mask (N, S, S), at an opacity (N, 1, 1)."""
     share = (mask * opacity)[:, None]
     return picture * (1 - share) + over * share
 
@@ -87,7 +88,7 @@ def _lines(c: Canvas, g: Ground) -> None:
 
 
 def _joint(c: Canvas, g: Ground) -> None:
-    """Two halves of slightly different tone that meet in a straight seam."""
+    """Draw two halves of slightly different tone that meet in a straight seam."""
     n = len(g.picture)
     x, _ = c.turned(n, _mostly_upright(c, n))
     offset = x + c.uniform(n, -0.7, 0.7)
@@ -99,7 +100,7 @@ def _joint(c: Canvas, g: Ground) -> None:
 
 
 def _holes(c: Canvas, g: Ground) -> None:
-    """Holes, studs or dots by design: equal, and on a regular lattice."""
+    """Draw equal holes, studs or dots on a regular lattice."""
     n = len(g.picture)
     x, y = c.turned(n, _mostly_upright(c, n))
     pitch = c.uniform(n, 0.25, 0.9)
@@ -115,7 +116,7 @@ def _holes(c: Canvas, g: Ground) -> None:
 
 
 def _print(c: Canvas, g: Ground) -> None:
-    """A printed label: rows of short upright strokes, now and then on a plate of its own."""
+    """Draw a printed label: rows of short upright strokes, sometimes on a plate."""
     n = len(g.picture)
     x, y = c.turned(n, c.chance(n, 0.3) * (torch.pi / 2) + 0.04 * c.normal(n))
     x, y = x - c.uniform(n, -0.5, 0.5), y - c.uniform(n, -0.5, 0.5)
@@ -139,7 +140,7 @@ def _print(c: Canvas, g: Ground) -> None:
 
 
 def _border(c: Canvas, g: Ground) -> None:
-    """The surface ends near the frame's edge: straight or arched, sharp or soft, some with a darker rim."""
+    """End the surface near the frame's edge: straight or arched, sharp or soft, sometimes with a darker rim."""
     n = len(g.picture)
     tilt = 0.04 * c.normal(n)
     x = c.x - c.uniform(n, -0.1, 0.1) + tilt * c.y
@@ -161,7 +162,7 @@ def _border(c: Canvas, g: Ground) -> None:
 
 
 def _highlight(c: Canvas, g: Ground) -> None:
-    """A gleam: a straight or gently bent band in which a shiny surface mirrors the lamp."""
+    """Draw a highlight: a straight or slightly bent band where a shiny surface reflects the lamp."""
     n = len(g.picture)
     x, _ = c.turned(n, _mostly_upright(c, n), warp=0.15)
     offset = (x - c.uniform(n, -1, 1)) / c.log_uniform(n, 0.04, 0.6)
@@ -170,7 +171,7 @@ def _highlight(c: Canvas, g: Ground) -> None:
 
 
 def _shadow(c: Canvas, g: Ground) -> None:
-    """Something outside the frame keeps the light off a straight-edged share of it, softly."""
+    """Draw a soft shadow with a straight edge, cast by an object outside the frame."""
     n = len(g.picture)
     x, _ = c.turned(n, c.angle(n))
     dark = torch.sigmoid((x - c.uniform(n, -0.2, 0.9)) / c.log_uniform(n, 0.03, 0.3) * 3)
@@ -178,7 +179,7 @@ def _shadow(c: Canvas, g: Ground) -> None:
 
 
 def _blemishes(c: Canvas, g: Ground) -> None:
-    """Traces of ordinary use: faint specks, hairlines and clouds, several at once, none of them a defect."""
+    """Draw traces of normal use: faint specks, hairlines and clouds, several at once, none of them a defect."""
     n = len(g.picture)
     veil = torch.zeros(n, c.size, c.size, device=c.device)
     specks = c.uniform(n, 0.03, 0.16)
@@ -199,12 +200,12 @@ def _blemishes(c: Canvas, g: Ground) -> None:
 
 @dataclass(frozen=True)
 class Structure:
-    """A kind of normal structure: how it is laid on scenes in place, and on what share of them."""
+    """Kind of normal structure: its in-place drawing function, and its share of scenes."""
 
     lay: Callable[[Canvas, Ground], None]
     share: float
     surfaces_only: bool = False
-    """Only where the part fills the frame."""
+    """Whether it requires a part that fills the frame."""
 
 
 STRUCTURES: Mapping[str, Structure] = {
@@ -221,7 +222,7 @@ STRUCTURES: Mapping[str, Structure] = {
 
 
 def add_structure(c: Canvas, ground: Ground, kinds: Mapping[str, Structure] = STRUCTURES) -> None:
-    """Lay normal structure on some of the scenes, in place."""
+    """Draw normal structure on some of the scenes, in place."""
     full = ground.part.flatten(1).amin(1) > 0.9
     for kind in kinds.values():
         wanted = (c.uniform(len(full)) < kind.share).flatten()

@@ -1,4 +1,4 @@
-"""Surface textures: tone fields (N, S, S), coloured and lit into surfaces (N, 3, S, S)."""
+"""Surface textures: tone fields (N, S, S), colored and lit to surfaces (N, 3, S, S)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipspect.training.render.fields import Canvas, relief, smoothstep, standar
 
 @dataclass(frozen=True)
 class Texture:
-    """A kind of surface: how its tone field is drawn, what people call it, how often it is drawn."""
+    """Kind of surface: its tone field function, names and frequency."""
 
     tone: Callable[[Canvas, int], Tensor]
     nouns: tuple[str, ...]
@@ -213,7 +213,7 @@ HELD_OUT_TEXTURES: Mapping[str, Texture] = {
 
 
 def colour(c: Canvas, n: int) -> Tensor:
-    """(N, 3, 1, 1) random colours; weakly saturated ones are commoner, as in workshops."""
+    """Draw (N, 3, 1, 1) random colors; weakly saturated ones are more frequent, as in workshops."""
     hue, saturation = c.uniform(n), 0.9 * c.uniform(n) ** 1.6
     value = c.uniform(n, 0.1, 0.97)
     sector = (torch.tensor([5.0, 3.0, 1.0], device=c.device) + hue * 6) % 6
@@ -222,12 +222,12 @@ def colour(c: Canvas, n: int) -> Tensor:
 
 
 def grey_of(picture: Tensor) -> Tensor:
-    """Mean over the channels, kept as a dimension."""
+    """Return the mean over the channels, kept as a dimension."""
     return picture.mean(1, keepdim=True)
 
 
 def _tones(c: Canvas, n: int, textures: Mapping[str, Texture], plain: float) -> tuple[Tensor, list[str]]:
-    """(N, S, S) tone fields of textures drawn at random, and what each is called."""
+    """Draw (N, S, S) tone fields of random textures; return them and their names."""
     kinds = list(textures.values())
     index = c.weighted(n, [kind.weight for kind in kinds])
     if "plain" in textures:
@@ -264,10 +264,10 @@ def _vary(c: Canvas, tone: Tensor) -> None:
 def draw_surfaces(
     c: Canvas, n: int, textures: Mapping[str, Texture], plain: float
 ) -> tuple[Tensor, list[str]]:
-    """Lit, coloured surfaces and what each is called.
+    """Draw lit, colored surfaces; return them and their names.
 
-    ``plain`` is the extra share of plain surfaces (objects are plainer than cloth). Returns (N, 3, S, S) in
-    [0, 1] and N nouns.
+    ``plain`` is the extra share of plain surfaces (objects are plainer than cloth). Returns (N, 3, S, S) in [0, 1] and
+    N nouns.
     """
     tone, nouns = _tones(c, n, textures, plain)
     _vary(c, tone)
