@@ -170,7 +170,7 @@ def test_an_image_with_two_labels_is_a_warning(own):
     shutil.copy(own / "dent/001.jpg", own / "good/twin.jpg")
     (found,) = load_categories("folder", own)
     assert found.warnings == (
-        "1 images are labelled defective and good at once, byte for byte, the first is 001.jpg (= twin.jpg)",
+        "1 image is labeled both defective and good, byte for byte, the first is 001.jpg (= twin.jpg)",
     )
 
 

@@ -68,8 +68,8 @@ def check_category(category: Category) -> Category:
     good, bad = ([s.path for s in category.samples if s.defective is wanted] for wanted in (False, True))
     if both := shared_images(bad, good):
         warnings.append(
-            f"{len(both)} images are labeled both defective and good, byte for byte, the first is"
-            f" {both[0][0].name} (= {both[0][1].name})"
+            f"{len(both)} image{'s are' if len(both) > 1 else ' is'} labeled both defective and good,"
+            f" byte for byte, the first is {both[0][0].name} (= {both[0][1].name})"
         )
     return replace(category, warnings=tuple(warnings))
 
