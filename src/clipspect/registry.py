@@ -35,6 +35,7 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
         "dual-image, refined on each image and corrupted copies of it (Dual-Image+)",
     ),
     "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
+    "musc": ("musc:MuSc", "all other images of the set as references, without text (MuSc)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
     "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference images (WinCLIP+)"),
@@ -93,7 +94,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         UsageError: an unknown method or setting, or a value that is not of its type.
     """
     found = method_class(name)
-    known = {f.name: type(f.default) for f in fields(found)}
+    known = {f.name: type(f.default) for f in fields(found) if f.name not in found.fixed}
     values: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         if key not in known:

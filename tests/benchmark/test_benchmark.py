@@ -352,7 +352,9 @@ def test_wrong_options_are_told_before_anything_is_measured(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.skipif(not (DATA / "magnetic_tile").is_dir(), reason="set CLIPSPECT_DATA to a folder with magnetic_tile")
+@pytest.mark.skipif(
+    not (DATA / "magnetic_tile").is_dir(), reason="set CLIPSPECT_DATA to a folder with magnetic_tile"
+)
 def test_real_images_with_every_method(tmp_path):
     (category,) = load_categories("folder", DATA / "magnetic_tile")
     assert (len(category.samples), len(category.train)) == (283, 40)

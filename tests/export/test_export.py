@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from clipspect.postprocess.thresholds import given_thresholds
 from PIL import Image
 
 import clipspect
@@ -14,7 +15,6 @@ from clipspect.cli import main
 from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
 from clipspect.export.exporter import export_detector, run_onnx, run_openvino
-from clipspect.postprocess.thresholds import given_thresholds
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -10,10 +10,11 @@ from serving.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
+from clipspect.postprocess.thresholds import given_thresholds
+
 import clipspect
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError
-from clipspect.postprocess.thresholds import given_thresholds
 from clipspect.server.engine import Engine, InspectRequest, PendingRequest
 from clipspect.server.errors import ServiceError
 

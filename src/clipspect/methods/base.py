@@ -107,6 +107,9 @@ class Method(ABC):
     needs_text: ClassVar[bool] = True
     """Whether it compares images with sentences; False for methods that run on a backbone without a text tower."""
 
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings that mean nothing to it: neither listed nor accepted."""
+
     @property
     def prompts(self) -> str:
         """Its prompt set (prompts.toml)."""
@@ -140,7 +143,7 @@ class Method(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Its settings as JSON-able values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.fixed}
 
 
 def check_choice(what: str, value: object, choices: Sequence[object]) -> None:

@@ -17,7 +17,9 @@ def describe_settings(name: str) -> list[tuple[str, str, str]]:
     for cls in reversed(found.__mro__):
         if cls.__module__.startswith("clipspect."):
             words |= _field_docs(cls)
-    return [(f.name, str(f.default), words.get(f.name, "")) for f in fields(found)]
+    return [
+        (f.name, str(f.default), words.get(f.name, "")) for f in fields(found) if f.name not in found.fixed
+    ]
 
 
 def _field_docs(cls: type) -> dict[str, str]:

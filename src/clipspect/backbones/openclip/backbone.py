@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.base import Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
 from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
@@ -136,6 +136,7 @@ class OpenClipBackbone(Backbone):
             views,
             windows,
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
+            {block: t.float().unflatten(1, grid) for block, t in tokens.hidden.items()},
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -146,10 +147,11 @@ class OpenClipBackbone(Backbone):
                 images,
                 request.value_blocks,
                 request.ordinary_blocks,
-                start_block=request.start_block,
+                hidden_blocks=request.hidden_blocks,
+                start_block=resolve_start(request.start_block, self.depth),
                 unprojected=request.unprojected,
             )
-        if request.unprojected:
+        if request.unprojected or request.hidden_blocks:
             raise UsageError("a ResNet backbone has no patch tokens before its projection")
         images = images.to(self._dtype)
         return encode_resnet(
