@@ -243,6 +243,8 @@ def _missing(stored: FeatureRequest, wanted: FeatureRequest) -> list[str]:
     ]
     missing += [f"hidden states of block {b}" for b in sorted(wanted.hidden_blocks - stored.hidden_blocks)]
     missing += [f"windows of {size} patches" for size in sorted(wanted.windows - stored.windows)]
+    if wanted.reference_rotations != stored.reference_rotations:
+        missing.append(f"{wanted.reference_rotations} rotations of each image")
     if wanted.unprojected and not stored.unprojected:
         missing.append("tokens before the projection")
     if wanted.value_blocks and stored.value_blocks and wanted.start_block != stored.start_block:

@@ -37,6 +37,14 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
     "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
     "musc": ("musc:MuSc", "all other images of the set as references, without text (MuSc)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "anomaly-dino": (
+        "anomaly_dino:AnomalyDINO",
+        "nearest patches of a few known-good images, without text (AnomalyDINO)",
+    ),
+    "subspace": (
+        "subspace:SubspaceAD",
+        "distance from the subspace of a few known-good images, without text (SubspaceAD)",
+    ),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
     "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference images (WinCLIP+)"),
 }

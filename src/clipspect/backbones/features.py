@@ -94,6 +94,8 @@ class FeatureRequest:
     """Blocks whose hidden states are wanted: ordinary patch tokens before the final norm and projection."""
     hidden_spans: frozenset[Span] = frozenset()
     """Blocks of hidden states by relative depth."""
+    reference_rotations: int = 1
+    """Rotated copies of each reference image, itself among them; other images are encoded as they are."""
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """The request that serves both.
@@ -117,6 +119,7 @@ class FeatureRequest:
             ordinary_spans=self.ordinary_spans | other.ordinary_spans,
             hidden_blocks=self.hidden_blocks | other.hidden_blocks,
             hidden_spans=self.hidden_spans | other.hidden_spans,
+            reference_rotations=max(self.reference_rotations, other.reference_rotations),
         )
 
     def resolved(self, depth: int) -> FeatureRequest:
@@ -150,6 +153,7 @@ class FeatureRequest:
             self.windows,
             self.unprojected,
             hidden_blocks=resolve(self.hidden_blocks, self.hidden_spans),
+            reference_rotations=self.reference_rotations,
         )
 
 

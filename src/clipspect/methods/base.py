@@ -84,6 +84,8 @@ class MethodContext:
     """Per image its row in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
     state: Any = None
     """What :meth:`Method.prepare` returned for the run."""
+    reference_state: Any = None
+    """What :meth:`Method.prepare_references` returned for :attr:`references`."""
 
     @property
     def anchors(self) -> TextAnchors:
@@ -129,6 +131,17 @@ class Method(ABC):
 
         Returns:
             Whatever :meth:`score` wants to find in ``context.state``.
+        """
+        return None
+
+    def prepare_references(self, references: Features) -> Any:
+        """Look once at explicit references before images are scored with them.
+
+        Args:
+            references: features of R reference images.
+
+        Returns:
+            Whatever :meth:`score` wants to find in ``context.reference_state``.
         """
         return None
 

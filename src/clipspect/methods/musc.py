@@ -26,7 +26,17 @@ class MuSc(Mutual):
     name: ClassVar[str] = "musc"
     needs_text: ClassVar[bool] = False
     fixed: ClassVar[frozenset[str]] = frozenset(
-        {"output", "views", "temperature", "block", "fusion", "text_weight", "left_out"}
+        {
+            "output",
+            "views",
+            "temperature",
+            "block",
+            "fusion",
+            "text_weight",
+            "left_out",
+            "blocks_from",
+            "blocks_to",
+        }
     )
 
     output: Literal["joint", "text", "visual"] = "visual"
