@@ -107,6 +107,7 @@ class AnomalyModel:
                     f"{method.name} compares images with sentences, and {self.backbone.name} has no text tower;"
                     " choose a CLIP model, or a method without text (clipspect methods)"
                 )
+        self.backbone.check(self.request)
         self.request.resolved(self.backbone.depth)
 
     @cached_property

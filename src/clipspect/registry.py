@@ -50,6 +50,9 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
 }
 """name → (module:class below ``clipspect.methods``, one line for people); listing them imports no torch."""
 
+BUILT_IN_BACKBONES: dict[str, str] = {"timm": "clipspect.backbones.timm.loader:load_timm"}
+"""prefix → module:loader, beside open_clip's, which needs no prefix."""
+
 DEFAULT_METHOD = "anoclip"
 
 
@@ -59,7 +62,11 @@ class BackboneLoader(Protocol):
     def __call__(
         self, model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
     ) -> Backbone:
-        """Load a backbone in float32. ``model`` is what the user typed, prefix included."""
+        """Load a backbone in float32. ``model`` is what the user typed, prefix included.
+
+        A loader may have a method ``check(model, request, *, needs_text)`` that raises UsageError for what a model
+        cannot give, before its weights are downloaded.
+        """
         ...
 
 
@@ -114,11 +121,16 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def backbone_loader(model: str) -> BackboneLoader:
-    """Find what loads a model: a plug-in for its ``prefix:``, open_clip for everything else."""
+    """Find what loads a model: timm or a plug-in for its ``prefix:``, open_clip for everything else."""
     prefix, colon, _ = model.partition(":")
     plugins = _plugins("clipspect.backbones")
+    loader: BackboneLoader
+    if colon and prefix in BUILT_IN_BACKBONES:
+        module, _, attribute = BUILT_IN_BACKBONES[prefix].partition(":")
+        loader = getattr(import_module(module), attribute)
+        return loader
     if colon and prefix in plugins:
-        loader: BackboneLoader = plugins[prefix].load()
+        loader = plugins[prefix].load()
         return loader
     from clipspect.backbones.openclip.backbone import load_openclip
 

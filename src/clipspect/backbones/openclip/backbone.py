@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from clipspect.backbones.openclip.value_attention import (
     encode_vit,
     encode_windows,
 )
+from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
@@ -196,9 +198,33 @@ def _is_vit(visual: nn.Module, name: str) -> bool:
 
 def load_openclip(
     model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
-) -> OpenClipBackbone:
+) -> Backbone:
     """Load a preset, an open_clip architecture, "hf-hub:org/name", a folder or a checkpoint file."""
     from clipspect.backbones.openclip.checkpoints import build_model
 
     built, tokenizer, label = build_model(model, weights, seed)
+    if hasattr(built.visual, "trunk"):  # open_clip's TimmModel
+        from clipspect.backbones.timm.backbone import TimmCLIPBackbone
+
+        return TimmCLIPBackbone(
+            built, tokenizer, name=model, weights=label, image_size=image_size, device=device
+        )
     return OpenClipBackbone(built, tokenizer, name=model, weights=label, image_size=image_size, device=device)
+
+
+def _check(model: str, request: FeatureRequest, *, needs_text: bool) -> None:
+    """Refuse, before weights are downloaded, a timm tower of open_clip's that cannot serve a request."""
+    name = PRESETS[model].architecture if model in PRESETS else model
+    if name.startswith("hf-hub:") or Path(name).exists():
+        return
+    import open_clip
+
+    config = open_clip.get_model_config(name.replace("/", "-"))
+    architecture = (config or {}).get("vision_cfg", {}).get("timm_model_name")
+    if architecture:
+        from clipspect.backbones.timm.loader import check_architecture
+
+        check_architecture(architecture, model, request)
+
+
+load_openclip.check = _check  # type: ignore[attr-defined]
