@@ -276,12 +276,8 @@ def test_an_open_clip_tower_that_cannot_serve_is_refused_before_weights_are_down
         raise AssertionError("weights would have been downloaded")
 
     monkeypatch.setattr("clipspect.backbones.openclip.checkpoints.build_model", refuse)
-    for model, message in (
-        ("MobileCLIP2-S0", "VisionTransformer and Eva"),
-        ("ViTamin-S", "VitaminS|Vitamin|Mbconv|VisionTransformer"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            clipspect.load("anoclip", model, "any", device="cpu")
+    with pytest.raises(UsageError, match="VisionTransformer and Eva"):
+        clipspect.load("anoclip", "MobileCLIP2-S0", "any", device="cpu")
 
 
 def test_a_tokenizer_without_its_package_names_the_extra(monkeypatch):

@@ -47,14 +47,15 @@ def load_backbone(
     device = check_device(device)
     if image_size is None and model in PRESETS:
         image_size = PRESETS[model].image_size
-    preset = PRESETS.get(model)
-    if preset is not None and ":" in preset.architecture:  # another library's, by its prefix
-        model, weights = preset.architecture, weights or preset.weights
-    load = backbone_loader(model)
+    architecture = model
+    if model in PRESETS and PRESETS[model].architecture.startswith("timm:"):
+        architecture, weights = PRESETS[model].architecture, weights or PRESETS[model].weights
+    load = backbone_loader(architecture)
     check = getattr(load, "check", None)
     if check is not None and request is not None:
-        check(model, request, needs_text=needs_text)
-    backbone = load(model, weights, image_size=image_size, device=device, seed=seed)
+        check(architecture, request, needs_text=needs_text)
+    backbone = load(architecture, weights, image_size=image_size, device=device, seed=seed)
+    backbone.name = model
     backbone = backbone.with_precision(precision) if precision != "fp32" else backbone
     if backbone.is_random:
         warnings.warn(
