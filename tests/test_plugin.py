@@ -79,7 +79,7 @@ def test_its_method_and_backbone_run_by_name(installed, plates):
 
 def test_the_command_line_lists_and_runs_it(installed, plates, tmp_path):
     listed = run(installed, "-c", MAIN, "methods", "deviation")
-    assert "suppresses small ones" in " ".join(listed.split())
+    assert "Exponent of the distances" in " ".join(listed.split())
     out = tmp_path / "results"
     run(installed, "-c", MAIN, "detect", str(plates), "--object", "plate", "--method", "deviation",
         "--model", "pixels:16", "--out", str(out))  # fmt: skip
