@@ -23,7 +23,10 @@ types: $(DEVELOPMENT)
 	$(BIN)/mypy
 
 train-tiny: $(DEVELOPMENT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target runs/packages robosuite==1.5.2
 	$(BIN)/python -m clipspect.training.train --out runs/tiny
+	$(BIN)/python -m clipspect.training.calibrate --model runs/tiny/model
 
 evaluate-tiny: $(DEVELOPMENT)
 	$(BIN)/python benchmarks/accuracy.py --out runs/accuracy

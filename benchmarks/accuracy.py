@@ -96,6 +96,14 @@ def deep_pcb_pairs(data: Path) -> DataSet:
     return DataSet("deep_pcb, own template", boards, lambda path: reference / path.name)
 
 
+def thinned(data: DataSet, every: int) -> DataSet:
+    """The same set with every ``every``-th image of each category."""
+    if every == 1:
+        return data
+    kept = [replace(category, samples=list(category.samples)[::every]) for category in data.categories]
+    return replace(data, name=f"{data.name}, 1 of {every}", categories=kept)
+
+
 def rendered(folder: Path, scenes: int) -> DataSet:
     """Scenes of kinds the tiny model was never trained on; the good pictures are other scenes than the defective."""
     canvas = Canvas(_RENDERED_SIDE, _RENDERED_SEED)
@@ -137,7 +145,8 @@ def measure(
     data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None
 ) -> Iterator[Row]:
     """Score every image once with all methods, then one row a method and defect class."""
-    model, own = (weights, None) if weights in PRESETS else ("tiny", weights)
+    other = weights is not None and (weights in PRESETS or Path(weights).is_dir())
+    model, own = (weights, None) if other else ("tiny", weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = clipspect.load(list(methods), model=model, weights=own, image_size=image_size)
@@ -213,11 +222,13 @@ def main() -> None:
         "--weights",
         nargs="+",
         default=["trained", "random"],
-        help="trained, random, a file, or another model's name",
+        help="trained, random, a file, another model's name or its folder",
     )
     parser.add_argument("--page", type=Path, help="a page whose table between the marks is replaced")
     parser.add_argument("--image-size", type=int, default=None)
     parser.add_argument("--rendered", type=int, default=240, help="held-out scenes to render")
+    parser.add_argument("--only", nargs="+", help="names of the sets to score; all where it is missing")
+    parser.add_argument("--every", type=int, default=1, help="take one of so many images of each set")
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -230,6 +241,9 @@ def main() -> None:
         if (arguments.data / "deep_pcb").is_dir():
             sets += [deep_pcb(arguments.data), deep_pcb_pairs(arguments.data)]
         for data in sets:
+            if arguments.only and data.name not in arguments.only:
+                continue
+            data = thinned(data, arguments.every)
             methods = [method for method in arguments.methods if data.fits(method)]
             for weights in arguments.weights if methods else ():
                 own = None if weights == "trained" else weights

@@ -50,28 +50,30 @@ class Training:
     leave_out: str = ""
     dense_on: str = "value"
     loss: LossWeights = field(default_factory=LossWeights)
-    patch: int = 8
+    trunk_weights: str = "imagenet"
     vision: Mapping[str, Any] = field(default_factory=dict)
     """Changes of open_clip's ``vision_cfg``."""
 
     def config(self, shipped: TrainingConfig, steps: int) -> TrainingConfig:
-        """The shipped configuration, shortened and changed. Larger patches get as many more windows."""
-        more = (self.patch // 8) ** 2
+        """The shipped configuration, shortened and changed, on drawn surfaces alone."""
         phases = (
-            Phase(0.6, window=64 // self.patch, batch=64 * more, scene_sizes=(128,)),
-            Phase(1.0, window=128 // self.patch, batch=16 * more, scene_sizes=(128,)),
+            Phase(0.6, window=8, batch=64, scene_sizes=(128,)),
+            Phase(1.0, window=16, batch=16, scene_sizes=(128,)),
         )
         per_shard = min(self.scenes, 256)
         stage = Stage(
             self.seed, steps, (SceneSet(128, self.scenes // per_shard, per_shard),), phases, self.loss
         )
-        vision = {**shipped.model["vision_cfg"], "patch_size": self.patch, **self.vision}
+        vision = {**shipped.model["vision_cfg"], **self.vision}
         return replace(
             shipped,
             stages=(stage,),
             model={**shipped.model, "vision_cfg": vision},
             dense_on=self.dense_on,
             leave_out=self.leave_out,
+            trunk_weights=self.trunk_weights,
+            materials="",
+            refresh_steps=0,
             checkpoint_every=100,
             validate_every=10**9,
         )
@@ -85,9 +87,9 @@ TRAININGS = (
     Training("no free prototypes", loss=LossWeights(prototypes=0.0)),
     Training("256 scenes", scenes=256),
     Training("7,168 scenes", scenes=7168),
-    Training("patch 16", patch=16),
-    Training("width 128, 13 blocks", vision={"width": 128, "layers": 13}),
-    Training("width 256, 3 blocks", vision={"width": 256, "layers": 3}),
+    Training("random trunk", trunk_weights="random"),
+    Training("width 128, 8 blocks", vision={"width": 128, "layers": 8}),
+    Training("width 256, 2 blocks", vision={"width": 256, "layers": 2}),
     Training("no large defects", leave_out="large defects"),
     Training("no odd but normal structure", leave_out="structure"),
     Training("no objects", leave_out="objects"),

@@ -10,13 +10,13 @@ import sys
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import clipspect
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.plain_clip import PlainCLIP, is_plain_config
-from clipspect.backbones.presets import TINY_FOLDER
 from clipspect.demo import DEMO_IMAGES
 from small_models import ARCHITECTURES, normalised_images
 
@@ -43,33 +43,40 @@ def test_with_cached_anchors_a_image_is_scored_without_the_heavy_packages(tmp_pa
         env=os.environ,
         check=True,
     )
-    assert "1 images" in ran.stdout
+    assert "1 image:" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "loaded:"
 
 
-def test_the_offline_model_gives_the_numbers_of_open_clip_in_both_towers():
-    plain = load_backbone("tiny")
+def test_a_plain_model_gives_the_numbers_of_open_clip_in_both_towers(tmp_path):
+    config = ARCHITECTURES["vit"]
+    theirs = open_clip.CLIP(**config).eval()
+    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    description = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(description))
+    save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
+    plain = load_backbone(str(tmp_path))
     assert isinstance(plain._model, PlainCLIP)
-    name = f"local-dir:{TINY_FOLDER}"
-    theirs = open_clip.create_model(name)
-    whole = OpenClipBackbone(
-        theirs, open_clip.get_tokenizer(name), name="tiny", weights=plain.weights, image_size=256
+    theirs.visual.preprocess_cfg = preprocess
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    whole = OpenClipBackbone(theirs, tokenizer, name="small", weights=plain.weights)
+    depth = plain.depth
+    everything = FeatureRequest(
+        frozenset([1, depth]), frozenset([depth]), windows=frozenset([2]), unprojected=True
     )
-    everything = FeatureRequest(frozenset([1, 6]), frozenset([6]), windows=frozenset([2]), unprojected=True)
-    images = normalised_images(2, 128)
+    images = normalised_images(2, 2 * plain.image_size)
     mine, expected = plain.encode(images, everything), whole.encode(images, everything)
     assert plain.fingerprint == whole.fingerprint
     assert (plain.mean, plain.std, plain.image_size) == (whole.mean, whole.std, whole.image_size)
     for one, other in (
         (mine.image, expected.image),
         (mine.values(1), expected.values(1)),
-        (mine.values(6), expected.values(6)),
-        (mine.ordinary(6), expected.ordinary(6)),
+        (mine.values(depth), expected.values(depth)),
+        (mine.ordinary(depth), expected.ordinary(depth)),
         (mine.windows[2], expected.windows[2]),
         (mine.unprojected, expected.unprojected),
     ):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    sentences = ["a photo of a nut", "a close-up industrial photo of the damaged nut"]
+    sentences = ["a photo of a nut"]
     torch.testing.assert_close(plain.encode_text(sentences), whole.encode_text(sentences), atol=5e-6, rtol=0)
 
 

@@ -188,9 +188,14 @@ class Detection:
         return self.score_map
 
 
-def move_threshold(detection: Detection, threshold: float) -> Detection:
-    """The same detection, flagged from another score than 0.5. Raises UsageError outside (0, 1)."""
+def check_threshold(threshold: float) -> None:
+    """Raise UsageError for a threshold outside (0, 1)."""
     if not 0 < threshold < 1:
         raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+
+
+def move_threshold(detection: Detection, threshold: float) -> Detection:
+    """The same detection, flagged from another score than 0.5. Raises UsageError outside (0, 1)."""
+    check_threshold(threshold)
     calibration = replace(detection.calibration_used, score_threshold=threshold)
     return replace(detection, calibration=calibration)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,14 @@ from clipspect.methods.base import Method, Scores
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.agreement import MapAgreement
 from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
-from clipspect.references import GoodImages, calibrate, encode_references, read_references, write_references
+from clipspect.references import (
+    GoodImages,
+    calibrate,
+    encode_references,
+    read_good,
+    read_references,
+    write_references,
+)
 from clipspect.tensors import encode_pool, make_detections, to_tensors
 
 
@@ -39,6 +47,8 @@ class RunContext:
     """Knows the object, the references and the set."""
     calibrations: Mapping[str, Calibration]
     """method → calibration; a method without one is judged by what surrounds it."""
+    paired: Features | None = None
+    """Features of each pool image's own reference."""
 
 
 class Detector:
@@ -224,7 +234,7 @@ class Detector:
         model = self.model.set_object(object)
         encoded: tuple[Encoded, Features | None] | None = None
         if good is not None and good.pool is not None:
-            encoded, own_references = (good.pool, None), True
+            encoded, own_references = (good.pool, good.paired), True
         elif model.uses_sets or own_references:
             encoded = encode_pool(pool, model, self.set_size)
         takes = any(m.accepts_references for m in self.methods)
@@ -234,18 +244,27 @@ class Detector:
         model = model.set_references(references)
         if encoded is not None:
             model = model.fit_set(*encoded)
-        return RunContext(model, calibrations)
+        return RunContext(model, calibrations, encoded[1] if encoded is not None else None)
 
     def score(self, loaded: Iterable[LoadedImage], run: RunContext) -> Iterator[Detection]:
         """Yield one Detection per image and method, in order; images are taken in batches, lazily.
 
         The next batch is encoded in a thread while the consumer looks at, draws or writes the present one.
         """
-        waiting = batches(loaded, self.model.batch_size)
-        for batch, scored in prefetch(waiting, lambda b: self._score(b, run.model), workers=1, ahead=2):
+        yield from self.score_with(run.model, loaded, run.calibrations)
+
+    def score_with(
+        self,
+        model: AnomalyModel,
+        loaded: Iterable[LoadedImage],
+        calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+    ) -> Iterator[Detection]:
+        """:meth:`score` with a model that knows object, references and set."""
+        waiting = batches(loaded, model.batch_size)
+        for batch, scored in prefetch(waiting, lambda b: self._score(b, model), workers=1, ahead=2):
             if isinstance(scored, ClipspectError):
                 raise scored
-            yield from make_detections(batch, *scored, run.model, self.reader, run.calibrations)
+            yield from make_detections(batch, *scored, model, self.reader, calibrations)
 
     def _score(self, batch: Sequence[LoadedImage], model: AnomalyModel) -> tuple[Mapping[str, Scores], float]:
         """Scores of the batch's tiles by method, and seconds per image."""
@@ -288,6 +307,7 @@ class Detector:
     encode_references = encode_references
     write_references = write_references
     read_references = read_references
+    read_good = read_good
     calibrate = calibrate
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.cpu.batch_parallel import parallel_map
@@ -20,6 +21,8 @@ from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
+from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
+from clipspect.postprocess.maps import enlarge_factor
 from clipspect.prompts import PromptConfig, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
@@ -267,12 +270,14 @@ class AnomalyModel:
         if self.pool is None or len(fresh) == len(index):
             return self.encode(rows.images, rows.sources), index
         known = [i for i, place in enumerate(index) if place >= 0]
-        stored = self.pool[[index[i] for i in known]]
-        if not fresh:
-            return stored, index
-        joined = Encoded.concat([self.encode(rows.images[fresh], rows.sources[fresh]), stored])
-        order = [*fresh, *known]
-        return joined[[order.index(i) for i in range(len(order))]], index
+        features = self.pool.features[[index[i] for i in known]]
+        if fresh:
+            features = Features.concat(
+                [self.encode(rows.images[fresh], rows.sources[fresh]).features, features]
+            )
+            order = [*fresh, *known]
+            features = features[[order.index(i) for i in range(len(order))]]
+        return Encoded(features, rows.images.to(self.backbone.device)), index
 
     @cached_property
     def _pool_rows(self) -> dict[tuple[str, int], int]:
@@ -319,3 +324,32 @@ class AnomalyModel:
         if len(self._cache) > CACHED_OBJECTS:
             del self._cache[next(iter(self._cache))]
         return anchors
+
+
+def calibrated(scores: Scores, calibration: Calibration, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Apply a calibration to scores, as :class:`Calibration` does to stored layers.
+
+    Args:
+        scores: of N images, with layers.
+        calibration: of the method.
+        size: (S, T) of the maps.
+
+    Returns:
+        (N,) scores and (N, S, T) maps in [0, 1] with the threshold 0.5.
+    """
+    assert scores.layers is not None
+    factor = enlarge_factor(scores.layers.shape[-2:])
+    layers = F.interpolate(scores.layers, scale_factor=factor, mode="bilinear", align_corners=False)
+    centers, spreads = (
+        torch.tensor(values, device=layers.device).view(1, -1, 1, 1)
+        for values in (calibration.centers, calibration.spreads)
+    )
+    joined = ((layers - centers) / spreads).amax(1)  # (N, h, w)
+    if scores.class_logit is not None and calibration.class_spread is not None:
+        z = (scores.class_logit - calibration.class_center) / calibration.class_spread
+        joined = joined + CLASS_WEIGHT * z.clamp(-CLASS_LIMIT, CLASS_LIMIT)[:, None, None]
+    below = (0.5 * (joined - calibration.base) / calibration.width).clamp(0.0, 0.5)
+    above = 1 - 0.5 * torch.exp(-(joined - calibration.threshold).clamp_min(0.0) / calibration.width)
+    maps = torch.where(joined < calibration.threshold, below, above)
+    image = maps.amax((1, 2))
+    return image, F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from clipspect import __version__
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError
+from clipspect.postprocess.calibration import Calibration
 
 _FORMAT = "clipspect references 3"
 """3: each row's source; 2: the header holds a digest of everything else in the file."""
@@ -59,6 +61,8 @@ class References:
     manifest: Manifest
     request: FeatureRequest
     """The request they were encoded with, resolved."""
+    calibrations: Mapping[str, Calibration]
+    """method → calibration on these images; none where there were fewer than three."""
 
     def check(
         self,
@@ -110,7 +114,13 @@ class References:
         return self.features
 
 
-def save_references(path: Path, features: Features, manifest: Manifest, request: FeatureRequest) -> None:
+def save_references(
+    path: Path,
+    features: Features,
+    manifest: Manifest,
+    request: FeatureRequest,
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+) -> None:
     """Write references, whole or not at all.
 
     Args:
@@ -118,6 +128,7 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
         features: of the reference images.
         manifest: what they are.
         request: what they were encoded with.
+        calibrations: method → calibration on these images.
 
     Raises:
         ReferencesError: the file cannot be written.
@@ -129,6 +140,7 @@ def save_references(path: Path, features: Features, manifest: Manifest, request:
         "grid": features.grid,
         "depth": features.depth,
         "sources": None if features.sources is None else features.sources.keys,
+        "calibrations": {method: one.to_dict() for method, one in calibrations.items()},
     }
     tensors = _tensors(features)
     header["digest"] = _digest(header, tensors)
@@ -165,11 +177,13 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
         sources = _sources(header, manifest, tensors.get("signatures"))
         features = replace(features, sources=sources)
         request = _request_from_json(header["request"])
+        stored_calibrations = header.get("calibrations", {})
+        calibrations = {m: Calibration.from_dict(one) for m, one in stored_calibrations.items()}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise ReferencesError(f"{path} is damaged or not a file of clipspect references ({error})") from error
     if len(features) != manifest.count or not all(t.isfinite().all() for t in tensors.values()):
         raise ReferencesError(f"{path} is damaged: it does not hold the {manifest.count} references it names")
-    return References(features, manifest, request)
+    return References(features, manifest, request, calibrations)
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -201,7 +215,7 @@ def _tensors(features: Features) -> dict[str, Tensor]:
         tensors["signatures"] = features.sources.signatures
     for name in ("value_patches", "ordinary_patches", "hidden_patches", "windows"):
         tensors |= {f"{name}.{key}": tensor for key, tensor in getattr(features, name).items()}
-    for name in ("views", "unprojected"):
+    for name in ("views", "unprojected", "trunk"):
         if getattr(features, name) is not None:
             tensors[name] = getattr(features, name)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -222,6 +236,7 @@ def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
         views=tensors.get("views"),
         windows=each("windows"),
         unprojected=tensors.get("unprojected"),
+        trunk=tensors.get("trunk"),
     )
 
 

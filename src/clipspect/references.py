@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING
 
 from clipspect.backbones.features import Features
 from clipspect.data.find import check_source, find_images
-from clipspect.data.loader import Templates, load_images
+from clipspect.data.loader import LoadedImage, Templates, load_images
 from clipspect.data.prepare import Source
 from clipspect.detection import Detection
 from clipspect.errors import UsageError
-from clipspect.model import Encoded
-from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE, Calibration, calibrate_good
+from clipspect.model import AnomalyModel, Encoded
+from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE, MIN_GOOD, Calibration, calibrate_good
 from clipspect.prompts import clean_object_name
 from clipspect.reference_file import Manifest, load_references, save_references
+from clipspect.registry import REFERENCES_SUFFIX
 from clipspect.tensors import image_tensor, sources_of
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
-
-REFERENCES_SUFFIX = ".refs"
 
 
 def encode_references(detector: Detector, images: Iterable[Source]) -> Features:
@@ -55,21 +54,38 @@ def _encode_named(detector: Detector, images: Iterable[Source]) -> tuple[Feature
     return Features.concat(parts), hashes
 
 
-def write_references(detector: Detector, good: Path | Iterable[Source], object: str, path: Path) -> int:
+def write_references(
+    detector: Detector,
+    good: Path | Iterable[Source],
+    object: str,
+    path: Path,
+    *,
+    false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
+) -> int:
     """Encode known-good images into a file for :meth:`read_references`; return how many references it holds.
+
+    From three images on the file also holds a calibration (:meth:`read_good`).
 
     Args:
         detector: whose settings the references are encoded with.
         good: an image, a folder, or an iterable of images.
         object: what is on them.
         path: of the file, ending in ``.refs``.
+        false_alarm_rate: share of good images that may be flagged, in (0, 1).
 
     Raises:
         ImageError: one of them cannot be read.
         ReferencesError: the file cannot be written.
     """
-    images = find_images(good) if isinstance(good, Path) else good
+    images = list(find_images(good) if isinstance(good, Path) else good)
     features, hashes = _encode_named(detector, images)
+    calibrations: dict[str, Calibration] = {}
+    if len(hashes) >= MIN_GOOD:
+        model = (
+            detector.model.set_object(object).set_references(features).fit_set(_as_pool(features, detector))
+        )
+        loaded = load_images(images, detector.reader, ahead=detector.ahead)
+        calibrations = _calibrate(detector, model, loaded, false_alarm_rate)
     manifest = Manifest(
         clean_object_name(object),
         detector.backbone.name,
@@ -79,7 +95,7 @@ def write_references(detector: Detector, good: Path | Iterable[Source], object: 
         hashes,
         len(features),
     )
-    save_references(path, features, manifest, detector.model.request)
+    save_references(path, features, manifest, detector.model.request, calibrations)
     return len(features)
 
 
@@ -92,7 +108,30 @@ def read_references(detector: Detector, source: Path, object: str) -> Features:
     """
     if source.suffix != REFERENCES_SUFFIX:
         return detector.encode_references(find_images(source))
-    return load_references(source, detector.backbone.device).check(
+    return _read_file(detector, source, object)[0]
+
+
+def read_good(detector: Detector, source: Path, object: str) -> GoodImages | None:
+    """Read the known-good images of a file of :meth:`write_references`: references and calibration in one.
+
+    Returns:
+        None where the file holds no calibration of the detector's methods.
+
+    Raises:
+        ReferencesError: as :meth:`read_references`.
+    """
+    features, calibrations = _read_file(detector, source, object)
+    fitting = {m.name: calibrations[m.name] for m in detector.methods if m.name in calibrations}
+    if len(fitting) < len(detector.methods):
+        return None
+    if any(one.fingerprint != detector.fingerprint(name) for name, one in fitting.items()):
+        return None
+    return GoodImages(fitting, _as_pool(features, detector))
+
+
+def _read_file(detector: Detector, source: Path, object: str) -> tuple[Features, Mapping[str, Calibration]]:
+    stored = load_references(source, detector.backbone.device)
+    features = stored.check(
         source,
         object=clean_object_name(object),
         model=detector.backbone.name,
@@ -101,6 +140,13 @@ def read_references(detector: Detector, source: Path, object: str) -> Features:
         preparation=detector.reader.preparation,
         request=detector.model.request,
     )
+    return features, stored.calibrations
+
+
+def _as_pool(features: Features, detector: Detector) -> Encoded:
+    """Features as a pool; the images behind them are not needed any more."""
+    side = detector.backbone.image_size
+    return Encoded(features, features.image.new_zeros(1).expand(len(features), 3, side, side))
 
 
 @dataclass(frozen=True)
@@ -111,6 +157,8 @@ class GoodImages:
     """method → calibration, each image scored without itself as reference."""
     pool: Encoded | None
     """The encoded images, for methods that compare images; None where no method does."""
+    paired: Features | None = None
+    """Features of each pool image's own reference, where references go by file."""
     failed: tuple[tuple[str, str], ...] = ()
     """(name, reason) of images that could not be scored and are left out."""
 
@@ -157,15 +205,24 @@ def calibrate(
     readable = [one for one in loaded if one.image is not None]
     if not readable:
         first = f"; the first, {failed[0][1]}" if failed else ""
-        raise UsageError(f"none of the {len(failed)} known-good images could be read{first}")
+        raise UsageError(f"none of the {len(failed)} known-good images could be scored{first}")
     run = detector.begin(
         object, references=references, templates=templates is not None, pool=readable, own_references=True
     )
+    calibrations = _calibrate(detector, run.model, loaded, false_alarm_rate)
+    compares = any(m.accepts_references for m in detector.methods)
+    return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed)
+
+
+def _calibrate(
+    detector: Detector, model: AnomalyModel, loaded: Iterable[LoadedImage], false_alarm_rate: float
+) -> dict[str, Calibration]:
+    """Method → calibration on images of the model's pool, each scored without itself."""
     found: dict[str, list[Detection]] = {m.name: [] for m in detector.methods}
-    for detection in detector.score(loaded, run):
+    for detection in detector.score_with(model, loaded):
         if detection.error is None:
             found[detection.method].append(detection)
-    calibrations = {
+    return {
         name: calibrate_good(
             [d.summary for d in scored],
             false_alarm_rate,
@@ -174,4 +231,3 @@ def calibrate(
         )
         for name, scored in found.items()
     }
-    return GoodImages(calibrations, run.model.pool, failed)

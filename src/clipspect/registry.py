@@ -54,6 +54,8 @@ BUILT_IN_BACKBONES: dict[str, str] = {"timm": "clipspect.backbones.timm.loader:l
 """prefix → module:loader, beside open_clip's, which needs no prefix."""
 
 DEFAULT_METHOD = "anoclip"
+REFERENCES_SUFFIX = ".refs"
+"""Of files of encoded references."""
 
 
 class BackboneLoader(Protocol):

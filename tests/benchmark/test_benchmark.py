@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 import clipspect
-from clipspect.benchmark import benchmark as module
+from clipspect.benchmark import runner as module
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
-from clipspect.benchmark.layouts import render_pictures, write_layout
 from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.benchmark.rows import json_row, make_rows, mean_rows, published_rows
 from clipspect.benchmark.runner import run_benchmark
@@ -30,6 +29,7 @@ from clipspect.benchmark.tables import notes, summary_rows, write_table
 from clipspect.cli import main
 from clipspect.errors import ResultsError, UsageError
 from clipspect.registry import list_methods
+from clipspect.training.layouts import render_pictures, write_layout
 
 SMALL = Settings(image_size=64)
 DATA = Path(os.environ.get("CLIPSPECT_DATA", "data"))

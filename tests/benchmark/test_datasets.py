@@ -13,9 +13,9 @@ from PIL import Image
 
 from clipspect.benchmark.datasets import DATASETS, digest, load_categories
 from clipspect.benchmark.folders import given_layout
-from clipspect.benchmark.layouts import LAYOUTS, render_pictures, write_layout
 from clipspect.benchmark.masks import fit_mask, read_mask
 from clipspect.errors import ImageError, UsageError
+from clipspect.training.layouts import LAYOUTS, render_pictures, write_layout
 
 CATEGORY = {
     "btech": "01",

@@ -97,7 +97,8 @@ def test_an_s3_server_that_answers_503_and_stalls_loses_nothing(monkeypatch):
     pytest.importorskip("moto", reason="moto, an S3 server for tests, is not installed")
     pytest.importorskip("boto3")
     from pyarrow import fs
-    from scale.faulty_s3 import faulty_s3
+
+    from distributed.faulty_s3 import faulty_s3
 
     for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
         monkeypatch.setenv(name, value)

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from clipspect.postprocess.thresholds import given_thresholds
 from PIL import Image
 
 import clipspect
@@ -30,9 +29,7 @@ def detector():
 @pytest.fixture(scope="module")
 def onnx_file(detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "flange.onnx"
-    exported = export_detector(
-        detector, "metal flange", path, thresholds=given_thresholds(0.6, 0.55), calibrate=PHOTOS[:3]
-    )
+    exported = export_detector(detector, "metal flange", path, calibrate=PHOTOS[:3])
     assert exported.path == path
     assert exported.compared == 3
     assert exported.agreement.max_abs < 1e-5
@@ -44,7 +41,7 @@ def test_an_image_scores_as_in_clipspect(detector, onnx_file):
     expected = detector.detect(photo, object="metal flange")
     image = Image.open(photo).convert("RGB").resize((128, 128), Image.Resampling.BICUBIC)
     score, maps = run_onnx(onnx_file, np.asarray(image)[None])
-    assert score[0] == pytest.approx(expected.score, abs=1e-5)
+    assert score[0] == pytest.approx(expected.raw_score, abs=1e-5)
     np.testing.assert_allclose(maps[0], expected.score_map, atol=1e-5)
 
 
@@ -59,12 +56,32 @@ def test_the_batch_is_free_and_its_images_do_not_see_each_other(onnx_file, batch
     np.testing.assert_allclose(maps[-1:], last_map, atol=1e-6)
 
 
-def test_one_file_carries_thresholds_and_settings(detector, onnx_file):
+def test_a_calibrated_file_gives_the_scores_and_flags_of_clipspect(detector, tmp_path):
+    good = detector.calibrate(PHOTOS[:6], "metal flange")
+    (calibration,) = good.calibrations.values()
+    exported = export_detector(
+        detector, "metal flange", tmp_path / "flange.onnx", calibration=calibration, calibrate=PHOTOS[:3]
+    )
+    expected = detector.detect(PHOTOS, object="metal flange", good=good)
+    pieces = np.concatenate([detector.reader.read(photo).pieces for photo in PHOTOS])
+    scores, maps = run_onnx(exported.path, pieces)
+    # Layers are stored as float16, the file computes in float32.
+    np.testing.assert_allclose(scores, [d.score for d in expected], atol=5e-3)
+    sure = [abs(d.score - 0.5) > 5e-3 for d in expected]
+    assert [s >= 0.5 for s in scores[sure]] == [
+        d.flag for d, is_sure in zip(expected, sure, strict=True) if is_sure
+    ]
+    assert maps.shape == (len(PHOTOS), 128, 128)
+    about = onnxruntime.InferenceSession(exported.path).get_modelmeta().custom_metadata_map
+    assert (float(about["threshold"]), about["threshold_source"]) == (0.5, "gumbel")
+    assert json.loads(about["calibration"]) == json.loads(json.dumps(calibration.to_dict()))
+
+
+def test_one_file_carries_settings(detector, onnx_file):
     assert [entry.name for entry in onnx_file.parent.iterdir()] == ["flange.onnx"]
     about = onnxruntime.InferenceSession(onnx_file).get_modelmeta().custom_metadata_map
     assert about["object"] == "metal flange"
-    assert (float(about["threshold"]), float(about["pixel_threshold"])) == (0.6, 0.55)
-    assert about["threshold_source"] == "given"
+    assert "threshold" not in about  # none was given, and none is made up
     assert about["fingerprint"] == detector.backbone.fingerprint
     assert json.loads(about["methods"]) == {"anoclip": detector.methods[0].settings()}
     assert int(about["image_size"]) == 128
@@ -140,4 +157,4 @@ def test_the_command_writes_the_file_with_thresholds_of_good_images(tmp_path, mo
     said = capsys.readouterr().out
     assert "rank correlation 1.00000" in said
     about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
-    assert about["threshold_source"] == "good images"
+    assert about["threshold_source"] == "gumbel"

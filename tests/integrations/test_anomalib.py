@@ -22,7 +22,6 @@ from cases import CASES
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
-from clipspect.benchmark.layouts import render_pictures, write_layout
 from clipspect.benchmark.runner import run_benchmark
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec
@@ -36,6 +35,7 @@ from clipspect.integrations.anomalib import (
     Mutual,
 )
 from clipspect.integrations.anomalib_resize import ClipspectResize
+from clipspect.training.layouts import render_pictures, write_layout
 
 MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
 NAMES = {
@@ -177,5 +177,20 @@ def test_files_that_anomalib_reads_differently_score_as_in_detect(engine, small_
     found = engine.predict(model=kind, data_path=folder)
     ours = clipspect.load("anoclip", model=str(small_model), image_size=64).detect(folder, object="plate")
     for theirs, one in zip(found, ours, strict=True):
-        assert float(theirs.pred_score) == pytest.approx(one.score, abs=1e-5)
+        assert float(theirs.pred_score) == pytest.approx(one.raw_score, abs=1e-5)
         np.testing.assert_allclose(theirs.anomaly_map.squeeze().numpy(), one.score_map, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "method"), [(AnoClip, "anoclip"), (DualImage, "dual-image")])
+def test_with_known_good_images_labels_are_those_of_detect(engine, root, small_model, kind, method):
+    folder = root / "own" / "plate" / "dent"
+    detector = clipspect.load(method, str(small_model), image_size=64, device="cpu")
+    good = detector.calibrate(root / "own" / "plate" / "good", "plate", false_alarm_rate=0.1)
+    found = engine.predict(model=model(kind, small_model, class_name="plate", good=good), data_path=folder)
+    expected = {Path(d.path).name: d for d in detector.detect(folder, object="plate", good=good)}
+    for theirs in found:
+        one = expected[Path(theirs.image_path[0]).name]
+        # Stored layers are float16; anomalib's tensors are float32.
+        assert float(theirs.pred_score) == pytest.approx(one.score, abs=6e-3)
+        if abs(one.score - 0.5) > 6e-3:
+            assert bool(theirs.pred_label) == one.flag

@@ -66,7 +66,7 @@ def test_the_order_of_the_files_changes_nothing(counted, plates):
     forth = {d.path: d for d in detector.detect(paths, "plate")}
     back = {d.path: d for d in detector.detect(paths[::-1], "plate")}
     for path, detection in forth.items():
-        assert detection.score == pytest.approx(back[path].score, abs=1e-5)
+        assert detection.raw_score == pytest.approx(back[path].raw_score, abs=1e-5)
         np.testing.assert_allclose(detection.score_map, back[path].score_map, atol=1e-5)
 
 
@@ -95,9 +95,9 @@ def test_a_copy_of_a_image_as_its_own_template_is_told_in_its_row(counted, plate
 
 def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read = []
-    decode = prepare.read_image
+    decode = prepare.load_image
     monkeypatch.setattr(
-        prepare, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
+        prepare, "load_image", lambda path, **more: read.append(path.name) or decode(path, **more)
     )
     detector, _ = counted("dual-image")
     found = detector.detect(plates, object="plate")

@@ -55,7 +55,7 @@ def test_the_last_quarter_of_the_blocks_is_compared(recorded, features):
 
 
 def test_language_maps_and_scores(recorded, features, context, close):
-    method = DualImage(fusion="mean")
+    method = DualImage(fusion="mean", explicit="mean")
     grid = method.patch_map(features, context)
     close(grid, recorded["language.grid"], ATOL)
     close(smooth(grid), recorded["language.grid_smoothed"], ATOL)
@@ -67,7 +67,9 @@ def test_language_maps_and_scores(recorded, features, context, close):
 
 @pytest.mark.parametrize("case", CASES)
 def test_joint_maps_and_scores(recorded, features, context, close, case):
-    scores, visual = run(DualImage(fusion="mean"), features, context, recorded[f"pairs_{case}"])
+    scores, visual = run(
+        DualImage(fusion="mean", explicit="mean"), features, context, recorded[f"pairs_{case}"]
+    )
     close(visual, recorded[f"{case}.visual.grid"], ATOL)
     close(smooth(visual), recorded[f"{case}.visual.grid_smoothed"], ATOL)
     close(upsample(smooth(visual), context.size), recorded[f"{case}.visual.map"], ATOL)
@@ -77,20 +79,20 @@ def test_joint_maps_and_scores(recorded, features, context, close, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_reference_by_itself(recorded, features, context, close, case):
-    method, pairs = DualImage(fusion="mean"), recorded[f"pairs_{case}"]
+    method, pairs = DualImage(fusion="mean", explicit="mean"), recorded[f"pairs_{case}"]
     for place in range(pairs.shape[1]):
         _, visual = run(method, features, context, pairs[:, place : place + 1])
         close(visual, recorded[f"{case}.visual.grid_per_reference"][:, place], ATOL)
 
 
 def test_a_list_of_blocks_in_place_of_the_span(recorded, features, context, close):
-    method = DualImage(fusion="mean", blocks="3,6,9,12")
+    method = DualImage(fusion="mean", explicit="mean", blocks="3,6,9,12")
     _, visual = run(method, features, context, recorded["pairs_k1"])
     close(visual, recorded["k1.visual.grid_blocks_3_6_9_12"], ATOL)
 
 
 def test_one_reference_for_each_image_gives_the_same(recorded, features, context, close):
-    method, rows = DualImage(fusion="mean"), list(range(len(features)))
+    method, rows = DualImage(fusion="mean", explicit="mean"), list(range(len(features)))
     paired = features[recorded["pairs_k1"][:, 0].tolist()]
     known = replace(context, seeds=rows, paired_references=paired, pool_index=rows)
     scores = method.score(features, replace(known, state=method.prepare(features, known)))

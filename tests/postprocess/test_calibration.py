@@ -164,13 +164,22 @@ def test_an_image_is_flagged_if_and_only_if_it_has_a_region(seed, shape):
 def test_regions_grow_below_the_threshold_from_their_seeds_only():
     values = np.zeros((80, 80))
     values[10:20, 10:30] = 0.8  # a weak part with a strong core: grows
-    values[12:15, 12:15] = 1.2
+    values[12:15, 12:15] = 1.2  # 0.6 of it is below the weak part
     values[50:60, 50:60] = 0.9  # weak alone: no seed
     calibration = Calibration("conformal", 1.0, 0.0, (0.0,), (1.0,))
     (region,) = find_regions(values, calibration, 80, 80)
     assert (region.left, region.top, region.width, region.height) == (10, 10, 20, 10)
     assert region.area == 200
     assert (region.peak_x, region.peak_y) == (12, 12)
+
+
+def test_around_a_high_peak_a_region_ends_at_a_share_of_the_peak():
+    values = np.zeros((80, 80))
+    values[10:40, 10:40] = 0.9
+    values[20:30, 20:30] = 4.0
+    calibration = Calibration("conformal", 1.0, 0.0, (0.0,), (1.0,))
+    (region,) = find_regions(values, calibration, 80, 80)
+    assert (region.left, region.top, region.width, region.height) == (20, 20, 10, 10)
 
 
 def test_a_lone_cell_at_the_peak_is_kept_and_others_are_dropped():

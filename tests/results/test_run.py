@@ -23,7 +23,8 @@ from PIL import Image
 import clipspect.results.run as run_module
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
-from clipspect.results.run import LocalEngine, Progress, output_path, run_folder
+from clipspect.results.outputs import output_path
+from clipspect.results.run import LocalEngine, Progress, run_folder
 from clipspect.results.store import iterate_rows
 from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from serving.conftest import free_port, photo
+
+from server.conftest import free_port, photo
 
 pytest.importorskip("ray", reason="the service's extra is not installed")
 

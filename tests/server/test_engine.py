@@ -6,11 +6,11 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from serving.conftest import photo
+
+from server.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
-from clipspect.postprocess.thresholds import given_thresholds
 
 import clipspect
 from clipspect.detection import Detection
@@ -28,7 +28,7 @@ def answered(engine: Engine, *inquiries: InspectRequest) -> list[list[Detection]
 
 
 def scores(detections: list[Detection]) -> list[float]:
-    return [d.score for d in detections]
+    return [d.raw_score for d in detections]
 
 
 @pytest.mark.parametrize("method", ["anoclip", "anoclip+", "dual-image"])
@@ -47,7 +47,7 @@ def test_bytes_give_what_the_files_give(engine, small_model, tmp_path, method):
 def test_inquiries_answered_together_get_what_each_gets_alone(engine):
     asked = [
         inquiry(engine, photo(0), photo(1)),
-        inquiry(engine, photo(2), thresholds=given_thresholds(0.2)),
+        inquiry(engine, photo(2), threshold=0.2),
         inquiry(engine, photo(3), photo(4), photo(5), method="dual-image"),
         replace(inquiry(engine, photo(6)), object="washer"),
     ]
@@ -56,15 +56,15 @@ def test_inquiries_answered_together_get_what_each_gets_alone(engine):
     for found, expected in zip(together, alone, strict=True):
         assert [d.content_hash for d in found] == [d.content_hash for d in expected]
         assert scores(found) == pytest.approx(scores(expected), abs=1e-6)
-    assert together[1][0].thresholds_used.source == "given"
-    assert together[0][0].thresholds_used.source == "guess"
+    assert (together[1][0].threshold, together[1][0].verdict) == (0.2, "flagged")
+    assert (together[0][0].threshold, together[0][0].verdict) == (None, "undecided")
 
 
 def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch):
     detector = engine.detector(("anoclip",), engine.models[0])
     batches: list[int] = []
     encoded: list[int] = []
-    score, encode = type(detector)._score_batch, type(detector.backbone).encode
+    score, encode = type(detector)._score, type(detector.backbone).encode
 
     def scored(self, batch, run):
         batches.append(len(batch))
@@ -74,7 +74,7 @@ def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch)
         encoded.append(len(images))
         return encode(self, images, request)
 
-    monkeypatch.setattr(type(detector), "_score_batch", scored)
+    monkeypatch.setattr(type(detector), "_score", scored)
     monkeypatch.setattr(type(detector.backbone), "encode", counted)
     answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
     assert batches == [4, 4]

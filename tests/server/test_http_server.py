@@ -6,7 +6,8 @@ import http.client
 import socket
 
 import pytest
-from serving.conftest import free_port
+
+from server.conftest import free_port
 
 pytest.importorskip("uvicorn", reason="the service's extra is not installed")
 

@@ -6,7 +6,8 @@ import struct
 import zlib
 
 import pytest
-from serving.conftest import photo
+
+from server.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 

@@ -11,7 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from serving.conftest import free_port, photo
+
+from server.conftest import free_port, photo
 
 pytest.importorskip("ray", reason="the service's extra is not installed")
 

@@ -11,7 +11,8 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from serving.conftest import photo, picture_of
+
+from server.conftest import photo, picture_of
 
 pytest.importorskip("fastapi", reason="the service's extra is not installed")
 
@@ -52,15 +53,15 @@ def test_multipart_and_json_get_one_answer(client):
     assert result["content_hash"] == sha256(data).hexdigest()
     assert (result["width"], result["height"], result["error"]) == (80, 60, None)
     assert 0 <= result["score"] <= 1
-    assert result["threshold_source"] == "guess"
+    assert (result["verdict"], result["threshold"], result["threshold_source"]) == ("undecided", None, "none")
+    assert 0 <= result["raw_score"] <= 1
 
 
 def test_thresholds_of_the_request_decide(client):
-    asked = {"object": "plate", "threshold": "0", "pixel_threshold": "0"}
+    asked = {"object": "plate", "threshold": "0.01"}
     (result,) = client.post("/v1/detect", data=asked, files=files(photo(1))).json()["results"]
-    assert (result["flag"], result["threshold_source"], result["pixel_threshold"]) == (True, "given", 0)
-    (region,) = result["regions"]
-    assert (region["left"], region["top"], region["width"], region["height"]) == (0, 0, 80, 60)
+    assert (result["flag"], result["verdict"], result["threshold"]) == (True, "flagged", 0.01)
+    assert result["regions"]
 
 
 def test_pictures_come_where_they_are_asked_for(client):
@@ -117,7 +118,7 @@ def test_a_damaged_image_is_a_result_with_an_error_unless_it_is_all(client):
         ({"references_id": "../../etc/passwd"}, "references_id"),
         ({"include": ["everything"]}, "include.0"),
         ({"weights": "random"}, "weights"),
-        ({"pixel_threshold": 0.5}, "body"),
+        ({"pixel_threshold": 0.5}, "pixel_threshold"),
     ],
 )
 def test_wrong_fields_are_named_and_their_content_is_not_repeated(client, body, field):

@@ -32,7 +32,9 @@ def config():
         scenes=(SceneSet(64, shards=1, scenes_per_shard=8),),
         phases=(Phase(1.0, window=4, batch=8, scene_sizes=(64,)),),
     )
-    return replace(whole, stages=(stage,), refresh_steps=1000, warmup_steps=1)
+    return replace(
+        whole, stages=(stage,), refresh_steps=1000, warmup_steps=1, trunk_weights="given", materials=""
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ import torch
 
 from clipspect.errors import UsageError
 from clipspect.prompts import load_prompts
+from clipspect.training import model as model_module
 from clipspect.training import train as loop
 from clipspect.training import windows as windows_module
 from clipspect.training.captions import CaptionSource
-from clipspect.training.config import Phase, SceneSet, Stage, TrainingConfig, load_config
+from clipspect.training.config import LossWeights, Phase, SceneSet, Stage, TrainingConfig, load_config
 from clipspect.training.losses import abnormal_logit, comparison_loss, dense_loss, patch_targets
 from clipspect.training.model import save_model
 from clipspect.training.scene_store import LiveShards, open_shards, render_shard, render_store
-from clipspect.training.windows import draw_windows
+from clipspect.training.windows import compress, draw_windows
 
 TINY = Path(loop.__file__).with_name("tiny.toml")
 
@@ -31,6 +32,7 @@ def small() -> TrainingConfig:
     model = copy.deepcopy(config.model)
     model["embed_dim"] = 32
     model["vision_cfg"] |= {"width": 64, "layers": 2, "head_width": 32, "image_size": 64}
+    del model["vision_cfg"]["trunk"]
     model["text_cfg"] |= {"width": 16, "layers": 1, "heads": 1}
     stage = Stage(
         seed=7,
@@ -45,6 +47,8 @@ def small() -> TrainingConfig:
         warmup_steps=2,
         checkpoint_every=2,
         validate_every=1000,
+        refresh_steps=0,
+        materials="",
     )
 
 
@@ -199,6 +203,39 @@ def test_the_comparison_wants_defective_patches_far_from_every_patch_of_the_twin
     missed = comparison_loss(torch.stack([torch.stack([odd, other]), clean]), targets)
     assert found < 0.06, "a normal patch may match any place of the twin"
     assert missed > 3
+
+
+def test_a_frozen_trunk_is_standardized_and_stays_as_it_is(small, shards, monkeypatch):
+    monkeypatch.setattr(model_module, "_STATISTICS_SCENES", 4)
+    settings = copy.deepcopy(small.model)
+    settings["vision_cfg"]["trunk"] = "efficientnet-lite0"
+    trainer = loop.Trainer(replace(small, model=settings, trunk_weights="random"))
+    trunk = trainer.model.visual.trunk
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    assert (before["scale"] != 1).all()
+    losses = run_steps(trainer, shards, 0, 2)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
+    assert trainer.model.visual.conv1.weight.shape == (64, sum(trunk.channels), 1, 1)
+
+
+def test_the_peak_term_lowers_the_highest_patches_of_clean_windows(small, shards):
+    weighted = replace(small.stages[0], loss=LossWeights(peak=1.0))
+    trainer = loop.Trainer(replace(small, stages=(weighted,)))
+    windows = draw_windows(shards[64], 16, 32, torch.Generator().manual_seed(0))
+    first, *_, last = [
+        trainer.train_step(windows, 0.0, torch.Generator().manual_seed(1))["peak"] for _step in range(12)
+    ]
+    assert last < first
+
+
+def test_jpeg_compression_keeps_smooth_images_and_loses_noise():
+    ramp = torch.linspace(0, 1, 32).expand(2, 2, 3, 32, 32)
+    noise = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([30.0, 95.0])
+    assert (compress(ramp, quality) - ramp).abs().mean() < 0.02
+    lost = (compress(noise, quality) - noise).abs().mean((1, 2, 3, 4))
+    assert lost[0] > 5 * lost[1]
 
 
 def test_training_starts_from_given_weights_with_the_captions_directions(small, tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
 
@@ -47,8 +49,8 @@ class Backbone(ABC):
     """Whether :meth:`encode_text` works."""
     supports_int8: bool = False
     """Whether :meth:`with_precision` offers int8."""
-    levels: Mapping[str, Calibration] = MappingProxyType({})
-    """method → level of one image alone, measured on rendered clean scenes; shipped with some models."""
+    level_file: Path | None = None
+    """Levels that ship with the weights."""
     _fingerprint: str | None = None
 
     @property
@@ -118,6 +120,14 @@ class Backbone(ABC):
             return self.features(part.to(self.device), resolved)
 
         return Features.concat(parallel_map(encode, images, self.device))
+
+    @cached_property
+    def levels(self) -> Mapping[str, Calibration]:
+        """Method → level of one image alone: shipped with the model, or measured (``clipspect models calibrate``)."""
+        if self.is_random:
+            return {}
+        shipped = {} if self.level_file is None else read_levels(self.level_file, self.image_size)
+        return shipped or read_levels(level_cache(self.fingerprint, self.image_size), self.image_size)
 
     @property
     def is_random(self) -> bool:

@@ -90,6 +90,8 @@ class FeatureRequest:
     """V-V blocks by relative depth, for methods that do not know how deep the backbone is."""
     ordinary_spans: frozenset[Span] = frozenset()
     """Ordinary blocks by relative depth."""
+    trunk: bool = False
+    """Features of the convolutional trunk, where the backbone has one."""
     hidden_blocks: frozenset[int] = frozenset()
     """Blocks whose hidden states are wanted: ordinary patch tokens before the final norm and projection."""
     hidden_spans: frozenset[Span] = frozenset()
@@ -117,6 +119,7 @@ class FeatureRequest:
             unprojected=self.unprojected or other.unprojected,
             value_spans=self.value_spans | other.value_spans,
             ordinary_spans=self.ordinary_spans | other.ordinary_spans,
+            trunk=self.trunk or other.trunk,
             hidden_blocks=self.hidden_blocks | other.hidden_blocks,
             hidden_spans=self.hidden_spans | other.hidden_spans,
             reference_rotations=max(self.reference_rotations, other.reference_rotations),
@@ -152,6 +155,7 @@ class FeatureRequest:
             self.views,
             self.windows,
             self.unprojected,
+            trunk=self.trunk,
             hidden_blocks=resolve(self.hidden_blocks, self.hidden_spans),
             reference_rotations=self.reference_rotations,
         )
@@ -177,6 +181,8 @@ class Features:
     """window size → (B, number of windows, D) window embeddings, not normalised."""
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
+    trunk: Tensor | None = None
+    """(B, H, W, C) features of the convolutional trunk; None where the backbone has none."""
     hidden_patches: Mapping[int, Tensor] = field(default_factory=dict)
     """block → (B, H, W, width) ordinary patch tokens before the final norm and projection."""
     sources: Sources | None = None
@@ -236,5 +242,6 @@ class Features:
             one("views"),
             each("windows"),
             one("unprojected"),
+            one("trunk"),
             each("hidden_patches"),
         )

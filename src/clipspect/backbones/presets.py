@@ -33,8 +33,10 @@ _TINY = (str(TINY_FOLDER), None, 256, 8, "Apache-2.0")
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(*_TINY, "works offline; trained on rendered scenes only", source="in the wheel"),
-    "tiny-3": Preset(*_TINY, "pinned alias of the current tiny weights", source="in the wheel"),
+    "tiny": Preset(
+        *_TINY, "works offline; ImageNet trunk, trained on rendered scenes", source="in the wheel"
+    ),
+    "tiny-4": Preset(*_TINY, "pinned alias of the current tiny weights", source="in the wheel"),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240",
         "laion400m_e32",

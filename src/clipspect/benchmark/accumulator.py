@@ -15,6 +15,7 @@ from clipspect.benchmark.metrics import PixelCurve, image_metrics
 from clipspect.benchmark.samples import Sample
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
+from clipspect.postprocess.maps import resize_map
 
 METRICS = (
     "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro",
@@ -74,10 +75,12 @@ class Accumulator:
             return
         self.told.update(w for w in detection.warnings if not w.startswith(RANDOM_WEIGHTS))
         self.labels.append(sample.defective)
-        self.scores.append(detection.score)
+        self.scores.append(detection.raw_score)
         if mask is None and sample.defective:
             return
-        scores = detection.score_map if self.resolution == "map" else detection.anomaly_map
+        scores = detection.score_map
+        if self.resolution == "photo":
+            scores = resize_map(scores, detection.height, detection.width)
         truth = np.zeros(scores.shape, bool) if mask is None else fit_mask(mask.pixels, *scores.shape)
         self.curve.add(truth, scores, detection.path)
         if mask is not None:

@@ -41,6 +41,7 @@ from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
+from clipspect.postprocess.maps import shrink_map
 from clipspect.precision import resolve_precision
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.results.files import FolderLock, results_errors
@@ -216,7 +217,7 @@ def _measure(
             if kind in ("", sample.kind) or not sample.defective:
                 tally.add(sample, detection)
         if path in kept and detection.score_map is not None:
-            maps[f"{detection.method}|{kept.index(path)}"] = detection.compact_map
+            maps[f"{detection.method}|{kept.index(path)}"] = shrink_map(detection.score_map)
         if progress is not None:
             what = f"{unit.model} {unit.weights} seed {unit.seed}: {category.name}"
             progress(what, number // len(measured) + 1, len(samples))

@@ -9,7 +9,7 @@ import typer
 
 from clipspect import __version__
 from clipspect.cli.benchmark import benchmark
-from clipspect.cli.catalog import methods, models
+from clipspect.cli.catalog import methods, models_app
 from clipspect.cli.detect import demo, detect
 from clipspect.cli.export import export
 from clipspect.cli.output import console
@@ -42,12 +42,12 @@ def _root(
 
 app.command(cls=StrictCommand)(detect)
 app.command(cls=StrictCommand)(demo)
-app.command(cls=StrictCommand)(models)
 app.command(cls=StrictCommand)(methods)
 app.command(cls=StrictCommand)(benchmark)
 app.command(cls=StrictCommand)(ui)
 app.command(cls=StrictCommand)(serve)
 app.command(cls=StrictCommand)(export)
+app.add_typer(models_app, name="models")
 app.add_typer(references_app, name="references")
 app.add_typer(results_app, name="results")
 

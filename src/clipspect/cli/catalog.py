@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clipspect.cli import options as opt
 from clipspect.cli.output import console
+from clipspect.cli.strict import StrictCommand
+
+models_app = typer.Typer(help="List models, or measure a model's level for one image alone.")
 
 
-def models() -> None:
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
     """List the models by name, and what else may stand in their place."""
+    if context.invoked_subcommand is not None:
+        return
     from rich.table import Table
 
     from clipspect.backbones.presets import PRESETS
@@ -26,6 +34,52 @@ def models() -> None:
         "Also: any ViT or ResNet of open_clip with --weights TAG or FILE (ViT-B-32, RN50 …), hf-hub:org/name,\n"
         "timm:NAME for a vision transformer of timm without text (timm:vit_small_patch14_reg4_dinov2),\n"
         "a folder with open_clip_config.json and weights, an OpenAI checkpoint file."
+    )
+
+
+@models_app.command(cls=StrictCommand)
+def calibrate(
+    model: opt.ModelOption = "tiny",
+    weights: opt.WeightsOption = None,
+    image_size: opt.ImageSizeOption = None,
+    device: opt.DeviceOption = "auto",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", help="Clean images, 100 or more [default: rendered scenes].", show_default=False
+        ),
+    ] = None,
+    object: Annotated[str, typer.Option("--object", help="What is on --images.")] = "object",
+    scenes: Annotated[int, typer.Option("--scenes", min=100, help="Rendered scenes.")] = 300,
+) -> None:
+    """Measure from which peak on the map of one image alone is suspicious, and keep it for this model.
+
+    The level of a model with other weights or another input size is another one. Known-good images of your product
+    (detect --good) are better than any level.
+    """
+    from clipspect.backbones.levels import level_cache, measure_level, write_levels
+    from clipspect.cli.detect import load_detector
+
+    detector = load_detector(
+        method="anoclip", model=model, weights=weights, image_size=image_size, device=device
+    )
+    backbone = detector.backbone
+    if images is None:
+        from clipspect.training.calibrate import level_on_scenes
+
+        with console(stderr=True).status(f"scoring {scenes} rendered scenes"):
+            found = level_on_scenes(detector, scenes, f"clipspect models calibrate --scenes {scenes}")
+    else:
+        with console(stderr=True).status(f"scoring the clean images in {images}"):
+            scored = [d.summary for d in detector.detect(images, object=object) if d.error is None]
+        found = measure_level("anoclip", scored, backbone.image_size, "clipspect models calibrate --images")
+    path = level_cache(backbone.fingerprint, backbone.image_size)
+    write_levels(path, found)
+    level = found["levels"]["anoclip"]
+    console().print(
+        f"{backbone.name} at {backbone.image_size} px: suspicious from a peak of {level['peak']:.4f}"
+        f" ({level['images']} clean images)",
+        highlight=False,
     )
 
 

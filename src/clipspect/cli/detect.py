@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +13,11 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
-from clipspect.data.find import OVERLAY_SUFFIX
-from clipspect.detection import move_threshold
+from clipspect.data.find import OVERLAY_SUFFIX, scan_folder
+from clipspect.detection import check_threshold, move_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
+from clipspect.registry import REFERENCES_SUFFIX
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
@@ -86,6 +89,8 @@ def detect(
     alone = not on_ray and place.is_file() and out is None and pages is opt.Pages.first
     if alone and (csv or maps is not opt.Maps.none):
         raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
+    if threshold is not None:
+        check_threshold(threshold)
     if false_alarm_rate is not None and good is None:
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
     chosen = method or _default_method(place, on_ray, good, reference, templates, told=not compare)
@@ -111,8 +116,8 @@ def detect(
         **({} if max_pixels is None else {"max_pixels": max_pixels}),
     }
     detector = load_detector(settings=set_, **recipe)
-    context = _references(detector, object, place, reference, templates)
-    calibrated = None
+    context = _references(detector, object, place, reference, templates, has_good=good is not None)
+    calibrated = context.pop("good", None)
     if good is not None:
         if on_ray and detector.uses_sets:
             raise UsageError(
@@ -176,14 +181,39 @@ def detect(
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.")] = Path("demo-results"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            help="Instead of a run: write the sample images (photos/, good/, part.png) here.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the offline model on the images that ship with clipspect and write a report."""
-    from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
+    from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT, DEMO_RATE
     from clipspect.results.run import LocalEngine
 
+    if photos is not None:
+        _write_samples(photos, DEMO_IMAGES, DEMO_GOOD)
+        return
     detector = load_detector(method=DEMO_METHOD, model="tiny")
-    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT)
-    print_summary(run_with_progress(scoring, out=out, overwrite=True))
+    good = _calibrate(detector, DEMO_OBJECT, DEMO_GOOD, DEMO_RATE, {})
+    scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT, good=good)
+    print_summary(run_with_progress(scoring, out=out, calibrations=good.calibrations, overwrite=True))
+
+
+def _write_samples(folder: Path, images: Path, good: Path) -> None:
+    """Copy the sample images into a folder, next to whatever is there."""
+    from PIL import Image
+
+    for source, name in ((images, "photos"), (good, "good")):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    with Image.open(images / "08_crack.jpg") as part:
+        part.save(folder / "part.png")
+    console().print(
+        f"written: {folder / 'photos'}, {folder / 'good'}, {folder / 'part.png'}", highlight=False
+    )
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:
@@ -242,13 +272,19 @@ def _default_method(
         method, why = "anoclip", "each image is scored by itself"
     elif good is not None or reference is not None or templates is not None:
         method, why = "dual-image", "text, and your images as references"
-    elif source.is_dir():
+    elif source.is_dir() and _holds_several(source):
         method, why = "dual-image", "text, and the images of the folder as each other's references"
     else:
         method, why = "anoclip", "one image, text only"
     if told:
         console(stderr=True).print(f"method: {method} ({why})", style="dim", highlight=False)
     return method
+
+
+def _holds_several(folder: Path) -> bool:
+    with contextlib.suppress(UsageError):  # an empty folder is told where it is read
+        return len(scan_folder(folder).images) > 1
+    return False
 
 
 def _calibrate(
@@ -271,13 +307,23 @@ def _calibrate(
 
 
 def _references(
-    detector: Detector, object: str, source: Path, reference: Path | None, templates: Path | None
+    detector: Detector,
+    object: str,
+    source: Path,
+    reference: Path | None,
+    templates: Path | None,
+    *,
+    has_good: bool,
 ) -> dict[str, Any]:
     """What the run is to be compared with, as arguments of ``Detector.stream``."""
     if reference is not None and templates is not None:
         raise UsageError("--reference serves every image, --templates each its own; use one of them")
     if reference is not None:
         with console(stderr=True).status(f"reading the references in {reference}"):
+            if reference.suffix == REFERENCES_SUFFIX and not has_good:
+                good = detector.read_good(reference, object)
+                if good is not None:
+                    return {"good": good}
             return {"references": detector.read_references(reference, object)}
     if templates is not None:
         from clipspect.data.templates import match_templates
@@ -298,7 +344,7 @@ def _one(
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
     from clipspect.results.export import detection_json
-    from clipspect.results.run import short_name
+    from clipspect.results.outputs import short_name
 
     found: list[Detection] = [
         d if threshold is None or d.error else move_threshold(d, threshold)

@@ -278,7 +278,11 @@ JsonOption = Annotated[
 ]
 FailOption = Annotated[
     bool,
-    typer.Option("--fail-on-anomaly", help="Exit with 1 where anything is flagged.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--fail-on-anomaly",
+        help="Exit with 1 where any image is flagged, stands out or is suspicious.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 

@@ -219,7 +219,7 @@ def pack_references(detector: Detector, source: Path, object: str) -> PackedRefe
 
     Raises ReferencesError and ImageError as :meth:`Detector.read_references`.
     """
-    from clipspect.references import REFERENCES_SUFFIX
+    from clipspect.registry import REFERENCES_SUFFIX
 
     if source.suffix == REFERENCES_SUFFIX:
         return PackedReferences(source.read_bytes(), detector.read_references(source, object).digest)

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.methods.base import Scores
-from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
-from clipspect.postprocess.maps import enlarge_factor
+from clipspect.model import calibrated
+from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.verdict import describe
 from clipspect.prompts import clean_object_name
 
@@ -69,28 +67,9 @@ class ExportedDetector(nn.Module):
         features = self.backbone.features(images, self.request)
         size = self.backbone.image_size
         scores = self.model.score(features, size=(size, size))[self.method.name]
-        return (scores.image, scores.map) if self.calibration is None else self._calibrated(scores, size)
-
-    def _calibrated(self, scores: Scores, size: int) -> tuple[Tensor, Tensor]:
-        """Scores and maps as :class:`Calibration` gives them."""
-        used, layers = self.calibration, scores.layers
-        assert used is not None
-        assert layers is not None
-        factor = enlarge_factor(layers.shape[-2:])
-        layers = F.interpolate(layers, scale_factor=factor, mode="bilinear", align_corners=False)
-        shape = (1, -1, 1, 1)
-        centers, spreads = (torch.tensor(values).view(shape) for values in (used.centers, used.spreads))
-        joined = ((layers - centers) / spreads).amax(1)  # (B, h, w)
-        if scores.class_logit is not None and used.class_spread is not None:
-            z = ((scores.class_logit - used.class_center) / used.class_spread).clamp(
-                -CLASS_LIMIT, CLASS_LIMIT
-            )
-            joined = joined + CLASS_WEIGHT * z[:, None, None]
-        below = (0.5 * (joined - used.base) / used.width).clamp(0, 0.5)
-        above = 1 - 0.5 * torch.exp(-(joined - used.threshold).clamp_min(0) / used.width)
-        maps = torch.where(joined < used.threshold, below, above)
-        image = maps.amax((1, 2))
-        return image, F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+        if self.calibration is None:
+            return scores.image, scores.map
+        return calibrated(scores, self.calibration, (size, size))
 
 
 def metadata(detector: Detector, object: str, calibration: Calibration | None) -> dict[str, str]:

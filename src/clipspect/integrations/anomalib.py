@@ -38,8 +38,9 @@ from clipspect.data.reading import is_read_alike, read_image
 from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.methods.base import Method
-from clipspect.model import AnomalyModel
+from clipspect.model import AnomalyModel, calibrated
 from clipspect.prompts import PromptConfig, load_prompts
+from clipspect.references import GoodImages
 from clipspect.registry import make_method
 
 
@@ -51,12 +52,21 @@ class ClipspectModel(nn.Module):
         super().__init__()
         loaded = load_backbone(backbone, weights, image_size=image_size, device="cpu")
         self.method, self.backbone = method, loaded
+        self.good: GoodImages | None = None
+        """Known-good images: references and calibration."""
         self.model = AnomalyModel(loaded, (method,), PromptConfig(load_prompts()))
 
     def name_object(self, name: str, domain: str) -> None:
         """Encode the text anchors of an object on the present device."""
         prompts = PromptConfig(load_prompts(), domain)
         self.model = AnomalyModel(self.backbone, (self.method,), prompts).set_object(name)
+
+    def use_good(self) -> None:
+        """Fit a method of scope "set" to the known-good images, which are its references."""
+        assert self.good is not None
+        if self.good.pool is not None:
+            model = self.model.set_references(self.good.pool.features)
+            self.model = model.fit_set(self.good.pool, self.good.paired)
 
     def look_at(self, images: Tensor, paths: Sequence[str]) -> None:
         """Fit a method of scope "set" to the images (M, 3, S, S) of its pool, normalized."""
@@ -77,7 +87,15 @@ class ClipspectModel(nn.Module):
         if not self.model.object_name:
             raise UsageError("the model does not know what is on the images; pass class_name='metal nut'")
         scores = self.model(images, self._sources(images, paths))[self.method.name]
-        return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
+        if self.good is None:
+            return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
+        calibration = self.good.calibrations[self.method.name]
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        image, maps = calibrated(scores, calibration, size)
+        at = calibration.score_threshold
+        return InferenceBatch(
+            pred_score=image, anomaly_map=maps, pred_label=image >= at, pred_mask=maps >= at
+        )
 
     def _sources(self, images: Tensor, paths: Sequence[str] | None) -> Sources:
         """The identity that ``clipspect detect`` gives the files; of the pixels where there are none."""
@@ -143,6 +161,7 @@ class ClipspectModule(AnomalibModule):
         domain: str = "auto",
         settings: dict[str, Any] | None = None,
         set_size: int = 128,
+        good: GoodImages | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -158,6 +177,8 @@ class ClipspectModule(AnomalibModule):
             domain: "auto", "object", "texture", … (docs/prompts.md).
             settings: of the method, as ``clipspect methods NAME`` lists them.
             set_size: most images of a set that serve as each other's references.
+            good: known-good images from :meth:`clipspect.Detector.calibrate` with the same model and method. Scores are
+                then calibrated and labels are those of ``clipspect detect --good``; no validation data is needed.
             pre_processor: anomalib's, or whether to use the default, which resizes as ``clipspect detect`` does.
             post_processor: anomalib's, or whether to use :class:`MonotonePostProcessor`.
             evaluator: anomalib's, or whether to use the default: all metrics of ``clipspect benchmark``.
@@ -173,11 +194,12 @@ class ClipspectModule(AnomalibModule):
             ClipspectPreProcessor(own.image_size, own.mean, own.std)
             if pre_processor is True
             else pre_processor,
-            post_processor,
+            False if good is not None and post_processor is True else post_processor,
             evaluator,
             visualizer,
         )
         self.model = model
+        model.good = good
         self.class_name, self.domain, self.set_size = class_name, domain, set_size
 
     @property
@@ -277,6 +299,9 @@ class ClipspectModule(AnomalibModule):
         """Anchors on the stage's device, and its set for a method that compares images."""
         self.model.backbone.to(self.device)
         self.model.name_object(str(self.class_name), self.domain)
+        if self.model.good is not None:
+            self.model.use_good()
+            return
         if self.model.method.scope != "set":
             return
         datasets = [

@@ -6,7 +6,7 @@ Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,12 +40,15 @@ class DualImage(JointMethod):
     references: int = 4
     """Partners of each image, averaged, so that a defective one does little harm; 1 as in the paper. Explicit
     references are all used."""
+    explicit: Literal["nearest", "mean"] = "nearest"
+    """Several explicit references, such as known-good images: the nearest patch of any, or the mean distance."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
+        check_choice("explicit", self.explicit, ("nearest", "mean"))
 
     def gather(self, pool: Features, context: MethodContext) -> PairedReferences | None:
         """The explicit references, or the pool itself with its pairs; None where each image brings its own."""
@@ -77,8 +80,10 @@ class DualImage(JointMethod):
                     )
             if not rows:  # the row's note says that no other image was there
                 return blocks[-1].new_zeros(blocks[-1].shape[1])
+            is_explicit = compared is not None and compared.pairing is None
+            join = torch.amin if is_explicit and self.explicit == "nearest" else torch.mean
             distances = [
-                nearest_distances(tokens[i], others[rows]).mean(0)
+                join(nearest_distances(tokens[i], others[rows]), dim=0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
             return torch.stack(distances).mean(0)

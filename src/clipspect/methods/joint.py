@@ -64,6 +64,9 @@ class JointMethod(AnoCLIP):
     path: Literal["value", "ordinary", "hidden"] = "value"
     """Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual score alone,
     hidden states: ordinary tokens before the final norm and projection, as MuSc takes them."""
+    visual_features: Literal["both", "trunk", "blocks"] = "both"
+    """Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of blocks, or the
+    mean of both scores. A backbone without a trunk always compares by blocks."""
     blocks_from: float = 0.75
     """The visual score is averaged over blocks deeper than this share of the backbone …"""
     blocks_to: float = 1.0
@@ -77,6 +80,7 @@ class JointMethod(AnoCLIP):
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
         check_choice("path", self.path, ("value", "ordinary", "hidden"))
+        check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
         if self.blocks:
             parse_blocks(self.blocks)
         check_range("text_weight", self.text_weight, 0, 1)
@@ -106,6 +110,7 @@ class JointMethod(AnoCLIP):
             hidden = FeatureRequest(hidden_blocks=blocks, hidden_spans=spans)
             value = FeatureRequest(value_blocks=blocks, value_spans=spans, start_block=self.start_block)
             visual, text = value if self.path == "value" else hidden, super().request()
+        visual |= FeatureRequest(trunk=self.visual_features != "blocks")
         return text | visual if self.needs_text else visual
 
     @abstractmethod
@@ -144,6 +149,10 @@ class JointMethod(AnoCLIP):
                 raise ReferencesError(
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
+                )
+            if references is not None and (references.trunk is None) != (pool.trunk is None):
+                raise ReferencesError(
+                    "the references were encoded with another setting of visual_features; build them again"
                 )
         compared = self.gather(pool, context)
         if not any(self.allowed(pool, context, compared)):
@@ -243,14 +252,17 @@ class JointMethod(AnoCLIP):
         return abnormal_probability(tokens, context.anchors.pair, self.temperature)
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
-        """(B, N, D) unit tokens of each visual block."""
+        """(B, N, D) unit tokens of each visual block, and of the trunk."""
         return [normalize_tokens(patches) for patches in self.visual_patches(features)]
 
     def visual_patches(self, features: Features) -> list[Tensor]:
-        """(B, H, W, D) tokens of each visual block, not normalized."""
+        """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized."""
         kinds: dict[str, Mapping[int, Tensor]] = {
             "value": features.value_patches,
             "ordinary": features.ordinary_patches,
             "hidden": features.hidden_patches,
         }
-        return [kinds[self.path][block] for block in self.visual_blocks(features.depth)]
+        blocks = [kinds[self.path][block] for block in self.visual_blocks(features.depth)]
+        if features.trunk is None or self.visual_features == "blocks":
+            return blocks
+        return [features.trunk, *(blocks if self.visual_features == "both" else [])]

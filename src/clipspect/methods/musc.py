@@ -36,6 +36,7 @@ class MuSc(Mutual):
             "left_out",
             "blocks_from",
             "blocks_to",
+            "visual_features",
         }
     )
 
@@ -43,6 +44,8 @@ class MuSc(Mutual):
     """Only the visual score exists."""
     fusion: Rule = "mean"
     """Unused: there is one score."""
+    visual_features: Literal["both", "trunk", "blocks"] = "blocks"
+    """Only tokens of blocks are compared, as published."""
     path: Literal["value", "ordinary", "hidden"] = "hidden"
     """Hidden states before the final norm and projection, as published; or "ordinary" or "value" tokens."""
     blocks: str = "25%,50%,75%,100%"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.postprocess.calibration import GROW_FROM, Calibration
+from clipspect.postprocess.calibration import GROW_FROM, PEAK_SHARE, Calibration
 from clipspect.postprocess.verdict import threshold_of
 from clipspect.types import Region
 
@@ -22,8 +22,9 @@ def find_regions(
 ) -> list[Region]:
     """Find the regions of an image.
 
-    Seeds are cells at or above the threshold t; they grow to b + ¾ (t − b). Cells that touch by an edge or a corner
-    belong together. There is at least one region if and only if the image's highest value reaches t.
+    Seeds are cells at or above the threshold t. They grow to b + ¾ (t − b), and around a high peak no further than
+    b + 0.6 (peak − b). Cells that touch by an edge or a corner belong together. There is at least one region if and
+    only if the image's highest value reaches t.
 
     Args:
         values: (h, w) map on the scale of U (:meth:`Calibration.map`).
@@ -85,7 +86,12 @@ def _grow(values: NDArray[np.float64], calibration: Calibration) -> tuple[NDArra
     seeds = calibration.probability(values) >= chosen
     threshold = calibration.value(chosen)
     level = calibration.base + GROW_FROM * (threshold - calibration.base)
-    labels, _ = ndimage.label(seeds | (values >= min(level, threshold)), structure=np.ones((3, 3)))
+    touching = np.ones((3, 3))
+    wide, count = ndimage.label(seeds | (values >= min(level, threshold)), structure=touching)
+    peaks = np.asarray(ndimage.maximum(values, wide, np.arange(count + 1)))
+    cut = calibration.base + PEAK_SHARE * (peaks - calibration.base)
+    inside = (wide > 0) & (values >= np.where(cut > peaks, peaks, cut)[wide])
+    labels, _ = ndimage.label(inside, structure=touching)
     slices = ndimage.find_objects(labels)
     least = MIN_CELLS if max(values.shape) >= 64 else 1
     highest = int(labels.ravel()[int(values.argmax())])

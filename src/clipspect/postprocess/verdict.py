@@ -5,6 +5,8 @@ from __future__ import annotations
 from clipspect.postprocess.calibration import SCORE_THRESHOLD, Calibration
 from clipspect.types import Verdict
 
+ADVISED_GOOD = 10
+
 WORDS: dict[str, str] = {
     "flagged": "flagged",
     "clean": "clean",
@@ -41,11 +43,10 @@ def describe(calibration: Calibration) -> str:
         rate, reachable = calibration.false_alarm_rate or 0, 1 / (calibration.images + 1)
         text = f"Threshold from {count.replace('image', 'known-good image')}, false-alarm rate {rate:.1%}"
         if calibration.rule == "gumbel":
-            text += (
-                f" by extrapolation; without it {calibration.images} images reach {reachable:.1%}."
-                " Ten or more good images make it reliable"
-            )
+            text += f" by extrapolation; without it {calibration.images} images reach {reachable:.1%}"
         text += "."
+        if calibration.images < ADVISED_GOOD:
+            text += f" {ADVISED_GOOD} or more good images are advised."
     elif calibration.rule == "median + 3 sigma":
         text = (
             f"No known-good images: compared with the {count} of this run, images stand out by more than"

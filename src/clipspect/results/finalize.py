@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipspect.data.prefetch import prefetch
-from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.detection import check_threshold
+from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
 from clipspect.postprocess.heatmap import draw_overlay
 from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
+from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.rows import judge_rows, map_of, regions_of, summary_of
-from clipspect.results.run import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
 from clipspect.results.store import CSV, MAPS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
@@ -89,8 +90,7 @@ def finish_run(
     methods = list(store.manifest["settings"]["methods"])
     judged = {m: calibrations.get(m) or calibrate_rows(store.out, m, present) for m in methods}
     if threshold is not None:
-        if not 0 < threshold < 1:
-            raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+        check_threshold(threshold)
         judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
     for name in (OVERLAYS, MAPS, CSV, REPORT):  # those of an earlier calibration would contradict the rows

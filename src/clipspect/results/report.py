@@ -22,8 +22,8 @@ from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.heatmap import COOL, INFERNO, WARM
 from clipspect.postprocess.verdict import WORDS, describe
 from clipspect.results.files import open_whole
+from clipspect.results.outputs import method_suffix
 from clipspect.results.rows import map_of
-from clipspect.results.run import method_suffix
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
 
 MAX_CARDS = 500

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,15 +17,11 @@ from clipspect.data.find import Scan, scan_folder
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.calibration import Calibration
+from clipspect.results.outputs import MapFormat, OverlayChoice
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import ResultStore, iterate_rows
 
 SHOWN_ERRORS = 20
-LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
-
-MapFormat = Literal["none", "png16", "npy"]
-OverlayChoice = Literal["all", "flagged", "none"]
 
 
 class DetectorLike(Protocol):
@@ -314,7 +308,7 @@ def run_engine(
         flagged=outcome.flagged,
         failed=outcome.failed,
         errors=outcome.errors[:SHOWN_ERRORS],
-        warnings=outcome.warnings,
+        warnings=(*engine.notes(), *outcome.warnings),
         verdicts=outcome.verdicts,
         missing=outcome.missing,
         calibrations=outcome.calibrations,
@@ -322,25 +316,6 @@ def run_engine(
         report=outcome.report,
         csv=outcome.csv,
     )
-
-
-def output_path(folder: Path, path: str, suffix: str) -> Path:
-    """Where a file made from the image ``path`` goes: the same tree below ``folder``, ``suffix`` added.
-
-    ``path`` cannot lead out of ``folder``.
-    """
-    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-    return folder.joinpath(*parts[:-1], short_name(parts[-1], suffix))
-
-
-def short_name(name: str, suffix: str) -> str:
-    """A file's name with ``suffix`` added; a long one is cut and told from others by its hash."""
-    if len(os.fsencode(name + suffix)) <= LONGEST_NAME:
-        return name + suffix
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-    room = LONGEST_NAME - len(os.fsencode(suffix)) - len(digest) - 1
-    kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
-    return f"{kept}-{digest}{suffix}"
 
 
 def _pending(store: ResultStore, engine: Engine, images: Sequence[str]) -> list[str]:
@@ -368,8 +343,3 @@ def preview_of(detection: Detection) -> bytes | None:
     from clipspect.postprocess.heatmap import encode_preview
 
     return None if detection.thumbnail is None else encode_preview(detection.thumbnail)
-
-
-def method_suffix(method: str, *, several: bool) -> str:
-    """What the name of a picture carries to tell methods apart: nothing where there is one."""
-    return f".{method}" if several else ""

@@ -72,3 +72,13 @@ def arrow_schema() -> Any:
     }  # fmt: skip
     region = pa.struct([(name, simple[kind]) for name, kind in REGION_FIELDS.items()])
     return pa.schema([(c.name, pa.list_(region) if c.kind == "regions" else simple[c.kind]) for c in COLUMNS])
+
+
+def markdown_table() -> str:
+    """The columns as a table for docs/results.md."""
+    lines = ["| column | type | meaning |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{c.name}` | {c.kind} | {c.about} |" for c in COLUMNS)])
+
+
+if __name__ == "__main__":
+    print(markdown_table())

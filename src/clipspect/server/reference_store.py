@@ -45,6 +45,6 @@ class ReferenceStore:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        from clipspect.references import REFERENCES_SUFFIX  # brings torch, which a gateway never needs
+        from clipspect.registry import REFERENCES_SUFFIX  # brings torch, which a gateway never needs
 
         return self.folder / f"{name}{REFERENCES_SUFFIX}"

@@ -43,6 +43,7 @@ class LossWeights:
     prototypes: float = 1.0
     beside: float = 0.25
     image: float = 0.5
+    peak: float = 0.0
     pair: float = 0.5
     words: float = 0.1
     captions: float = 0.2
@@ -81,6 +82,11 @@ class TrainingConfig:
     dense_on: str = "value"
     """Whose patch tokens the dense and the prototype terms train: "value" (V-V) or, for an ablation, "ordinary"; the
     term ``beside`` trains the others."""
+    trunk_weights: str = "imagenet"
+    """Weights of the trunk, where the model has one: "imagenet", "random" as a control, or "given" by the weights that
+    training starts from."""
+    materials: str = ""
+    """Folder with images of materials that some surfaces are cut from; "" for drawn surfaces alone."""
     leave_out: str = ""
     """For ablations: a part of the renderer to do without, see ``render.training_world``."""
     learning_rate: float = 1e-3

@@ -39,6 +39,8 @@ BRACKETS: tuple[tuple[str, int], ...] = (
     ("fibre", 204),
 )
 """The defect of each image and the seed it is drawn with: seeds whose defect a person sees at once."""
+KNOWN_GOOD = tuple(range(31, 41))
+"""Seeds of the ten known-good brackets."""
 
 
 def draw_bracket(c: Canvas) -> Ground:
@@ -81,19 +83,25 @@ def render_image(defect: str, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Write ``photos/*.jpg`` and ``masks/*.png``."""
+    """Write ``photos/*.jpg``, ``masks/*.png`` and ``good/*.jpg``."""
     parser = argparse.ArgumentParser(prog="python -m clipspect.training.demo_images", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for photos/ and masks/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for photos/, masks/ and good/")
     out: Path = parser.parse_args().out
-    for name in ("photos", "masks"):
+    for name in ("photos", "masks", "good"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for number, (defect, seed) in enumerate(BRACKETS, start=1):
         picture, mask = render_image(defect, seed)
         stem = f"{number:02d}_{defect.replace(' ', '_')}"
-        pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(out / "photos" / f"{stem}.jpg", quality=_QUALITY)
+        _save(picture, out / "photos" / f"{stem}.jpg")
         if defect != "good":
             Image.fromarray((mask * 255).byte().numpy()).save(out / "masks" / f"{stem}.png", optimize=True)
+    for number, seed in enumerate(KNOWN_GOOD, start=1):
+        _save(render_image("good", seed)[0], out / "good" / f"{number:02d}.jpg")
+
+
+def _save(picture: Tensor, path: Path) -> None:
+    pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=_QUALITY)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,10 @@ class Student(Trainer):
         own = crop_training_images(self.photos, half, side, generator).to(self.device)
         pictures = torch.cat([own, windows.defective])
         visual, depth = self.model.visual, len(self.model.visual.transformer.resblocks)
+        pictures_in = normalize(pictures, self.config)
+        features = self.trunk_features(pictures_in)
         with torch.autocast(self.device.type, torch.bfloat16):
-            tokens, grid = encode_vit(visual, normalize(pictures, self.config), value_blocks=(depth,))
+            tokens, grid = encode_vit(visual, pictures_in, value_blocks=(depth,), features=features)
         patches = F.normalize(tokens.value[depth].float(), dim=-1)
         lesson = self.teacher.look(pictures, grid)
         prototypes = F.normalize(self.prototypes, dim=-1).expand(half, 2, -1)
@@ -197,7 +199,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     config = load_config(arguments.config)
-    config = replace(config, stages=config.stages[-1:])
+    # The student starts from shipped weights, its trunk among them.
+    config = replace(config, stages=config.stages[-1:], trunk_weights="given")
     backbone = load_backbone(arguments.teacher, arguments.teacher_weights, device=arguments.device)
     teacher = Teacher(backbone, arguments.object)
     student = Student(config, teacher, read_training_images(arguments.photos), arguments.device)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipspect.backbones.openclip.plain_clip import PlainCLIP
 from clipspect.backbones.openclip.value_attention import encode_vit
 from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.prompts import load_prompts
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import TrainingConfig
-from clipspect.training.model import normalize
+from clipspect.training.model import encode_captions, normalize
 from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_scenes
 
 _SEED = 1_234_567
@@ -48,7 +48,7 @@ def text_maps(
     anchors: dict[str, Tensor] = {}
     for noun in dict.fromkeys(nouns):
         sides = table.prompt_set("anoclip").sentences(noun, table.domain("auto", noun))
-        means = [model.encode_text(source.tokenize(side).to(device)).float().mean(0) for side in sides]
+        means = [encode_captions(model, source.tokenize(side).to(device)).float().mean(0) for side in sides]
         pair = F.normalize(torch.stack(means), dim=-1)
         anchors[noun] = pair[1] - pair[0]
     axis = torch.stack([anchors[noun] for noun in nouns])
@@ -65,9 +65,7 @@ def text_maps(
     return torch.cat(maps).cpu(), torch.cat(scores).cpu()
 
 
-def validate(
-    model: open_clip.CLIP, config: TrainingConfig, size: int = 256, count: int = 48
-) -> dict[str, float]:
+def validate(model: PlainCLIP, config: TrainingConfig, size: int = 256, count: int = 48) -> dict[str, float]:
     """Figures of the text score on held-out scenes with a visible defect and their clean twins."""
     scenes = held_out_scenes(size, count)
     seen = (scenes.mask.flatten(1).amax(1) > 0).nonzero().flatten()

@@ -82,6 +82,10 @@ def comparison_loss(tokens: Tensor, targets: Tensor, largest: float = math.inf) 
     return dense_loss(_STEEPNESS * (distance - _DISTANCE), targets[: len(defective)], largest)
 
 
+_PEAK = 4
+"""The term ``peak`` trains the mean of this many highest patches of a window: what an image is judged by."""
+
+
 def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """All terms and their weighted ``total``.
 
@@ -100,11 +104,14 @@ def total_loss(e: StepEmbeddings, targets: Tensor, kinds: Tensor, weights: LossW
     sides = torch.tensor([[0.0], [1.0]], device=caption_logit.device).expand_as(caption_logit)
     gap = (image_logit[:half] - image_logit[half:])[bad]
     named = e.scale * (e.image[:half][bad] @ e.kinds.T)
+    dense_logit = abnormal_logit(e.dense, e.anchors, e.scale)
+    highest = dense_logit.topk(min(_PEAK, dense_logit.shape[1]), dim=1).values.mean(1)
     terms = {
-        "dense": dense_loss(abnormal_logit(e.dense, e.anchors, e.scale), targets, largest),
+        "dense": dense_loss(dense_logit, targets, largest),
         "prototypes": dense_loss(abnormal_logit(e.dense, prototypes, e.scale), targets, largest),
         "beside": dense_loss(abnormal_logit(e.beside, e.anchors, e.scale), targets, largest),
         "image": F.binary_cross_entropy_with_logits(image_logit, shows_defect),
+        "peak": F.binary_cross_entropy_with_logits(highest, shows_defect),
         "pair": F.softplus(-gap).sum() / bad.sum().clamp_min(1),
         "words": F.cross_entropy(named, kinds[bad], reduction="sum") / bad.sum().clamp_min(1),
         "captions": F.binary_cross_entropy_with_logits(caption_logit, sides),

@@ -1,30 +1,48 @@
-"""The tiny CLIP: built from its configuration, saved as a folder that plain open_clip loads."""
+"""The tiny CLIP: built from its configuration, saved as a model folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clipspect.backbones.openclip.plain_clip import PlainCLIP, initialize
 from clipspect.training.config import TrainingConfig
+from clipspect.training.render import Canvas, draw_scenes
+from clipspect.training.trunk_weights import load_imagenet, standardize
+
+_STATISTICS_SIDE, _STATISTICS_SCENES = 256, 48
+"""Rendered scenes that the trunk's features are standardized on."""
 
 
-def build_tiny(config: TrainingConfig) -> open_clip.CLIP:
-    """The untrained model, drawn from the configuration's seed."""
-    settings: dict[str, Any] = config.model
+def build_tiny(config: TrainingConfig) -> PlainCLIP:
+    """Return the untrained model, drawn from the configuration's seed, on a trunk with its ImageNet weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return open_clip.CLIP(
-            embed_dim=settings["embed_dim"],
-            vision_cfg=dict(settings["vision_cfg"]),
-            text_cfg=dict(settings["text_cfg"]),
-            init_logit_scale=2.302585,  # ln 10: CLIP's own 14.3 saturates early with two anchors
-        )
+        model = PlainCLIP(config.model)
+        initialize(model)
+        if model.visual.trunk is not None:
+            model.visual.trunk.requires_grad_(False)
+        if model.visual.trunk is not None and config.trunk_weights != "given":
+            if config.trunk_weights == "imagenet":
+                load_imagenet(model.visual.trunk, config.model["vision_cfg"]["trunk"])
+            scenes = draw_scenes(Canvas(_STATISTICS_SIDE, config.seed), _STATISTICS_SCENES)
+            standardize(model.visual.trunk, normalize(scenes.clean, config))
+    return model
+
+
+def encode_captions(model: PlainCLIP, ids: Tensor) -> Tensor:
+    """Encode (P, context) token ids to (P, D) text embeddings, not normalized.
+
+    ``encode_sentences`` looks for common prefixes first, which stalls a GPU; this function does not.
+    """
+    x = model.transformer(model.token_embedding(ids) + model.positional_embedding, model.attn_mask)
+    ends = ids.argmax(1)
+    pooled: Tensor = model.ln_final(x[torch.arange(len(ids), device=ids.device), ends])
+    return pooled @ model.text_projection
 
 
 def normalize(pictures: Tensor, config: TrainingConfig) -> Tensor:

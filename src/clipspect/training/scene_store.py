@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,19 @@ import torch
 from torch import Tensor
 
 from clipspect.errors import UsageError
-from clipspect.training.config import SceneSet
-from clipspect.training.render import Canvas, draw_scenes, training_world
+from clipspect.training.config import SceneSet, TrainingConfig
+from clipspect.training.render import TRAINING, Canvas, World, draw_scenes, training_world
+from clipspect.training.render.materials import load_materials
 
-_BATCH = 32
+_BATCH, _BATCH_ON_GPU = 32, 256
+
+
+def world_of(config: TrainingConfig, device: torch.device | str = "cpu") -> World:
+    """Return the world that a configuration's scenes are drawn from on a device."""
+    world = training_world(config.leave_out)
+    if config.materials:
+        world = replace(world, materials=load_materials(Path(config.materials)).to(device))
+    return world
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,12 @@ def _path(folder: Path, size: int, number: int) -> Path:
 
 
 def render_shard(
-    size: int, scenes: int, seed: int, device: torch.device | str = "cpu", leave_out: str = ""
+    size: int, scenes: int, seed: int, device: torch.device | str = "cpu", world: World = TRAINING
 ) -> dict[str, Any]:
     """Draw one shard of training scenes: the same seed gives the same bytes on one kind of device."""
-    canvas, world = Canvas(size, seed, device), training_world(leave_out)
-    batches = [draw_scenes(canvas, min(_BATCH, scenes - done), world) for done in range(0, scenes, _BATCH)]
+    canvas = Canvas(size, seed, device)
+    count = _BATCH if canvas.device.type == "cpu" else _BATCH_ON_GPU
+    batches = [draw_scenes(canvas, min(count, scenes - done), world) for done in range(0, scenes, count)]
     return {
         "clean": torch.cat([(b.clean * 255).round().byte() for b in batches]),
         "defective": torch.cat([(b.defective * 255).round().byte() for b in batches]),
@@ -54,16 +64,16 @@ def _shard_seed(seed: int, size: int, number: int, generation: int = 0) -> int:
     return seed * 1_000_003 + size * 1009 + number + generation * 15_485_863
 
 
-def _write_shard(task: tuple[Path, int, int, int, str]) -> None:
-    path, size, scenes, seed, leave_out = task
+def _write_shard(task: tuple[Path, int, int, int, World]) -> None:
+    path, size, scenes, seed, world = task
     torch.set_num_threads(1)
     part = path.with_suffix(".part")
-    torch.save(render_shard(size, scenes, seed, leave_out=leave_out), part)
+    torch.save(render_shard(size, scenes, seed, world=world), part)
     part.rename(path)
 
 
 def render_store(
-    folder: Path, sets: Sequence[SceneSet], seed: int, processes: int | None = None, leave_out: str = ""
+    folder: Path, sets: Sequence[SceneSet], seed: int, processes: int | None = None, world: World = TRAINING
 ) -> None:
     """Render whatever shards are still missing, one process a core that this one may use."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +83,7 @@ def render_store(
             s.size,
             s.scenes_per_shard,
             _shard_seed(seed, s.size, number),
-            leave_out,
+            world,
         )
         for s in sets
         for number in range(s.shards)
@@ -117,11 +127,11 @@ class LiveShards:
         seed: int,
         device: torch.device,
         refresh_steps: int,
-        leave_out: str = "",
+        world: World = TRAINING,
     ) -> None:
         self._places = [(s, number) for s in sets for number in range(s.shards)]
         self._seed, self._device, self._refresh_steps = seed, device, refresh_steps
-        self._leave_out = leave_out
+        self._world = world
         self._held: dict[int, tuple[int, Shard]] = {}
         """place → generation and shard."""
 
@@ -133,9 +143,7 @@ class LiveShards:
             generation = (turns - place + len(self._places) - 1) // len(self._places)
             if self._held.get(place, (-1, None))[0] != generation:
                 seed = _shard_seed(self._seed, scenes.size, number, generation)
-                drawn = render_shard(
-                    scenes.size, scenes.scenes_per_shard, seed, self._device, self._leave_out
-                )
+                drawn = render_shard(scenes.size, scenes.scenes_per_shard, seed, self._device, self._world)
                 self._held[place] = (generation, Shard(**drawn))
             shards.setdefault(scenes.size, []).append(self._held[place][1])
         return shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -12,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from clipspect.backbones.openclip.plain_clip import PlainCLIP
 from clipspect.backbones.openclip.value_attention import encode_vit
 from clipspect.training.attention import PlainAttention
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import TrainingConfig, load_config
 from clipspect.training.evaluate import validate
 from clipspect.training.losses import StepEmbeddings, patch_targets, total_loss
-from clipspect.training.model import build_tiny, normalize, save_model
-from clipspect.training.scene_store import LiveShards, Shard, open_shards, render_store
+from clipspect.training.model import build_tiny, encode_captions, normalize, save_model
+from clipspect.training.scene_store import LiveShards, Shard, open_shards, render_store, world_of
 from clipspect.training.windows import WindowBatch, draw_windows
 
 _GROUPS = 8
@@ -56,7 +57,7 @@ class Trainer:
         self.config = config
         self.device = torch.device(device)
         self.model = build_tiny(config).to(self.device)
-        self.average = build_tiny(config).to(self.device)
+        self.average = copy.deepcopy(self.model)
         generator = torch.Generator().manual_seed(config.seed)
         directions = torch.randn(2, config.model["embed_dim"], generator=generator)
         self.prototypes = nn.Parameter(F.normalize(directions, dim=-1).to(self.device))
@@ -74,13 +75,13 @@ class Trainer:
         self.began = self._weights()
         with torch.no_grad():  # the free directions begin where the captions already are
             drawn = self.captions.draw(["part"], _GROUPS, _CAPTIONS, torch.Generator().manual_seed(0))
-            sides = [self.model.encode_text(ids.flatten(0, 1).to(self.device)).mean(0) for ids in
+            sides = [encode_captions(self.model, ids.flatten(0, 1).to(self.device)).mean(0) for ids in
                      (drawn.normal, drawn.abnormal)]  # fmt: skip
             self.prototypes.copy_(F.normalize(torch.stack(sides), dim=-1))
 
     def _build_optimisers(self) -> Optimisers:
         config = self.config
-        named = dict(self.model.named_parameters())
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         matrices = [p for n, p in named.items() if n.startswith("visual.transformer") and p.ndim == 2]
         chosen = {id(p) for p in matrices}
         rest = [p for p in named.values() if id(p) not in chosen]
@@ -114,8 +115,7 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(50))
             keep = min(self.config.ema_decay, (1 + self.step_number) / (10 + self.step_number))
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - keep)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
         self.step_number += 1
         self.stage_steps += 1
         return {name: float(term.detach()) for name, term in terms.items()}
@@ -127,12 +127,15 @@ class Trainer:
         targets = patch_targets(windows.mask, visual.patch_size[0])
         targets = torch.cat([targets, torch.zeros_like(targets)])
         pictures = normalize(torch.cat([windows.defective, windows.clean]), self.config)
+        features = self.trunk_features(pictures)
         attention = PlainAttention() if self.device.type == "cpu" else nullcontext()
         with torch.autocast(self.device.type, torch.bfloat16), attention:
             compared = range(max(depth - 1, 1), depth + 1)  # the last quarter, and at least two
-            tokens, _ = encode_vit(visual, pictures, value_blocks=compared, ordinary_blocks=(depth,))
+            tokens, _ = encode_vit(
+                visual, pictures, value_blocks=compared, ordinary_blocks=(depth,), features=features
+            )
             ids = torch.cat([drawn.normal.flatten(0, 1), drawn.abnormal.flatten(0, 1), drawn.kinds])
-            text = model.encode_text(ids.to(self.device)).float()
+            text = encode_captions(model, ids.to(self.device)).float()
         sides = text[: 2 * _GROUPS * _CAPTIONS].view(2, _GROUPS, _CAPTIONS, -1)
         anchors = F.normalize(sides.mean(2), dim=-1).transpose(0, 1)  # (groups, 2, D)
         pair = torch.arange(half) % _GROUPS  # twins share their anchors
@@ -152,6 +155,17 @@ class Trainer:
             scale=model.logit_scale.exp(),
         )
         return total_loss(embeddings, targets, windows.kinds, self.config.stages[self.stage].loss)
+
+    @torch.no_grad()
+    def trunk_features(self, pictures: Tensor) -> Tensor | None:
+        """Compute the (B, C, H, W) features of the frozen trunk; None without one."""
+        trunk = self.model.visual.trunk
+        if trunk is None:
+            return None
+        # Processors have no fast depthwise convolutions in bfloat16.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            features: Tensor = trunk(pictures)
+        return features
 
     def end_stage(self) -> None:
         """Mix in what the stage shall keep of the weights it began with, and go on to the next."""
@@ -210,7 +224,7 @@ def draw_step(
     return draw_windows(shards[size], phase.batch // 2, side, chance)
 
 
-def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> open_clip.CLIP:
+def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> PlainCLIP:
     """Train through all stages and write the model folder ``out/model``; goes on from ``out/checkpoint.pt``.
 
     Both models, raw and averaged, are validated at the end; the better is written.
@@ -267,9 +281,11 @@ def _supply(config: TrainingConfig, trainer: Trainer, out: Path) -> Callable[[in
     """What gives the shards of a step of the trainer's stage."""
     stage = config.stages[trainer.stage]
     if config.refresh_steps:
-        return LiveShards(stage.scenes, stage.seed, trainer.device, config.refresh_steps, config.leave_out).at
+        return LiveShards(
+            stage.scenes, stage.seed, trainer.device, config.refresh_steps, world_of(config, trainer.device)
+        ).at
     folder = out / f"scenes-{trainer.stage + 1}"
-    render_store(folder, stage.scenes, stage.seed, leave_out=config.leave_out)
+    render_store(folder, stage.scenes, stage.seed, world=world_of(config))
     shards = {s.size: open_shards(folder, s) for s in stage.scenes}
     return lambda step: shards
 
@@ -279,7 +295,7 @@ def _save_checkpoint(trainer: Trainer, path: Path) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def _write_better(trainer: Trainer, out: Path) -> open_clip.CLIP:
+def _write_better(trainer: Trainer, out: Path) -> PlainCLIP:
     config = trainer.config
     results = {"raw": validate(trainer.model, config), "averaged": validate(trainer.average, config)}
     print(f"final validation: {results}", flush=True)
@@ -299,7 +315,8 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule early, annealed")
     parser.add_argument("--start", type=Path, default=None, help="a model folder's weights to start from")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=found, help="cpu or cuda; the default is cuda where there is one")
     arguments = parser.parse_args()
     trainer = Trainer(load_config(arguments.config), arguments.device)
     if arguments.start is not None:

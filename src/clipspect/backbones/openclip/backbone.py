@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from clipspect.backbones.base import Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
 from clipspect.backbones.features import FeatureRequest, Features, resolve_start
+from clipspect.backbones.levels import LEVEL_FILE
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
 from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
@@ -138,7 +139,8 @@ class OpenClipBackbone(Backbone):
             views,
             windows,
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
-            {block: t.float().unflatten(1, grid) for block, t in tokens.hidden.items()},
+            None if tokens.trunk is None else tokens.trunk.float().unflatten(1, grid),
+            hidden_patches={block: t.float().unflatten(1, grid) for block, t in tokens.hidden.items()},
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -152,6 +154,7 @@ class OpenClipBackbone(Backbone):
                 hidden_blocks=request.hidden_blocks,
                 start_block=resolve_start(request.start_block, self.depth),
                 unprojected=request.unprojected,
+                trunk=request.trunk,
             )
         if request.unprojected or request.hidden_blocks:
             raise UsageError("a ResNet backbone has no patch tokens before its projection")
@@ -203,13 +206,19 @@ def load_openclip(
     from clipspect.backbones.openclip.checkpoints import build_model
 
     built, tokenizer, label = build_model(model, weights, seed)
-    if hasattr(built.visual, "trunk"):  # open_clip's TimmModel
+    if type(built.visual).__name__ == "TimmModel":
         from clipspect.backbones.timm.backbone import TimmCLIPBackbone
 
         return TimmCLIPBackbone(
             built, tokenizer, name=model, weights=label, image_size=image_size, device=device
         )
-    return OpenClipBackbone(built, tokenizer, name=model, weights=label, image_size=image_size, device=device)
+    backbone = OpenClipBackbone(
+        built, tokenizer, name=model, weights=label, image_size=image_size, device=device
+    )
+    folder = Path(PRESETS[model].architecture if model in PRESETS else model)
+    if weights is None and folder.is_dir():
+        backbone.level_file = folder / LEVEL_FILE
+    return backbone
 
 
 def _check(model: str, request: FeatureRequest, *, needs_text: bool) -> None:

@@ -15,15 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipspect.backbones.cpu.linear import linear
+from clipspect.backbones.trunk import Trunk
 
 _AFFINITIES_AT_ONCE = 1 << 20
 """2 MiB of bfloat16: the softmax between the two products finds them in the cache."""
 
 
 def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of matrix products and convolutions in place, and nothing else."""
+    """Cast the weights of matrix products and convolutions in place, and nothing else.
+
+    A trunk stays float32: processors have no fast depthwise convolutions in half precision.
+    """
+    trunks = [part for part in module.modules() if isinstance(part, Trunk)]
+    kept = {id(part) for trunk in trunks for part in trunk.modules()}
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.MultiheadAttention) and id(part) not in kept:
             part.to(dtype)
 
 

@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipspect.backbones.base import RANDOM
-from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, is_plain_config
+from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, initialize, is_plain_config
 from clipspect.backbones.openclip.torchscript import is_torchscript, read_tensors
 from clipspect.backbones.presets import PRESETS
+from clipspect.backbones.trunk import STRIDE, TRUNKS
 from clipspect.errors import UsageError, WeightsError
 
 _CONFIG = "open_clip_config.json"
@@ -70,6 +71,13 @@ def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
         raise UsageError("random weights need an architecture that is known here; name an open_clip one")
     if Path(model).is_file():
         raise UsageError(f"{model} is a checkpoint; random weights go with an architecture or a folder")
+    description = _plain_description(Path(model)) if (Path(model) / _CONFIG).is_file() else None
+    if description is not None and "trunk" in description["model_cfg"]["vision_cfg"]:
+        plain = _plain(description)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            initialize(plain)
+        return plain.eval(), LazyTokenizer(plain.context_length), f"{RANDOM} (seed {seed})"
     name = f"local-dir:{model}" if Path(model).is_dir() else _known(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -160,12 +168,11 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
 
 def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
     """The folder's model without open_clip, or None where its configuration asks for more than a plain CLIP."""
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    if not is_plain_config(config["model_cfg"]):
+    description = _plain_description(folder)
+    if description is None:
         return None
     with torch.device("meta"):
-        built = PlainCLIP(config["model_cfg"])
-    built.visual.preprocess_cfg = config.get("preprocess_cfg", {})
+        built = _plain(description)
     _check_safetensors(path)
     state = {name: tensor.float() for name, tensor in load_file(path).items()}
     try:
@@ -175,6 +182,25 @@ def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
             f"{path} does not fit the configuration in {folder}: {_first_line(error)}"
         ) from error
     return built.eval(), LazyTokenizer(built.context_length)
+
+
+def _plain_description(folder: Path) -> dict[str, Any] | None:
+    """The folder's configuration where it describes a plain CLIP, with or without a trunk."""
+    description: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    if is_plain_config(description["model_cfg"]):
+        return description
+    if "trunk" in description["model_cfg"].get("vision_cfg", {}):
+        raise WeightsError(
+            f"{folder / _CONFIG}: a vision tower with a trunk needs one of {', '.join(TRUNKS)}, patch size {STRIDE},"
+            " and no other keys than a plain CLIP's"
+        )
+    return None
+
+
+def _plain(description: dict[str, Any]) -> PlainCLIP:
+    built = PlainCLIP(description["model_cfg"])
+    built.visual.preprocess_cfg = description.get("preprocess_cfg", {})
+    return built
 
 
 def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:

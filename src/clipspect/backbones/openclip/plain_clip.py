@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VISION_KEYS = frozenset({"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"})
+from clipspect.backbones.trunk import STRIDE, TRUNKS, Trunk
+
+VISION_KEYS = frozenset({"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "trunk"})
+INITIAL_SCALE = 2.302585  # ln 10: CLIP's own 14.3 saturates early with two anchors
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"})
 
 
@@ -30,6 +33,7 @@ def is_plain_config(config: Mapping[str, Any]) -> bool:
         and vision.keys() <= VISION_KEYS
         and text.keys() <= TEXT_KEYS
         and all(isinstance(number, int) for number in numbers)
+        and ("trunk" not in vision or (vision["trunk"] in TRUNKS and numbers[1] == STRIDE))
     )
 
 
@@ -92,7 +96,12 @@ class PlainVision(nn.Module):
         )
         self.image_size, self.patch_size = (size, size), (patch, patch)
         self.grid_size = (size // patch, size // patch)
-        self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.trunk = Trunk(config["trunk"]) if "trunk" in config else None
+        """Where there is one, a patch token is a linear map of its features instead of the patch's pixels."""
+        if self.trunk is None:
+            self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(sum(self.trunk.channels), width, 1, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(
             torch.empty(self.grid_size[0] * self.grid_size[1] + 1, width)
@@ -133,6 +142,30 @@ class PlainCLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
         mask = torch.full((length, length), float("-inf"), device="cpu").triu(1)
         self.register_buffer("attn_mask", mask, persistent=False)
+
+
+def initialize(model: PlainCLIP) -> None:
+    """Draw CLIP's own initial weights from torch's global generator; a trunk's keep the scale of its input."""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            nn.init.xavier_uniform_(module.in_proj_weight)
+            nn.init.zeros_(module.in_proj_bias)
+            nn.init.zeros_(module.out_proj.bias)
+    visual = model.visual
+    width, text_width = len(visual.class_embedding), model.token_embedding.weight.shape[1]
+    for part in (visual.class_embedding, visual.positional_embedding, visual.proj):
+        nn.init.normal_(part, std=width**-0.5)
+    nn.init.normal_(model.token_embedding.weight, std=0.02)
+    nn.init.normal_(model.positional_embedding, std=0.01)
+    nn.init.normal_(model.text_projection, std=text_width**-0.5)
+    nn.init.constant_(model.logit_scale, INITIAL_SCALE)
+    model.token_embedding.requires_grad_(True)
+    if visual.trunk is not None:
+        for module in visual.trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                assert module.bias is not None
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)
 
 
 class LazyTokenizer:

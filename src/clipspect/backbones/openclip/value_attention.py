@@ -41,6 +41,8 @@ class Tokens:
     """block → (B, N, D) ordinary patch tokens, same treatment."""
     unprojected: Tensor | None = None
     """(B, N, width) ordinary patch tokens of the last block after ``ln_post``, before the projection."""
+    trunk: Tensor | None = None
+    """(B, N, C) features of the convolutional trunk, for comparing images; None without a trunk."""
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     """block → (B, N, width) ordinary patch tokens before ``ln_post``."""
 
@@ -64,12 +66,15 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[
     return torch.cat([cls, image[0].flatten(1).T.to(positions.dtype)])
 
 
-def embed_patches(visual: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def embed_patches(
+    visual: Any, images: Tensor, features: Tensor | None = None
+) -> tuple[Tensor, tuple[int, int]]:
     """Patch and class tokens with positions, before ``ln_pre``, for any size divisible by the patch.
 
     Args:
-        visual: an open_clip ``VisionTransformer``.
+        visual: an open_clip ``VisionTransformer``, or a ``PlainVision``.
         images: (B, 3, S, T) normalised.
+        features: (B, C, H, W) of the vision tower's trunk where they are known already.
 
     Returns:
         (B, 1 + H·W, width) tokens and (H, W).
@@ -83,13 +88,18 @@ def embed_patches(visual: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]
             f"image size {tuple(images.shape[-2:])} is not a multiple of the patch size {tuple(patch)}"
         )
     grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
-    # The convolution's stride is its size: a product of every patch's pixels with the weights, and faster as one.
-    pixels = images.unflatten(-1, (grid[1], patch[1])).unflatten(
-        -3, (grid[0], patch[0])
-    )  # (B, 3, H, p, W, p)
-    pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, 3·p·p)
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None:
+        # The convolution's stride is its size: a product of every patch's pixels with the weights, and faster as one.
+        pixels = images.unflatten(-1, (grid[1], patch[1])).unflatten(
+            -3, (grid[0], patch[0])
+        )  # (B, 3, H, p, W, p)
+        vectors = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, 3·p·p)
+    else:
+        features = trunk(images) if features is None else features
+        vectors = features.flatten(2).transpose(1, 2)  # (B, N, C)
     weight = visual.conv1.weight
-    patches = linear(pixels.to(weight.dtype), weight.flatten(1))
+    patches = linear(vectors.to(weight.dtype), weight.flatten(1))
     cls, positions = visual.class_embedding, visual.positional_embedding
     tokens = torch.cat([cls.expand(patches.shape[0], 1, -1), patches.to(cls.dtype)], 1)
     return tokens + interpolate_positions(positions, grid, tuple(visual.grid_size)), grid
@@ -115,6 +125,8 @@ def encode_vit(
     hidden_blocks: Collection[int] = (),
     start_block: int = 0,
     unprojected: bool = False,
+    trunk: bool = False,
+    features: Tensor | None = None,
 ) -> tuple[Tokens, tuple[int, int]]:
     """One forward pass of an open_clip vision transformer with the V-V stream beside it (docs/methods.md §1).
 
@@ -129,6 +141,8 @@ def encode_vit(
         hidden_blocks: blocks whose ordinary patch tokens are wanted before ``ln_post``.
         start_block: how many blocks pass before the stream starts, as a copy of the ordinary one; 0 = all blocks.
         unprojected: also the ordinary patch tokens after ``ln_post`` alone.
+        trunk: also the features of the trunk, where the vision tower has one.
+        features: (B, C, H, W) of the trunk where they are known already.
 
     Returns:
         The tokens, and the (H, W) of the patch grid.
@@ -144,7 +158,9 @@ def encode_vit(
         out: Tensor = visual.ln_post(tokens)
         return out if visual.proj is None else linear(out, visual.proj.T)
 
-    x, grid = embed_patches(visual, images)
+    if features is None and getattr(visual, "trunk", None) is not None:
+        features = visual.trunk(images)
+    x, grid = embed_patches(visual, images, features)
     x = visual.ln_pre(visual.patch_dropout(x))
     stream, value, ordinary, hidden = x, {}, {}, {}
     for number, block in enumerate(blocks, start=1):
@@ -167,7 +183,8 @@ def encode_vit(
     raw = visual.ln_post(x[:, 1:]) if unprojected else None
     pooled, _ = visual._pool(x)
     pooled = pooled if visual.proj is None else pooled @ visual.proj
-    return Tokens(pooled, value, ordinary, raw, hidden), grid
+    compared = visual.trunk.compared(features) if trunk and features is not None else None
+    return Tokens(pooled, value, ordinary, raw, compared, hidden), grid
 
 
 def encode_resnet(

@@ -132,7 +132,7 @@ class TimmBackbone(Backbone):
             views,
             {},
             to_grid(tokens.ordinary[self.depth]) if request.unprojected else None,
-            {block: to_grid(t) for block, t in tokens.hidden.items()},
+            hidden_patches={block: to_grid(t) for block, t in tokens.hidden.items()},
         )
 
     def embed(self, tokens: TowerTokens) -> Tensor:

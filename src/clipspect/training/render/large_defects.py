@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipspect.training.render import defects
@@ -104,6 +105,47 @@ def smear(c: Canvas, g: Ground) -> Changed:
     return blend(g.picture, film, veil, c.uniform(n, 0.2, 0.8)), region
 
 
+def odd_part(c: Canvas, g: Ground) -> Changed:
+    """Make one of several equal parts missing, turned, displaced, of another size or of another color.
+
+    Only the comparison with the other parts shows it. A single part loses one side instead, or its color there.
+    """
+    n = len(g.picture)
+    copies = g.copies
+    odd = (copies + 1) % 2
+    column, row = (((axis * copies + odd + 1) / 2).floor() for axis in (c.x, c.y))
+    first = torch.where(copies == 3, -1.0, 0.0)
+    at_x, at_y = ((c.uniform(n) * copies).floor().clamp_max(copies - 1) + first for _axis in range(2))
+    cell = ((column == at_x) & (row == at_y)).float()
+    centre_x, centre_y = ((2 * at - odd) / copies for at in (at_x, at_y))
+
+    way = c.uniform(n)
+    surface = g.part.flatten(1).amin(1).view(n, 1, 1) > 0.9  # nothing behind it shows
+    missing, coloured = way < 0.35, ((way >= 0.35) & (way < 0.55)) | surface
+    turn = torch.where(way < 0.8, c.uniform(n, 0.25, 6.0), torch.zeros_like(way))
+    scale = torch.where(way >= 0.9, c.uniform(n, 1.15, 1.7), torch.ones_like(way))
+    shift = torch.where((way >= 0.8) & (way < 0.9), 0.35 / copies, torch.zeros_like(way))
+    heading = c.angle(n)
+    x, y = c.x - centre_x - shift * heading.cos(), c.y - centre_y - shift * heading.sin()
+    x, y = (x * turn.cos() + y * turn.sin()) * scale, (y * turn.cos() - x * turn.sin()) * scale
+    reach = 1 / copies
+    kept = ((x.abs() < reach) & (y.abs() < reach)).float()
+    grid = torch.stack([x + centre_x, y + centre_y], -1)
+    moved = F.grid_sample(g.picture, grid, padding_mode="border", align_corners=False)
+    part = F.grid_sample(g.part[:, None], grid, padding_mode="border", align_corners=False)[:, 0] * kept
+    over = moved * part[:, None] + g.background * (1 - part[:, None])
+    gain = torch.exp(0.5 * c.normal(n, 1, 1, 1) + 0.35 * c.normal(n, 3, 1, 1))
+    over = torch.where(coloured[:, None], g.picture * gain, torch.where(missing[:, None], g.background, over))
+    touched = torch.where(coloured | missing, g.part, torch.maximum(g.part, part)) * cell
+
+    turned, side = c.angle(n), c.uniform(n, 0.1, 0.6)
+    cut = torch.sigmoid((c.x * turned.cos() + c.y * turned.sin() - side) / c.pixel) * g.part
+    single = copies == 1
+    over = torch.where(single[:, None] & ~coloured[:, None], g.background, over)
+    touched = torch.where(single, cut, touched)
+    return blend(g.picture, over.clamp(0, 1), touched, c.uniform(n, 0.9, 1)), touched
+
+
 @dataclass(frozen=True)
 class Defect:
     """A kind of defect: how it is drawn, how often, and what people call it."""
@@ -134,4 +176,5 @@ DEFECTS: Mapping[str, Defect] = {
     "worn": Defect(worn, 0.9, ("worn area", "roughness")),
     "fraying": Defect(fraying, 0.8, ("fraying", "frayed edge")),
     "smear": Defect(smear, 0.6, ("smear", "glue", "oil")),
+    "odd part": Defect(odd_part, 1.0, ("missing part", "misplaced part", "wrong part", "wrong color")),
 }

@@ -184,7 +184,7 @@ class Pose:
 
 def draw_pose(c: Canvas, n: int) -> Pose:
     """One part (mostly), or 2×2 or 3×3 copies."""
-    copies = 1 + c.weighted(n, [0.7, 0.2, 0.1]).view(n, 1, 1).float()
+    copies = 1 + c.weighted(n, [0.6, 0.24, 0.16]).view(n, 1, 1).float()
     single = (copies == 1).float()
     scale = c.uniform(n, 0.45, 1.1) * (single + (1 - single) * 0.75)
     return Pose(

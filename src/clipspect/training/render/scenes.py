@@ -11,6 +11,7 @@ from torch import Tensor
 from clipspect.errors import UsageError
 from clipspect.training.render.fields import Canvas, grow, soften
 from clipspect.training.render.large_defects import DEFECTS, LARGE, Defect
+from clipspect.training.render.materials import lay_materials
 from clipspect.training.render.objects import (
     HELD_OUT_SHAPES,
     TRAINING_SHAPES,
@@ -34,6 +35,8 @@ class World:
     structures: Mapping[str, Structure] = field(default_factory=lambda: STRUCTURES)
     """What looks odd and is normal."""
     defects: Mapping[str, Defect] = field(default_factory=lambda: DEFECTS)
+    materials: Tensor | None = None
+    """(M, 3, T, T) bytes: images of real materials that some surfaces are cut from."""
     camera: bool = True
     """Vignette, focus, sharpening, exposure and contrast; noise stays."""
 
@@ -79,6 +82,7 @@ class Scenes:
 
 
 _SECOND_DEFECT = 0.15
+_MATERIAL_SHARE = 0.35
 _LEAST_AREA = 1 / 4096
 """Masks smaller than this share of the picture are emptied: nobody would see the defect."""
 
@@ -86,13 +90,19 @@ _LEAST_AREA = 1 / 4096
 def _draw_ground(c: Canvas, n: int, world: World) -> tuple[Ground, list[str]]:
     rows = c.some(n, world.object_share)
     picture, nouns = draw_surfaces(c, n, world.textures, plain=0.05)
+    if world.materials is not None:
+        lay_materials(c, picture, world.materials, _MATERIAL_SHARE)
     ground = Ground(picture, torch.ones(n, c.size, c.size, device=c.device), picture.clone())
     if len(rows):
         material, materials = draw_surfaces(c, len(rows), world.textures, plain=0.5)
         behind, _ = draw_surfaces(c, len(rows), TRAINING_TEXTURES, plain=0.6)
+        if world.materials is not None:
+            lay_materials(c, material, world.materials, _MATERIAL_SHARE)
+            lay_materials(c, behind, world.materials, _MATERIAL_SHARE)
         pose = draw_pose(c, len(rows))
         drawn = draw_parts(c, material, behind, pose, world.shapes, materials)
         ground.picture[rows], ground.part[rows], ground.background[rows] = drawn[:3]
+        ground.copies[rows] = pose.copies
         for row, noun in zip(rows.tolist(), drawn[3], strict=True):
             nouns[row] = noun
     add_structure(c, ground, world.structures)
@@ -134,7 +144,7 @@ def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
     second = c.some(n, _SECOND_DEFECT)
     if len(second):
         more = [names[i] for i in c.weighted(len(second), weights).tolist()]
-        again = Ground(picture[second], ground.part[second], ground.background[second])
+        again = replace(ground.rows(second), picture=picture[second])
         picture[second], touched = add_defects(c, again, more)
         region[second] = torch.maximum(region[second], touched)
     clean, defective, level = develop(c, ground.picture, picture, camera=world.camera)

@@ -7,7 +7,7 @@ the rest of the surface is no defect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,10 +27,17 @@ class Ground:
     """(N, S, S) soft membership in [0, 1]; all ones for a surface that fills the frame."""
     background: Tensor
     """(N, 3, S, S): what shows where a piece of the part is gone."""
+    copies: Tensor = field(default_factory=lambda: torch.ones(()))
+    """(N, 1, 1) rows and columns of equal parts; ones where it is not given."""
+
+    def __post_init__(self) -> None:
+        """Expand the default of ``copies``."""
+        if not self.copies.dim():
+            self.copies = torch.ones(len(self.picture), 1, 1, device=self.picture.device)
 
     def rows(self, index: Tensor) -> Ground:
         """The scenes of the given indices."""
-        return Ground(self.picture[index], self.part[index], self.background[index])
+        return Ground(self.picture[index], self.part[index], self.background[index], self.copies[index])
 
 
 def ink(c: Canvas, picture: Tensor, mask: Tensor, dark: float, light: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Tiny data sets of rendered scenes in the layout of every set the benchmark reads, to try the loaders offline.
 
-python -m clipspect.benchmark.layouts folder plates --category plate
+python -m clipspect.training.layouts folder plates --category plate
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ LAYOUTS: dict[str, Callable[[Path, str, Pictures], None]] = {
 def main() -> None:
     """Write one."""
     parser = argparse.ArgumentParser(
-        prog="python -m clipspect.benchmark.layouts",
+        prog="python -m clipspect.training.layouts",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
