@@ -157,7 +157,7 @@ class OpenClipBackbone(Backbone):
                 trunk=request.trunk,
             )
         if request.unprojected or request.hidden_blocks:
-            raise UsageError("a ResNet backbone has no patch tokens before its projection")
+            raise UsageError("a ResNet backbone has no hidden states; use a ViT, or musc with path=ordinary")
         images = images.to(self._dtype)
         return encode_resnet(
             visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
