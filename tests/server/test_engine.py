@@ -11,6 +11,7 @@ from server.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
+
 import clipspect
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError

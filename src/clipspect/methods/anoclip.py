@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import FeatureRequest, Features, StartBlock
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
@@ -34,8 +34,8 @@ class AnoCLIP(Method):
     """Side of the mean filter on the patch grid, odd; 1 = none."""
     block: int = -1
     """Block whose V-V tokens make the map; -1 = the last, as published."""
-    start_block: int = 0
-    """Blocks that pass before the V-V stream starts; 0 as published."""
+    start_block: StartBlock = "auto"
+    """Blocks that pass before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -43,6 +43,7 @@ class AnoCLIP(Method):
         check_range("temperature", self.temperature, 1e-4, 1e4)
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise UsageError(f"smoothing={self.smoothing}; it is the side of a window: an odd number from 1")
+        object.__setattr__(self, "start_block", _parse_start(self.start_block))
 
     def request(self) -> FeatureRequest:
         """One block's V-V tokens, and the views where they are averaged over."""
@@ -73,3 +74,12 @@ class AnoCLIP(Method):
             features.image[:, None] if features.views is None or self.views == "none" else features.views
         )
         return abnormal_probability(embeddings, context.anchors.pair, self.temperature).mean(1)
+
+
+def _parse_start(value: object) -> StartBlock:
+    """Read "auto" or a number of blocks, which a command line passes as text."""
+    if value == "auto":
+        return "auto"
+    if not str(value).isdecimal():
+        raise UsageError(f"start_block={value!r}; it is 'auto' or a number of blocks from 0")
+    return int(str(value))

@@ -84,6 +84,8 @@ class MethodContext:
     """Per image its row in the pool given to :meth:`Method.prepare`, -1 where it is not part of it."""
     state: Any = None
     """What :meth:`Method.prepare` returned for the run."""
+    reference_state: Any = None
+    """What :meth:`Method.prepare_references` returned for :attr:`references`."""
 
     @property
     def anchors(self) -> TextAnchors:
@@ -107,6 +109,9 @@ class Method(ABC):
     needs_text: ClassVar[bool] = True
     """Whether it compares images with sentences; False for methods that run on a backbone without a text tower."""
 
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings that mean nothing to it: neither listed nor accepted."""
+
     @property
     def prompts(self) -> str:
         """Its prompt set (prompts.toml)."""
@@ -129,6 +134,17 @@ class Method(ABC):
         """
         return None
 
+    def prepare_references(self, references: Features) -> Any:
+        """Look once at explicit references before images are scored with them.
+
+        Args:
+            references: features of R reference images.
+
+        Returns:
+            Whatever :meth:`score` wants to find in ``context.reference_state``.
+        """
+        return None
+
     @abstractmethod
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Score N images of one object.
@@ -140,7 +156,7 @@ class Method(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Its settings as JSON-able values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.fixed}
 
 
 def check_choice(what: str, value: object, choices: Sequence[object]) -> None:

@@ -61,8 +61,8 @@ class DualImagePlus(DualImage):
 
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
-        text, visual = self.both_maps(features, context)
-        image, joint = self.join(text, visual, features, context)
+        text, visual, highest = self.both_maps(features, context)
+        image, joint = self.join(text, visual, highest, features, context)
         tokens = self.text_tokens(features)
         corrupted, masks = self.corrupt(features, context)
         descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
@@ -79,7 +79,7 @@ class DualImagePlus(DualImage):
 
     def text_tokens(self, features: Features) -> Tensor:
         """(B, N, D) tokens of the text block."""
-        tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
+        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
         return tokens.flatten(1, 2)
 
     def corrupt(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
@@ -93,9 +93,9 @@ class DualImagePlus(DualImage):
         copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds)
         block = frozenset([self.block])
         request = (
-            FeatureRequest(value_blocks=block, start_block=self.start_block)
-            if self.path == "value"
-            else FeatureRequest(ordinary_blocks=block)
+            FeatureRequest(ordinary_blocks=block)
+            if self.path == "ordinary"
+            else FeatureRequest(value_blocks=block, start_block=self.start_block)
         )
         # The first copy of every image, then the second: as many at once as the images came in.
         parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]
