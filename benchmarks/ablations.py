@@ -190,10 +190,10 @@ def score(
         if key not in known.visual:
             started = time.perf_counter()
             compared = method.gather(known.features, context(everything, None))
-            visual = method.visual_map(known.features, context(everything, None), compared)
+            visual = method.visual_scores(known.features, context(everything, None), compared)
             known.visual[key] = (compared, visual, (time.perf_counter() - started) / len(everything))
         compared, visual, seconds = known.visual[key]
-        state = method.align(known.features, context(everything, None), compared, visual)
+        state = method.align(known.features, context(everything, None), compared, *visual)
     started = time.perf_counter()
     chosen = everything[::share]
     parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]

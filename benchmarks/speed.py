@@ -343,10 +343,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-rival", action="store_true", help="skip anomalib's WinCLIP")
     parser.add_argument("--no-startup", action="store_true", help="skip the start-up measurement")
     parser.add_argument("--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO")
-    shared = Path(__file__).resolve().parents[2] / "shared" / "parity"
-    parser.add_argument(
-        "--parity", type=Path, default=shared, help="recorded numbers to check the baseline against"
-    )
+    recorded = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "parity"
+    parser.add_argument("--parity", type=Path, default=recorded, help="numbers the rival is checked against")
     return parser.parse_args()
 
 

@@ -105,8 +105,8 @@ def folder_set(root: Path, object_name: str, limit: int) -> ImageSet:
     return ImageSet(root.name, object_name, [clipspect.read_image(p) for p in good], images, masks)
 
 
-def measure(images: ImageSet, detector: Detector, weights: str, resamples: int) -> list[Result]:
-    """Apply verdicts to the images with resampled known-good images."""
+def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, drawn: int) -> list[Result]:
+    """Judge the images by resampled known-good images; draw regions in the first ``drawn`` resamples."""
     (method,) = detector.methods
     model = detector.model.set_object(images.object)
     loaded = [detector.reader.read(one, f"{n}") for n, one in enumerate([*images.good, *images.defective])]
@@ -117,7 +117,7 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int) 
     alone = _detections(detector, model, everything, loaded) if method.scope == "image" else None
     for count in (n for n in COUNTS if n <= len(images.good) - 10):
         rounds: dict[float, list[tuple[float, float, int, float, float]]] = {rate: [] for rate in RATES}
-        for _ in range(resamples):
+        for turn in range(resamples):
             chosen = sorted(rng.permutation(len(images.good))[:count].tolist())
             found = alone
             if found is None:
@@ -125,7 +125,7 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int) 
                 fitted = model.set_references(pool.features).fit_set(pool)
                 found = _detections(detector, fitted, everything, loaded)
             for rate in RATES:
-                rounds[rate].append(_judge(images, found, chosen, rate))
+                rounds[rate].append(_judge(images, found, chosen, rate, turn < drawn))
         for rate, rows in rounds.items():
             means = np.nanmean(np.array(rows, float), 0)
             results.append(
@@ -157,7 +157,7 @@ def _detections(detector: Detector, model: Any, everything: Encoded, loaded: Seq
 
 
 def _judge(
-    images: ImageSet, found: Sequence[Any], chosen: Sequence[int], rate: float
+    images: ImageSet, found: Sequence[Any], chosen: Sequence[int], rate: float, draw: bool
 ) -> tuple[float, float, int, float, float]:
     """Return false alarms, recall, flagged images without a region, pointing and box IoU of one resample."""
     calibration = calibrate_good([found[i].summary for i in chosen], rate)
@@ -173,7 +173,7 @@ def _judge(
         score = float(calibration.probability(calibration.peak(one.summary)))
         flagged = verdict_of(calibration, score) == "flagged"
         (alarms if number < count else hits).append(flagged)
-        if not flagged:
+        if not flagged or not draw:
             continue
         values = calibration.map(one.compact_layers, one.class_logit)
         regions = find_regions(values, calibration, one.height, one.width)
@@ -243,6 +243,11 @@ def main() -> None:
     parser.add_argument(
         "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
     )
+    parser.add_argument("--resamples", type=int, default=200, help="of methods that score images alone")
+    parser.add_argument("--set-resamples", type=int, default=20, help="of methods that compare images")
+    parser.add_argument(
+        "--drawn", type=int, default=20, help="resamples whose regions are drawn and measured"
+    )
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--page", type=Path, default=None)
     arguments = parser.parse_args()
@@ -264,12 +269,14 @@ def main() -> None:
                 resamples = (
                     arguments.resamples if detector.methods[0].scope == "image" else arguments.set_resamples
                 )
-                results += measure(images, detector, weights, resamples)
+                results += measure(images, detector, weights, resamples, arguments.drawn)
     bare = sum(r.flagged_without_region for r in results)
     text = (
         f"{table(results)}\n\nFlagged images without a region: {bare}. Resamples: {arguments.resamples}, and"
     )
-    text += f" {arguments.set_resamples} for methods that compare images. {provenance()}"
+    text += f" {arguments.set_resamples} for methods that compare images; regions are drawn in the first"
+    size = arguments.image_size or "as the model's"
+    text += f" {arguments.drawn}. Image size {size}. {provenance()}"
     print(text)
     if arguments.out:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")

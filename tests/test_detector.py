@@ -189,6 +189,18 @@ def test_known_good_images_are_references_and_calibration_in_one(small_model, pl
     assert [d.verdict for d in alone] == [d.verdict for d in others]
 
 
+def test_a_known_good_image_saved_again_is_told_in_its_row(small_model, plates, tmp_path):
+    detector = clipspect.load("dual-image", model=str(small_model))
+    files = sorted((plates / "a").glob("*.png"))
+    good = detector.calibrate(files, "plate")
+    with Image.open(files[0]) as image:
+        image.convert("RGB").save(tmp_path / "again.jpg", quality=90)
+    again = detector.detect(tmp_path / "again.jpg", object="plate", good=good)
+    assert "a copy of one of the known-good images, saved again" in again.warnings
+    for path in (files[0], next((plates / "b").glob("*.png"))):
+        assert not any("saved again" in w for w in detector.detect(path, object="plate", good=good).warnings)
+
+
 def test_a_calibration_of_other_settings_is_refused(small_model, plates):
     good = clipspect.load(model=str(small_model)).calibrate(plates / "a", "plate")
     other = clipspect.load(model=str(small_model), settings={"smoothing": 1})
@@ -270,7 +282,7 @@ def test_every_method_on_a_resnet_scores_or_says_why_not(tmp_path, plates, metho
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.manual_seed(0)
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    if method.startswith("winclip"):
+    if method.startswith("winclip") or method in ("musc", "subspace"):
         with pytest.raises(UsageError, match="ResNet"):
             score_three(method, folder, plates)
     else:

@@ -32,7 +32,7 @@ finally:
 HEAVY = ["open_clip", "torchvision", "timm", "torch._dynamo", "sympy", "transformers"]
 
 
-def test_with_cached_anchors_a_image_is_scored_without_the_heavy_packages(tmp_path):
+def test_with_cached_anchors_an_image_is_scored_without_the_heavy_packages(tmp_path):
     clipspect.load("anoclip", "tiny").model.set_object("flange")
     image = sorted(DEMO_IMAGES.glob("*crack*"))[0]
     script = DETECT.format(heavy=HEAVY)
@@ -43,7 +43,7 @@ def test_with_cached_anchors_a_image_is_scored_without_the_heavy_packages(tmp_pa
         env=os.environ,
         check=True,
     )
-    assert "1 images" in ran.stdout
+    assert "1 image: 1 undecided" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "loaded:"
 
 

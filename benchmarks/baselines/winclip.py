@@ -3,7 +3,7 @@
 Runs in the environment beside it (``benchmarks/rivals/.venv``, made by ``benchmarks/speed.py``), because anomalib 2.7
 is only right with open_clip < 2.26.2. Reads one JSON request a line from stdin, answers one JSON line on stdout:
 
-    {"do": "check", "folder": "../shared/parity"}           → {"map": largest difference, "score": …}
+    {"do": "check", "folder": "tests/fixtures/parity"}    → {"map": largest difference, "score": …}
     {"do": "load", "model": "ViT-B-16-plus-240", "object": "metal nut", "threads": 2, "device": "cpu"} → {"anchors": s}
     {"do": "image", "photo": "part.jpg", "batch": 1}        → {"seconds": s}    decode, prepare, score, map as NumPy
     {"do": "encode", "batch": 1}                            → {"seconds": s}    the model alone, on a prepared batch

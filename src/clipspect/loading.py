@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +50,8 @@ def load(
 
     Args:
         method: a name of ``clipspect methods``, a method object with its settings, or several to compare.
-        model: a preset of ``clipspect models``, an open_clip architecture, "hf-hub:org/name", a folder, a checkpoint.
+        model: a preset of ``clipspect models``, an open_clip architecture, "hf-hub:org/name", "timm:NAME", a folder, a
+            checkpoint.
         weights: a pretrained tag, a checkpoint file, "random" for a seeded control; None = the preset's own.
         settings: settings of the named method, field → value; a setting several methods share goes to each.
         image_size: input side in pixels, a multiple of the backbone's patch; None = the preset's own.
@@ -86,7 +89,15 @@ def load(
             one.prompts, "object"
         )  # a bad domain or phrase is told before weights are loaded
     check_precision(precision)
-    backbone = load_backbone(model, weights, image_size=image_size, device=device, seed=seed)
+    backbone = load_backbone(
+        model,
+        weights,
+        image_size=image_size,
+        device=device,
+        seed=seed,
+        request=reduce(or_, (one.request() for one in made)),
+        needs_text=any(one.needs_text for one in made),
+    )
     backbone, agreement = resolve_precision(backbone, precision)
     reader = ImageLoader(
         ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels, value_range

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -17,6 +18,7 @@ from clipspect.backbones.base import Backbone
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.sources import Sources
+from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
@@ -84,6 +86,8 @@ class AnomalyModel:
     """method → text anchors, set by :meth:`set_object`."""
     references: Features | None = field(default=None, repr=False)
     """Explicit references of every image."""
+    reference_states: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """method → what it prepared from the references."""
     pool: Encoded | None = field(default=None, repr=False)
     """The images of the set that serve as each other's references."""
     states: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -106,6 +110,7 @@ class AnomalyModel:
                     f"{method.name} compares images with sentences, and {self.backbone.name} has no text tower;"
                     " choose a CLIP model, or a method without text (clipspect methods)"
                 )
+        self.backbone.check(self.request)
         self.request.resolved(self.backbone.depth)
 
     @cached_property
@@ -142,7 +147,13 @@ class AnomalyModel:
         """
         if references is not None:
             self.check_references(given=True)
-        return replace(self, references=references)
+        states = {}
+        if references is not None:
+            with torch.inference_mode():
+                states = {
+                    m.name: m.prepare_references(references) for m in self.methods if m.accepts_references
+                }
+        return replace(self, references=references, reference_states=states)
 
     def check_references(self, *, given: bool) -> None:
         """Raise UsageError where a method lacks references, or no method has a use for them."""
@@ -163,6 +174,24 @@ class AnomalyModel:
         parts = [self.backbone.encode(part, self.request) for part in images.split(self.batch_size)]
         features = replace(Features.concat(parts), sources=sources or Sources.of_tensors(images))
         return Encoded(features, images.to(self.backbone.device))
+
+    def encode_references(self, images: Tensor, sources: Sources | None = None) -> Features:
+        """Encode reference images, and rotated copies of them where a method asks for them.
+
+        Args:
+            images: (N, 3, S, T) float32, normalized.
+            sources: the origin of each row.
+
+        Returns:
+            Features of N rows, or N times the number of rotations; copies have the source of their image.
+        """
+        encoded = self.encode(images, sources).features
+        count = self.request.reference_rotations
+        copies = [
+            self.encode(rotate(images, 2 * math.pi * turn / count), encoded.sources).features
+            for turn in range(1, count)
+        ]
+        return Features.concat([encoded, *copies])
 
     def fit_set(self, pool: Encoded, paired: Features | None = None) -> AnomalyModel:
         """Let every method of scope "set" look once at the images that serve as each other's references.
@@ -283,6 +312,7 @@ class AnomalyModel:
             paired,
             pool_index,
             self.states.get(method.name),
+            self.reference_states.get(method.name),
         )
 
     def _anchors(self, prompt_set: str, name: str) -> TextAnchors:

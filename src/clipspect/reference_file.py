@@ -213,7 +213,7 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     tensors = {"image": features.image}
     if features.sources is not None and features.sources.signatures is not None:
         tensors["signatures"] = features.sources.signatures
-    for name in ("value_patches", "ordinary_patches", "windows"):
+    for name in ("value_patches", "ordinary_patches", "hidden_patches", "windows"):
         tensors |= {f"{name}.{key}": tensor for key, tensor in getattr(features, name).items()}
     for name in ("views", "unprojected", "trunk"):
         if getattr(features, name) is not None:
@@ -232,6 +232,7 @@ def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
         depth,
         value_patches=each("value_patches"),
         ordinary_patches=each("ordinary_patches"),
+        hidden_patches=each("hidden_patches"),
         views=tensors.get("views"),
         windows=each("windows"),
         unprojected=tensors.get("unprojected"),
@@ -255,7 +256,10 @@ def _missing(stored: FeatureRequest, wanted: FeatureRequest) -> list[str]:
     missing += [
         f"ordinary tokens of block {b}" for b in sorted(wanted.ordinary_blocks - stored.ordinary_blocks)
     ]
+    missing += [f"hidden states of block {b}" for b in sorted(wanted.hidden_blocks - stored.hidden_blocks)]
     missing += [f"windows of {size} patches" for size in sorted(wanted.windows - stored.windows)]
+    if wanted.reference_rotations != stored.reference_rotations:
+        missing.append(f"{wanted.reference_rotations} rotations of each image")
     if wanted.unprojected and not stored.unprojected:
         missing.append("tokens before the projection")
     if wanted.value_blocks and stored.value_blocks and wanted.start_block != stored.start_block:

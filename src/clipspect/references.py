@@ -47,7 +47,7 @@ def _encode_named(detector: Detector, images: Iterable[Source]) -> tuple[Feature
             for note in loaded.image.notes:
                 warnings.warn(f"reference {loaded.name}: {note}", stacklevel=3)
             tensor = image_tensor([loaded.image], detector.backbone)
-            parts.append(detector.model.encode(tensor, sources_of([loaded.image])).features)
+            parts.append(detector.model.encode_references(tensor, sources_of([loaded.image])))
             hashes[loaded.name] = loaded.image.content_hash
     if not parts:
         raise UsageError("no reference images were given")

@@ -35,11 +35,23 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
         "dual-image, refined on each image and corrupted copies of it (Dual-Image+)",
     ),
     "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
+    "musc": ("musc:MuSc", "all other images of the set as references, without text (MuSc)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "anomaly-dino": (
+        "anomaly_dino:AnomalyDINO",
+        "nearest patches of a few known-good images, without text (AnomalyDINO)",
+    ),
+    "subspace": (
+        "subspace:SubspaceAD",
+        "distance from the subspace of a few known-good images, without text (SubspaceAD)",
+    ),
     "winclip": ("winclip:WinCLIP", "text only, windows at several scales; slow (WinCLIP)"),
     "winclip+": ("winclip:WinCLIPPlus", "the same with a few normal reference images (WinCLIP+)"),
 }
 """name → (module:class below ``clipspect.methods``, one line for people); listing them imports no torch."""
+
+BUILT_IN_BACKBONES: dict[str, str] = {"timm": "clipspect.backbones.timm.loader:load_timm"}
+"""prefix → module:loader, beside open_clip's, which needs no prefix."""
 
 DEFAULT_METHOD = "anoclip"
 REFERENCES_SUFFIX = ".refs"
@@ -52,7 +64,11 @@ class BackboneLoader(Protocol):
     def __call__(
         self, model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
     ) -> Backbone:
-        """Load a backbone in float32. ``model`` is what the user typed, prefix included."""
+        """Load a backbone in float32. ``model`` is what the user typed, prefix included.
+
+        A loader may have a method ``check(model, request, *, needs_text)`` that raises UsageError for what a model
+        cannot give, before its weights are downloaded.
+        """
         ...
 
 
@@ -95,7 +111,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         UsageError: an unknown method or setting, or a value that is not of its type.
     """
     found = method_class(name)
-    known = {f.name: type(f.default) for f in fields(found)}
+    known = {f.name: type(f.default) for f in fields(found) if f.name not in found.fixed}
     values: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         if key not in known:
@@ -107,11 +123,16 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def backbone_loader(model: str) -> BackboneLoader:
-    """Find what loads a model: a plug-in for its ``prefix:``, open_clip for everything else."""
+    """Find what loads a model: timm or a plug-in for its ``prefix:``, open_clip for everything else."""
     prefix, colon, _ = model.partition(":")
     plugins = _plugins("clipspect.backbones")
+    loader: BackboneLoader
+    if colon and prefix in BUILT_IN_BACKBONES:
+        module, _, attribute = BUILT_IN_BACKBONES[prefix].partition(":")
+        loader = getattr(import_module(module), attribute)
+        return loader
     if colon and prefix in plugins:
-        loader: BackboneLoader = plugins[prefix].load()
+        loader = plugins[prefix].load()
         return loader
     from clipspect.backbones.openclip.backbone import load_openclip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from time import perf_counter
 from typing import Any
@@ -28,6 +29,7 @@ from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.maps import enlarge_factor, shrink_layer
 
 RANDOM_WEIGHTS = "random weights: a control, not a result"
+COPY_OF_GOOD = "a copy of one of the known-good images, saved again"
 
 
 def image_tensor(images: Sequence[PreparedImage], backbone: Backbone) -> Tensor:
@@ -105,13 +107,32 @@ def make_detections(
         reader: stitches the maps of tiles.
         calibrations: method → calibration.
     """
+    copies = _copies_of_good(batch, model) if calibrations else set()
     start = 0
     for loaded in batch:
         stop = start + (len(loaded.image.pieces) if loaded.image else 0)
         for method in model.methods:
             own = scores[method.name][start:stop] if stop > start else None
-            yield _make_detection(loaded, method, own, seconds, model, reader, calibrations.get(method.name))
+            made = _make_detection(loaded, method, own, seconds, model, reader, calibrations.get(method.name))
+            is_copy = loaded.position in copies
+            yield replace(made, warnings=(*made.warnings, COPY_OF_GOOD)) if is_copy else made
         start = stop
+
+
+def _copies_of_good(batch: Sequence[LoadedImage], model: AnomalyModel) -> set[int]:
+    """Positions of images whose pixels, but not whose files, are those of a known-good image of the pool."""
+    good = None if model.pool is None else model.pool.features.sources
+    images = [(loaded.position, loaded.image) for loaded in batch if loaded.image is not None]
+    if good is None or not images:
+        return set()
+    sources = sources_of([image for _, image in images])
+    firsts = [row for row, tile in enumerate(sources.tiles) if tile == 0]
+    same = sources[firsts].same_image(good).any(1).tolist()
+    return {
+        position
+        for (position, image), is_same in zip(images, same, strict=True)
+        if is_same and image.content_hash not in good.hashes
+    }
 
 
 def _make_detection(

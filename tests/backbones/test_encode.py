@@ -8,10 +8,11 @@ import open_clip
 import pytest
 import torch
 
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import FeatureRequest, Features, parse_blocks
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.errors import UsageError
+from clipspect.registry import make_method
 from small_models import ARCHITECTURES, normalised_images
 
 VALUE = FeatureRequest(value_blocks=frozenset([-1]))
@@ -147,3 +148,40 @@ def test_full_size_architectures_of_open_clip(name):
     with torch.inference_mode():
         expected = backbone._model.encode_image(images, normalize=True)
     torch.testing.assert_close(backbone.encode(images, VALUE).image, expected, atol=1e-5, rtol=0)
+
+
+def test_the_stream_starts_where_it_was_published():
+    for depth, start in ((1, 0), (4, 0), (12, 0), (16, 4), (24, 12)):
+        request = FeatureRequest(value_blocks=frozenset([-1])).resolved(depth)
+        assert request.start_block == start
+    assert make_method("anoclip", {"start_block": "3"}).request().resolved(24).start_block == 3
+    assert make_method("anoclip").start_block == "auto"
+    for wrong in ("early", "-1", -1, 1.5):
+        with pytest.raises(UsageError, match="start_block"):
+            make_method("anoclip", {"start_block": wrong})
+    with pytest.raises(UsageError, match="block 6 asked for, and start_block=12"):
+        FeatureRequest(value_blocks=frozenset([6])).resolved(24)
+
+
+def test_blocks_are_listed_by_number_or_depth():
+    assert parse_blocks("3,6, -1") == (frozenset([3, 6, -1]), frozenset())
+    request = FeatureRequest(hidden_spans=parse_blocks("25%,50%,75%,100%")[1])
+    assert request.resolved(24).hidden_blocks == {6, 12, 18, 24}
+    assert request.resolved(12).hidden_blocks == {3, 6, 9, 12}
+    for wrong in ("", "a", "0", "150%", "3;4"):
+        with pytest.raises(UsageError, match="blocks="):
+            parse_blocks(wrong)
+
+
+def test_hidden_states_are_those_before_the_final_norm():
+    backbone = load_backbone("tiny", image_size=128)
+    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    last = backbone.depth
+    request = FeatureRequest(hidden_blocks=frozenset([2, -1]), unprojected=True)
+    features = backbone.encode(images, request)
+    visual = backbone.network.visual
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            visual.ln_post(features.hidden(-1)), features.unprojected, rtol=0, atol=1e-5
+        )
+    assert set(features.hidden_patches) == {2, last}

@@ -32,7 +32,8 @@ from clipspect.registry import list_methods
 from clipspect.training.layouts import render_pictures, write_layout
 
 SMALL = Settings(image_size=64)
-DATA = Path(os.environ.get("CLIPSPECT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("CLIPSPECT_DATA", "data"))
+"""Real images for larger tests, which are not part of the repository."""
 COLUMNS = [
     "method", "model", "weights", "category", "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap",
     "pixel_f1max", "aupro",
@@ -351,7 +352,9 @@ def test_wrong_options_are_told_before_anything_is_measured(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.skipif(not (DATA / "magnetic_tile").is_dir(), reason="no real images: magnetic_tile is absent")
+@pytest.mark.skipif(
+    not (DATA / "magnetic_tile").is_dir(), reason="set CLIPSPECT_DATA to a folder with magnetic_tile"
+)
 def test_real_images_with_every_method(tmp_path):
     (category,) = load_categories("folder", DATA / "magnetic_tile")
     assert (len(category.samples), len(category.train)) == (283, 40)

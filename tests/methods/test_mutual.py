@@ -54,7 +54,11 @@ def test_an_image_outside_the_index_is_compared_with_all_of_it():
 def test_explicit_references_take_the_place_of_the_set(detect, photos):
     method = make_method("mutual", {"output": "visual", "lowest": 1.0})
     scores = detect(method, photos[:2], reference_images=photos[2:4])
-    pair = detect(make_method("dual-image", {"output": "visual"}), photos[:2], reference_images=photos[2:4])
+    pair = detect(
+        make_method("dual-image", {"output": "visual", "explicit": "mean"}),
+        photos[:2],
+        reference_images=photos[2:4],
+    )
     torch.testing.assert_close(scores.map, pair.map, rtol=0, atol=2e-6)
 
 

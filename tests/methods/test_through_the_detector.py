@@ -95,9 +95,9 @@ def test_a_copy_of_a_image_as_its_own_template_is_told_in_its_row(counted, plate
 
 def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read = []
-    decode = prepare.read_image
+    decode = prepare.load_image
     monkeypatch.setattr(
-        prepare, "read_image", lambda path, **more: read.append(path.name) or decode(path, **more)
+        prepare, "load_image", lambda path, **more: read.append(path.name) or decode(path, **more)
     )
     detector, _ = counted("dual-image")
     found = detector.detect(plates, object="plate")

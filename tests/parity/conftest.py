@@ -20,7 +20,7 @@ from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.prompts import PromptTable, load_prompts
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
-REPOSITORY = Path(__file__).parents[2]
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity"
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class Parity:
 
 @pytest.fixture(scope="session")
 def parity(tmp_path_factory: pytest.TempPathFactory) -> Parity:
-    """The folder named by CLIPSPECT_PARITY, by default beside the repository; skipped where there is none."""
-    folder = Path(os.environ.get("CLIPSPECT_PARITY", REPOSITORY.parent / "shared" / "parity"))
-    if not (folder / "model_config.json").is_file():
-        pytest.skip(f"no parity fixtures in {folder}; name their folder with CLIPSPECT_PARITY")
+    """The fixtures of the repository, or another set in the folder named by CLIPSPECT_PARITY."""
+    folder = Path(os.environ.get("CLIPSPECT_PARITY", FIXTURES))
     config = json.loads((folder / "model_config.json").read_text(encoding="utf-8"))
     config = config.get("model_cfg", config)
     model = open_clip.CLIP(**config)

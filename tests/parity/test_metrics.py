@@ -14,11 +14,8 @@ import pytest
 from clipspect.benchmark.metrics import aupro, image_metrics, pixel_metrics
 from clipspect.errors import UsageError
 
-FOLDER = Path(os.environ.get("CLIPSPECT_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "metrics.json").exists(),
-    reason=f"no recorded metrics: {FOLDER.name}/metrics.json is absent",
-)
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity"
+FOLDER = Path(os.environ.get("CLIPSPECT_PARITY", FIXTURES))
 DEFINED = [
     "main",
     "ties",

@@ -175,7 +175,7 @@ def test_regions_grow_below_the_threshold_from_their_seeds_only():
 
 def test_around_a_high_peak_a_region_ends_at_a_share_of_the_peak():
     values = np.zeros((80, 80))
-    values[10:40, 10:40] = 0.9
+    values[10:40, 10:40] = 1.1  # over the threshold, and below the cut around the peak
     values[20:30, 20:30] = 4.0
     calibration = Calibration("conformal", 1.0, 0.0, (0.0,), (1.0,))
     (region,) = find_regions(values, calibration, 80, 80)

@@ -11,6 +11,7 @@ from server.conftest import photo
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
+
 import clipspect
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError
@@ -122,6 +123,8 @@ def test_kept_references_serve_later_inquiries(engine):
         inquiry(engine, photo(0), method="dual-image", references=tuple(good)),
     )
     assert scores(by_id) == pytest.approx(scores(inline), abs=1e-6)
+    assert (by_id[0].calibration.rule, by_id[0].calibration.images) == ("gumbel", 3)
+    assert inline[0].calibration is None
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "0" * 32, "", "0" * 31 + "\n"])

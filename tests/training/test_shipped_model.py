@@ -44,10 +44,11 @@ def test_they_load_strictly_and_are_finite():
 
 
 def test_the_calibration_belongs_to_the_method_that_judges_one_image():
-    levels = json.loads((FOLDER / "calibration.json").read_text())
-    assert levels["method"] == "anoclip"
-    assert 0 < levels["peak_95"] <= levels["peak_99"] < 1
-    assert levels["scenes"] >= 500
+    (level,) = clipspect.load("anoclip", "tiny").backbone.levels.values()
+    assert level.rule == "shipped level"
+    assert level.base < level.threshold
+    assert level.images >= 300
+    assert not clipspect.load("anoclip", "tiny", image_size=128).backbone.levels  # measured at 256 px alone
 
 
 def test_the_notice_names_the_origin_and_licence_of_the_trunk():

@@ -70,6 +70,10 @@ class Backbone(ABC):
             UsageError: something this backbone cannot give.
         """
 
+    def check(self, request: FeatureRequest) -> None:
+        """Raise UsageError for a request that this backbone cannot serve, before anything is encoded."""
+        return
+
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """Embed sentences.
 

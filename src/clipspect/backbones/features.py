@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,49 @@ def span_blocks(span: Span, depth: int) -> list[int]:
     return [b for b in range(1, depth + 1) if start * depth < b <= end * depth] or [max(ceil(end * depth), 1)]
 
 
+PUBLISHED_BLOCKS = 12
+"""The official AnoCLIP code replaces the attention of this many blocks, the last ones, whatever the depth."""
+
+StartBlock = int | Literal["auto"]
+"""How many blocks pass before the V-V stream starts; "auto" as published: all but the last 12 (docs/methods.md §1)."""
+
+
+def resolve_start(start_block: StartBlock, depth: int) -> int:
+    """Number of blocks before the V-V stream in a backbone of ``depth`` blocks."""
+    return max(depth - PUBLISHED_BLOCKS, 0) if start_block == "auto" else start_block
+
+
+def parse_blocks(text: str) -> tuple[frozenset[int], frozenset[Span]]:
+    """Read a comma-separated list of blocks.
+
+    Args:
+        text: block numbers from 1, negative ones from the end, and relative depths in percent: "3,6,-1" or "50%,100%".
+
+    Returns:
+        Block numbers, and one span per relative depth.
+
+    Raises:
+        UsageError: something else.
+    """
+    numbers, spans = set(), set()
+    for part in (piece.strip() for piece in text.split(",")):
+        try:
+            if part.endswith("%"):
+                depth = float(part[:-1]) / 100
+                if not 0 < depth <= 1:
+                    raise ValueError
+                spans.add((depth, depth))
+            else:
+                if int(part) == 0:
+                    raise ValueError
+                numbers.add(int(part))
+        except ValueError as error:
+            raise UsageError(
+                f"blocks={text!r}: list block numbers from 1 or relative depths, such as 3,6,9,12 or 50%,100%"
+            ) from error
+    return frozenset(numbers), frozenset(spans)
+
+
 @dataclass(frozen=True)
 class FeatureRequest:
     """Features that a method needs from one encoding. Blocks count from 1, negative ones from the end.
@@ -33,9 +77,9 @@ class FeatureRequest:
     value_blocks: frozenset[int] = frozenset()
     """Blocks whose V-V patch tokens are needed (docs/methods.md §1)."""
     ordinary_blocks: frozenset[int] = frozenset()
-    """Blocks whose ordinary (Q-K) patch tokens are needed: baselines and ablations."""
-    start_block: int = 0
-    """Number of blocks before the V-V stream starts; 0 = it runs through all of them, as published."""
+    """Blocks whose ordinary (Q-K) patch tokens are wanted: baselines and ablations."""
+    start_block: StartBlock = "auto"
+    """How many blocks pass before the V-V stream starts; "auto" = all but the last 12, as published."""
     views: bool = False
     """Whether the image embeddings of the 22 official views are needed (docs/methods.md §3)."""
     windows: frozenset[int] = frozenset()
@@ -47,7 +91,13 @@ class FeatureRequest:
     ordinary_spans: frozenset[Span] = frozenset()
     """Ordinary (Q-K) blocks by relative depth."""
     trunk: bool = False
-    """Whether features of the convolutional trunk are needed, if the backbone has one."""
+    """Features of the convolutional trunk, where the backbone has one."""
+    hidden_blocks: frozenset[int] = frozenset()
+    """Blocks whose hidden states are wanted: ordinary patch tokens before the final norm and projection."""
+    hidden_spans: frozenset[Span] = frozenset()
+    """Blocks of hidden states by relative depth."""
+    reference_rotations: int = 1
+    """Rotated copies of each reference image, itself among them; other images are encoded as they are."""
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """Return the request that serves both.
@@ -58,18 +108,21 @@ class FeatureRequest:
         starts = {r.start_block for r in (self, other) if r.value_blocks or r.value_spans}
         if len(starts) > 1:
             raise UsageError(
-                f"methods that share one encoding must share start_block; these ask for {sorted(starts)}"
+                f"methods that share one encoding must share start_block; these ask for {sorted(starts, key=str)}"
             )
         return FeatureRequest(
             value_blocks=self.value_blocks | other.value_blocks,
             ordinary_blocks=self.ordinary_blocks | other.ordinary_blocks,
-            start_block=starts.pop() if starts else 0,
+            start_block=starts.pop() if starts else "auto",
             views=self.views or other.views,
             windows=self.windows | other.windows,
             unprojected=self.unprojected or other.unprojected,
             value_spans=self.value_spans | other.value_spans,
             ordinary_spans=self.ordinary_spans | other.ordinary_spans,
             trunk=self.trunk or other.trunk,
+            hidden_blocks=self.hidden_blocks | other.hidden_blocks,
+            hidden_spans=self.hidden_spans | other.hidden_spans,
+            reference_rotations=max(self.reference_rotations, other.reference_rotations),
         )
 
     def resolved(self, depth: int) -> FeatureRequest:
@@ -86,22 +139,25 @@ class FeatureRequest:
                 raise UsageError(f"blocks {sorted(blocks)} asked for; this backbone has blocks 1…{depth}")
             return numbers
 
-        if not 0 <= self.start_block < depth:
-            raise UsageError(f"start_block={self.start_block}; this backbone allows 0…{depth - 1}")
+        start = resolve_start(self.start_block, depth)
+        if not 0 <= start < depth:
+            raise UsageError(f"start_block={start}; this backbone allows 0…{depth - 1}")
         values = resolve(self.value_blocks, self.value_spans)
-        if values and min(values) <= self.start_block:
+        if values and min(values) <= start:
             raise UsageError(
-                f"V-V tokens of block {min(values)} asked for, and start_block={self.start_block} lets the stream start"
-                f" at block {self.start_block + 1}; choose a smaller start_block or deeper blocks"
+                f"V-V tokens of block {min(values)} asked for, and start_block={start} lets the stream start"
+                f" at block {start + 1}; choose a smaller start_block or deeper blocks"
             )
         return FeatureRequest(
             values,
             resolve(self.ordinary_blocks, self.ordinary_spans),
-            self.start_block,
+            start,
             self.views,
             self.windows,
             self.unprojected,
             trunk=self.trunk,
+            hidden_blocks=resolve(self.hidden_blocks, self.hidden_spans),
+            reference_rotations=self.reference_rotations,
         )
 
 
@@ -126,9 +182,15 @@ class Features:
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
     trunk: Tensor | None = None
-    """(B, H, W, C) features of the convolutional trunk; None if the backbone has none."""
+    """(B, H, W, C) features of the convolutional trunk; None where the backbone has none."""
+    hidden_patches: Mapping[int, Tensor] = field(default_factory=dict)
+    """block → (B, H, W, width) ordinary patch tokens before the final norm and projection."""
     sources: Sources | None = None
     """Source image of each row; None if nothing is excluded from references."""
+
+    def hidden(self, block: int) -> Tensor:
+        """(B, H, W, width) hidden states of a block, negative numbers counted from the end."""
+        return self.hidden_patches[block + self.depth + 1 if block < 0 else block]
 
     @property
     def digest(self) -> str:
@@ -181,4 +243,5 @@ class Features:
             each("windows"),
             one("unprojected"),
             one("trunk"),
+            each("hidden_patches"),
         )

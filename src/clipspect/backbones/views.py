@@ -25,6 +25,21 @@ def _warp(images: Tensor, matrix: list[list[float]]) -> Tensor:
     return warped.to(images.dtype)
 
 
+def rotate(images: Tensor, angle: float) -> Tensor:
+    """Rotate images about their center, mirrored at the border.
+
+    Args:
+        images: (B, 3, S, T).
+        angle: in radians, counterclockwise.
+
+    Returns:
+        (B, 3, S, T).
+    """
+    c, s = math.cos(angle), math.sin(angle)
+    ratio = images.shape[-2] / images.shape[-1]
+    return _warp(images, [[c, -s * ratio, 0.0], [s / ratio, c, 0.0]])
+
+
 def official_views(images: Tensor) -> Tensor:
     """Identity, 8 rotations, 8 translations, horizontal flip, grey, three quarter turns, in that order.
 

@@ -23,12 +23,16 @@ def models(context: typer.Context) -> None:
 
     from clipspect.backbones.presets import PRESETS
 
-    table = Table("model", "weights", "size", "about", title="Models", title_justify="left")
+    columns = ("model", "size", "patch", "text", "license", "weights", "about")
+    table = Table(*columns, title="Models", title_justify="left")
     for name, preset in PRESETS.items():
-        table.add_row(name, preset.weights or "in the wheel", str(preset.image_size), preset.about)
+        size, patch = str(preset.image_size), str(preset.patch)
+        text = "yes" if preset.text else "no"
+        table.add_row(name, size, patch, text, preset.license, preset.source, preset.about)
     console().print(table)
     console().print(
         "Also: any ViT or ResNet of open_clip with --weights TAG or FILE (ViT-B-32, RN50 …), hf-hub:org/name,\n"
+        "timm:NAME for a vision transformer of timm without text (timm:vit_small_patch14_reg4_dinov2),\n"
         "a folder with open_clip_config.json and weights, an OpenAI checkpoint file."
     )
 

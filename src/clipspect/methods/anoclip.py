@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import FeatureRequest, Features, StartBlock
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
@@ -34,9 +34,9 @@ class AnoCLIP(Method):
     smoothing: int = 3
     """Side of the mean filter on the patch grid, odd; 1 = none."""
     block: int = -1
-    """Block whose V-V tokens form the map; -1 = the last, as published."""
-    start_block: int = 0
-    """Number of blocks before the V-V stream starts; 0 as published."""
+    """Block whose V-V tokens make the map; -1 = the last, as published."""
+    start_block: StartBlock = "auto"
+    """Blocks that pass before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -44,6 +44,7 @@ class AnoCLIP(Method):
         check_range("temperature", self.temperature, 1e-4, 1e4)
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise UsageError(f"smoothing={self.smoothing}; it is the side of a window: an odd number from 1")
+        object.__setattr__(self, "start_block", _parse_start(self.start_block))
 
     def request(self) -> FeatureRequest:
         """Return the request: one block's V-V tokens, and the views if they are averaged."""
@@ -74,3 +75,12 @@ class AnoCLIP(Method):
             features.image[:, None] if features.views is None or self.views == "none" else features.views
         )
         return abnormal_probability(embeddings, context.anchors.pair, self.temperature).mean(1)
+
+
+def _parse_start(value: object) -> StartBlock:
+    """Read "auto" or a number of blocks, which a command line passes as text."""
+    if value == "auto":
+        return "auto"
+    if not str(value).isdecimal():
+        raise UsageError(f"start_block={value!r}; it is 'auto' or a number of blocks from 0")
+    return int(str(value))

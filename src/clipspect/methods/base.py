@@ -86,7 +86,9 @@ class MethodContext:
     pool_index: Sequence[int] = ()
     """Per image its row in the pool given to :meth:`Method.prepare`, -1 if it is not in the pool."""
     state: Any = None
-    """Return value of :meth:`Method.prepare` for the run."""
+    """What :meth:`Method.prepare` returned for the run."""
+    reference_state: Any = None
+    """What :meth:`Method.prepare_references` returned for :attr:`references`."""
 
     @property
     def anchors(self) -> TextAnchors:
@@ -110,6 +112,9 @@ class Method(ABC):
     needs_text: ClassVar[bool] = True
     """Whether it uses text embeddings; False for methods that run on a backbone without a text encoder."""
 
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings that mean nothing to it: neither listed nor accepted."""
+
     @property
     def prompts(self) -> str:
         """Return the name of its prompt set (prompts.toml)."""
@@ -132,6 +137,17 @@ class Method(ABC):
         """
         return None
 
+    def prepare_references(self, references: Features) -> Any:
+        """Look once at explicit references before images are scored with them.
+
+        Args:
+            references: features of R reference images.
+
+        Returns:
+            Whatever :meth:`score` wants to find in ``context.reference_state``.
+        """
+        return None
+
     @abstractmethod
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Score N images of one object.
@@ -142,8 +158,8 @@ class Method(ABC):
         """
 
     def settings(self) -> dict[str, Any]:
-        """Return its settings as JSON-serializable values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Its settings as JSON-able values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.fixed}
 
 
 def check_choice(what: str, value: object, choices: Sequence[object]) -> None:

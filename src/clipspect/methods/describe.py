@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 from clipspect.registry import method_class
 
@@ -15,9 +15,11 @@ def describe_settings(name: str) -> list[tuple[str, str, str]]:
     found = method_class(name)
     words: dict[str, str] = {}
     for cls in reversed(found.__mro__):
-        if cls.__module__.startswith("clipspect."):
+        if is_dataclass(cls):
             words |= _field_docs(cls)
-    return [(f.name, str(f.default), words.get(f.name, "")) for f in fields(found)]
+    return [
+        (f.name, str(f.default), words.get(f.name, "")) for f in fields(found) if f.name not in found.fixed
+    ]
 
 
 def _field_docs(cls: type) -> dict[str, str]:

@@ -61,9 +61,9 @@ class DualImagePlus(DualImage):
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Return Dual-Image's scores, its map averaged with the adapted one; a diverged image keeps the joint map."""
-        text, visual = self.both_maps(features, context)
-        image, joint = self.join(text, visual, features, context)
+        """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
+        text, visual, highest = self.both_maps(features, context)
+        image, joint = self.join(text, visual, highest, features, context)
         tokens = self.text_tokens(features)
         corrupted, masks = self.corrupt(features, context)
         descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
@@ -79,8 +79,8 @@ class DualImagePlus(DualImage):
         return Scores(image, self.finish(grid, context), notes, text, layers, class_logit)
 
     def text_tokens(self, features: Features) -> Tensor:
-        """Return (B, N, D) tokens of the text block."""
-        tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
+        """(B, N, D) tokens of the text block."""
+        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
         return tokens.flatten(1, 2)
 
     def corrupt(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
@@ -94,9 +94,9 @@ class DualImagePlus(DualImage):
         copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds)
         block = frozenset([self.block])
         request = (
-            FeatureRequest(value_blocks=block, start_block=self.start_block)
-            if self.path == "value"
-            else FeatureRequest(ordinary_blocks=block)
+            FeatureRequest(ordinary_blocks=block)
+            if self.path == "ordinary"
+            else FeatureRequest(value_blocks=block, start_block=self.start_block)
         )
         # Encode the first copy of every image, then the second, to keep the batch size.
         parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]

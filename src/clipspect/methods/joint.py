@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from clipspect.backbones.features import FeatureRequest, Features, Span, span_blocks
+from clipspect.backbones.features import FeatureRequest, Features, Span, parse_blocks, span_blocks
 from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
@@ -42,6 +42,8 @@ class SetState:
     """What the visual score compares with; None where each image has a reference of its own."""
     visual: Tensor
     """(M, H, W) visual maps of the pool, so that none is made twice."""
+    highest: Tensor
+    """(M,) visual image scores of the pool."""
     maps: Fusion
     scores: Fusion
 
@@ -59,8 +61,9 @@ class JointMethod(AnoCLIP):
     """How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or "temperature"."""
     text_weight: float = 0.5
     """Share of the language score in the joint one."""
-    path: Literal["value", "ordinary"] = "value"
-    """Patch tokens of the V-V path, or of the ordinary Q-K path (for comparison)."""
+    path: Literal["value", "ordinary", "hidden"] = "value"
+    """Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual score alone,
+    hidden states: ordinary tokens before the final norm and projection, as MuSc takes them."""
     visual_features: Literal["both", "trunk", "blocks"] = "both"
     """Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of blocks, or the
     mean of both scores. A backbone without a trunk always compares by blocks."""
@@ -68,36 +71,47 @@ class JointMethod(AnoCLIP):
     """The visual score is averaged over blocks deeper than this share of the backbone …"""
     blocks_to: float = 1.0
     """… and no deeper than this share: 0.75 to 1 is the last quarter."""
+    blocks: str = ""
+    """Blocks of the visual score in place of that span: numbers such as 3,6,9,12, or relative depths such as 50%."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
-        check_choice("path", self.path, ("value", "ordinary"))
+        check_choice("path", self.path, ("value", "ordinary", "hidden"))
         check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
+        if self.blocks:
+            parse_blocks(self.blocks)
         check_range("text_weight", self.text_weight, 0, 1)
         check_range("blocks_to", self.blocks_to, 1e-6, 1)
         check_range("blocks_from", self.blocks_from, 0, self.blocks_to)
 
     @property
-    def span(self) -> Span:
-        """The part of the backbone the visual score looks at."""
-        return (self.blocks_from, self.blocks_to)
+    def visual_parts(self) -> tuple[frozenset[int], frozenset[Span]]:
+        """The blocks the visual score looks at: numbers, and parts of the backbone by relative depth."""
+        if self.blocks:
+            return parse_blocks(self.blocks)
+        return frozenset(), frozenset([(self.blocks_from, self.blocks_to)])
+
+    def visual_blocks(self, depth: int) -> list[int]:
+        """The blocks of the visual score in a backbone of ``depth`` blocks, from 1."""
+        numbers, spans = self.visual_parts
+        found = {b + depth + 1 if b < 0 else b for b in numbers}
+        return sorted(found.union(*(span_blocks(span, depth) for span in spans)))
 
     def request(self) -> FeatureRequest:
-        """Tokens of the text block and of the visual blocks, of one path."""
-        trunk = self.visual_features != "blocks"
-        if self.path == "value":
-            return super().request() | FeatureRequest(
-                value_spans=frozenset([self.span]), start_block=self.start_block, trunk=trunk
-            )
-        return FeatureRequest(
-            ordinary_blocks=frozenset([self.block]),
-            ordinary_spans=frozenset([self.span]),
-            views=self.views == "official",
-            trunk=trunk,
-        )
+        """Tokens of the text block, where there is a text score, and of the visual blocks."""
+        blocks, spans = self.visual_parts
+        if self.path == "ordinary":
+            visual = FeatureRequest(ordinary_blocks=blocks, ordinary_spans=spans)
+            text = FeatureRequest(ordinary_blocks=frozenset([self.block]), views=self.views == "official")
+        else:
+            hidden = FeatureRequest(hidden_blocks=blocks, hidden_spans=spans)
+            value = FeatureRequest(value_blocks=blocks, value_spans=spans, start_block=self.start_block)
+            visual, text = value if self.path == "value" else hidden, super().request()
+        visual |= FeatureRequest(trunk=self.visual_features != "blocks")
+        return text | visual if self.needs_text else visual
 
     @abstractmethod
     def gather(self, pool: Features, context: MethodContext) -> References | None:
@@ -106,6 +120,13 @@ class JointMethod(AnoCLIP):
     @abstractmethod
     def visual_map(self, features: Features, context: MethodContext, compared: Any) -> Tensor:
         """(B, H, W) visual scores on the patch grid, before smoothing."""
+
+    def visual_scores(
+        self, features: Features, context: MethodContext, compared: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(B, H, W) visual maps before smoothing and (B,) visual image scores: their highest values."""
+        visual = self.visual_map(features, context, compared)
+        return visual, visual.amax((1, 2))
 
     def allowed(
         self, features: Features, context: MethodContext, compared: References | None
@@ -138,41 +159,55 @@ class JointMethod(AnoCLIP):
             raise UsageError(
                 "every image has only itself or a copy of it as reference; add other images or references"
             )
-        return self.align(pool, context, compared, self.visual_map(pool, context, compared))
+        return self.align(pool, context, compared, *self.visual_scores(pool, context, compared))
 
-    def align(self, pool: Features, context: MethodContext, compared: Any, visual: Tensor) -> SetState:
-        """Take the scales of both scores from the pool, whose (M, H, W) visual maps are known."""
+    def align(
+        self, pool: Features, context: MethodContext, compared: Any, visual: Tensor, highest: Tensor
+    ) -> SetState:
+        """Take the scales of both scores from the pool.
+
+        Args:
+            pool: features of M images.
+            context: of the pool.
+            compared: what the visual score compares with.
+            visual: (M, H, W) visual maps.
+            highest: (M,) visual image scores.
+        """
+        if not self.needs_text:
+            alone = fit_fusion("mean", visual, visual)
+            return SetState(compared, visual, highest, alone, alone)
         text = self.patch_map(pool, context)
         scores_rule: Rule = self.fusion if len(pool) >= FEWEST_SCORES else "mean"
         return SetState(
             compared,
             visual,
+            highest,
             fit_fusion(self.fusion, text, visual),
-            fit_fusion(scores_rule, self.image_score(pool, context), visual.amax((1, 2))),
+            fit_fusion(scores_rule, self.image_score(pool, context), highest),
         )
 
     def score(self, features: Features, context: MethodContext) -> Scores:
         """docs/methods.md §5: the mean of language and visual map, and of language score and highest visual value."""
-        text, visual = self.both_maps(features, context)
-        image, grid = self.join(text, visual, features, context)
+        text, visual, highest = self.both_maps(features, context)
+        image, grid = self.join(text, visual, highest, features, context)
         return Scores(
             image,
             self.finish(grid, context),
             self.notes(features, context),
             text,
             self.layers(text, visual, context),
-            log_odds(self.image_score(features, context)),
+            None if text is None else log_odds(self.image_score(features, context)),
         )
 
-    def layers(self, text: Tensor, visual: Tensor, context: MethodContext) -> Tensor:
+    def layers(self, text: Tensor | None, visual: Tensor, context: MethodContext) -> Tensor:
         """(B, K, H, W) log-odds of the joint map with the visual half as it is and, but for templates, smoothed."""
         state: SetState = context.state
+        halves = [visual] if state.compared is None else [visual, smooth(visual, VERDICT_SMOOTHING)]
+        if self.output == "visual" or text is None:
+            return verdict_layers(*halves)
         language = smooth(text, VERDICT_SMOOTHING)
         if self.output == "text":
             return verdict_layers(language)
-        halves = [visual] if state.compared is None else [visual, smooth(visual, VERDICT_SMOOTHING)]
-        if self.output == "visual":
-            return verdict_layers(*halves)
         return verdict_layers(*(state.maps(language, half, self.text_weight) for half in halves))
 
     def notes(self, features: Features, context: MethodContext) -> list[tuple[str, ...]]:
@@ -180,24 +215,32 @@ class JointMethod(AnoCLIP):
         allowed = self.allowed(features, context, context.state.compared)
         return [() if rows else (ONLY_ITSELF,) for rows in allowed]
 
-    def both_maps(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
-        """(B, H, W) language and visual map; visual maps of the pool's images are taken from the state."""
+    def both_maps(self, features: Features, context: MethodContext) -> tuple[Tensor | None, Tensor, Tensor]:
+        """(B, H, W) language map, (B, H, W) visual map and (B,) visual image scores.
+
+        The language map is None for methods without text. Visual scores of the pool's images are taken from the state.
+        """
         state: SetState = context.state
-        text = self.patch_map(features, context)
+        text = self.patch_map(features, context) if self.needs_text else None
         if min(context.pool_index) >= 0:
-            return text, state.visual[list(context.pool_index)]
-        return text, self.visual_map(features, context, state.compared)
+            rows = list(context.pool_index)
+            return text, state.visual[rows], state.highest[rows]
+        return text, *self.visual_scores(features, context, state.compared)
 
     def join(
-        self, text: Tensor, visual: Tensor, features: Features, context: MethodContext
+        self,
+        text: Tensor | None,
+        visual: Tensor,
+        highest: Tensor,
+        features: Features,
+        context: MethodContext,
     ) -> tuple[Tensor, Tensor]:
         """(B,) image scores and (B, H, W) maps of the output asked for."""
         state: SetState = context.state
+        if self.output == "visual" or text is None:
+            return highest, visual
         if self.output == "text":
             return self.image_score(features, context), text
-        highest = visual.amax((1, 2))
-        if self.output == "visual":
-            return highest, visual
         return (
             state.scores(self.image_score(features, context), highest, self.text_weight),
             state.maps(text, visual, self.text_weight),
@@ -205,16 +248,21 @@ class JointMethod(AnoCLIP):
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities of the path's tokens, before smoothing."""
-        tokens = features.values(self.block) if self.path == "value" else features.ordinary(self.block)
+        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
         return abnormal_probability(tokens, context.anchors.pair, self.temperature)
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
         """(B, N, D) unit tokens of each visual block, and of the trunk."""
-        patches, trunk = self._patches(features), features.trunk
-        blocks = [normalize_tokens(patches[block]) for block in span_blocks(self.span, features.depth)]
-        if trunk is None or self.visual_features == "blocks":
-            return blocks
-        return [normalize_tokens(trunk), *(blocks if self.visual_features == "both" else [])]
+        return [normalize_tokens(patches) for patches in self.visual_patches(features)]
 
-    def _patches(self, features: Features) -> Mapping[int, Tensor]:
-        return features.value_patches if self.path == "value" else features.ordinary_patches
+    def visual_patches(self, features: Features) -> list[Tensor]:
+        """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized."""
+        kinds: dict[str, Mapping[int, Tensor]] = {
+            "value": features.value_patches,
+            "ordinary": features.ordinary_patches,
+            "hidden": features.hidden_patches,
+        }
+        blocks = [kinds[self.path][block] for block in self.visual_blocks(features.depth)]
+        if features.trunk is None or self.visual_features == "blocks":
+            return blocks
+        return [features.trunk, *(blocks if self.visual_features == "both" else [])]

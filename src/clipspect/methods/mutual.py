@@ -1,4 +1,4 @@
-"""Mutual scoring: every other image of the set is a reference, and what recurs in few of them is anomalous.
+"""Mutual scoring: every image of the set is a reference, and what recurs in few of them is anomalous.
 
 Beyond the papers (docs/methods.md §8): the dual-image idea with all unlabelled images at once, as MuSc scores them
 (arXiv 2401.16753). Leaving out what the language score calls abnormal is the idea of FiSeCLIP (arXiv 2507.11003).
@@ -6,28 +6,60 @@ Beyond the papers (docs/methods.md §8): the dual-image idea with all unlabelled
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from clipspect.backbones.features import Features
+from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
-from clipspect.methods.base import MethodContext, check_range
-from clipspect.methods.joint import JointMethod, References
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.joint import JointMethod, References, SetState
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import map_images, nearest_distances
+from clipspect.methods.set_scoring import (
+    Distance,
+    Rounding,
+    aggregate_neighborhood,
+    lowest_count,
+    lowest_mean,
+    normalize_images,
+    rescore_images,
+)
+from clipspect.methods.visual import (
+    map_images,
+    nearest_distances,
+    non_self_indices,
+    normalize_tokens,
+)
 
 
 @dataclass(frozen=True)
 class SetReferences(References):
-    """The patches of all reference images, as they are or in an index; per visual block."""
+    """The patches of all reference images, as they are or in an index."""
 
-    exact: list[Tensor]
-    """(M, N, D) unit tokens; empty where there is an index instead."""
-    indices: list[PatchIndex]
+    patches: list[Tensor]
+    """Per visual block (M, H, W, D) tokens."""
+    kept: Tensor | None
+    """(M, K) row-major numbers of the patches that serve as references; None = all."""
+    tokens: Mapping[tuple[int, int], Tensor]
+    """(block's place, degree) → (M, K, D) unit tokens; empty where several degrees would multiply the memory."""
+    indices: Mapping[tuple[int, int], PatchIndex]
+    """(block's place, degree) → index; empty where images are compared exactly."""
+
+
+@dataclass(frozen=True)
+class RescoredState(SetState):
+    """What re-scoring needs of the pool."""
+
+    image: Tensor
+    """(M,) image scores before re-scoring."""
+    embeddings: Tensor
+    """(M, D) unit image embeddings."""
+    sources: Sources | None
+    """Of the M images."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +70,23 @@ class Mutual(JointMethod):
 
     lowest: float = 0.3
     """Share of the other images, those nearest to a patch, whose distances are averaged."""
+    rounding: Rounding = "up"
+    """Rounding of the number of images that share gives: "up", or "down" as in MuSc's code; at least one image."""
     left_out: float = 0.0
     """Share of each image's patches, those the language score calls most abnormal, that serve nobody as reference."""
     exact_limit: int = 128
     """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
+    degrees: str = "1"
+    """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
+    all degrees are averaged. The time grows with their number."""
+    image_degrees: str = ""
+    """Degrees of the image scores where they are to differ from those of the maps."""
+    distance: Distance = "cosine"
+    """Distance of unit tokens before the mean over images: "cosine", ½ (1 − cos), or "euclidean", half the length."""
+    image_norm: bool = False
+    """Normalize each image's tokens by their common mean and variance first, as MuSc does."""
+    rescoring: str = ""
+    """Numbers of similar images, such as 1,2,3, whose image scores are averaged (MuSc's RsCIN); empty = none."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -49,56 +94,175 @@ class Mutual(JointMethod):
         check_range("lowest", self.lowest, 1e-6, 1)
         check_range("left_out", self.left_out, 0, 0.95)
         check_range("exact_limit", self.exact_limit, 1, 1e6)
+        check_choice("rounding", self.rounding, ("up", "down"))
+        check_choice("distance", self.distance, ("cosine", "euclidean"))
+        for what in ("degrees", "image_degrees", "rescoring"):
+            numbers = parse_numbers(what, getattr(self, what))
+            if what != "rescoring" and any(n % 2 == 0 for n in numbers):
+                raise UsageError(
+                    f"{what}={getattr(self, what)!r}; sides of neighborhoods are odd, such as 1,3,5"
+                )
+        if not self.degrees:
+            raise UsageError("degrees is empty; 1 stands for the patches as they are")
+
+    @property
+    def map_degrees(self) -> list[int]:
+        """Degrees whose mean is the map."""
+        return parse_numbers("degrees", self.degrees)
+
+    @property
+    def score_degrees(self) -> list[int]:
+        """Degrees whose mean gives the image score."""
+        return parse_numbers("image_degrees", self.image_degrees) or self.map_degrees
 
     def gather(self, pool: Features, context: MethodContext) -> SetReferences:
-        """Unit tokens of the pool, or of the explicit references, without the patches left out.
+        """Tokens of the pool, or of the explicit references, without the patches left out.
 
         Raises:
             UsageError: one image alone; a reference for each image; an index without FAISS.
         """
         if context.paired_references is not None:
-            raise UsageError("mutual compares with the whole set; for one reference per file use dual-image")
+            raise UsageError(
+                f"{self.name} compares with the whole set; for one reference per file use dual-image"
+            )
         references = pool if context.references is None else context.references
         if context.references is None and len(pool) < 2:
-            raise UsageError("mutual compares images with each other and was given one; give it a folder")
-        blocks = self.visual_tokens(references)
+            raise UsageError(
+                f"{self.name} compares images with each other and was given one; give it a folder"
+            )
+        patches = self.visual_patches(references)
+        kept = None
         if self.left_out > 0:
             suspicion = self.patch_map(references, context).flatten(1)  # (M, N)
             count = max(round((1 - self.left_out) * suspicion.shape[1]), 1)
-            kept = suspicion.argsort(dim=1, stable=True)[:, :count, None]
-            blocks = [t.gather(1, kept.expand(-1, -1, t.shape[-1])) for t in blocks]
-        origin = (references.sources, len(references), context.references is None)
-        if len(references) <= self.exact_limit:
-            return SetReferences(*origin, blocks, [])
-        return SetReferences(*origin, [], [PatchIndex(tokens) for tokens in blocks])
+            kept = suspicion.argsort(dim=1, stable=True)[:, :count]
+        compared = SetReferences(
+            references.sources, len(references), context.references is None, patches, kept, {}, {}
+        )
+        degrees = sorted({*self.map_degrees, *self.score_degrees})
+        keys = [(place, degree) for place in range(len(patches)) for degree in degrees]
+        if len(references) > self.exact_limit:
+            indices = {key: PatchIndex(self._reference_tokens(compared, key)) for key in keys}
+            return replace(compared, indices=indices)
+        if len(degrees) == 1:
+            return replace(compared, tokens={key: self._reference_tokens(compared, key) for key in keys})
+        return compared
 
     def visual_map(self, features: Features, context: MethodContext, compared: SetReferences) -> Tensor:
-        """(B, H, W) mean over the nearest images of the distance to their nearest patch, mean over blocks."""
-        blocks = self.visual_tokens(features)
+        """(B, H, W) mean over the nearest images of the distance to their nearest patch, over blocks and degrees."""
+        return self.visual_scores(features, context, compared)[0]
 
+    def visual_scores(
+        self, features: Features, context: MethodContext, compared: SetReferences
+    ) -> tuple[Tensor, Tensor]:
+        """(B, H, W) visual maps before smoothing and (B,) visual image scores, of their own degrees."""
+        maps, scores = self.map_degrees, self.score_degrees
+        each = {
+            degree: self.degree_map(degree, features, context, compared)
+            for degree in sorted({*maps, *scores})
+        }
+        visual = torch.stack([each[degree] for degree in maps]).mean(0)
+        return visual, self.highest(torch.stack([each[degree] for degree in scores]).mean(0), context)
+
+    def highest(self, visual: Tensor, context: MethodContext) -> Tensor:
+        """(B,) image scores of (B, H, W) visual maps."""
+        return visual.amax((1, 2))
+
+    def degree_map(
+        self, degree: int, features: Features, context: MethodContext, compared: SetReferences
+    ) -> Tensor:
+        """(B, H, W) visual map of one degree, mean over blocks. One block's references are in memory at a time."""
         allowed = self.allowed(features, context, compared)
+        maps = []
+        for place, patches in enumerate(self.visual_patches(features)):
+            tokens = self.tokens_of(patches, degree)
+            key = (place, degree)
+            if compared.indices:
+                maps.append(map_images(self._indexed(tokens, compared, key, allowed), features.image))
+            else:
+                known = compared.tokens.get(key)
+                known = self._reference_tokens(compared, key) if known is None else known
+                maps.append(map_images(self._exact(tokens, known, allowed), features.image))
+        return torch.stack(maps).mean(0).reshape(-1, *features.grid)
 
+    def tokens_of(self, patches: Tensor, degree: int) -> Tensor:
+        """(B, N, D) unit tokens of (B, H, W, D) patches, averaged over neighborhoods."""
+        if self.image_norm:
+            patches = normalize_images(patches)
+        return normalize_tokens(aggregate_neighborhood(patches, degree))
+
+    def align(
+        self, pool: Features, context: MethodContext, compared: Any, visual: Tensor, highest: Tensor
+    ) -> SetState:
+        """Take the scales of both scores from the pool, and its image scores where they are averaged."""
+        state = super().align(pool, context, compared, visual, highest)
+        if not self.rescoring:
+            return state
+        known = replace(context, state=state)
+        image, _ = self.join(*self.both_maps(pool, known), pool, known)
+        return RescoredState(**vars(state), image=image, embeddings=pool.image, sources=pool.sources)
+
+    def score(self, features: Features, context: MethodContext) -> Scores:
+        """docs/methods.md §5 and §8, with image scores averaged over similar images where that is set."""
+        scores = super().score(features, context)
+        state = context.state
+        if not isinstance(state, RescoredState):
+            return scores
+        image = rescore_images(
+            scores.image,
+            features.image,
+            state.image,
+            state.embeddings,
+            non_self_indices(features, state.sources, len(state.image), context.pool_index),
+            parse_numbers("rescoring", self.rescoring),
+        )
+        return replace(scores, image=image.clamp(0, 1))
+
+    def _reference_tokens(self, compared: SetReferences, key: tuple[int, int]) -> Tensor:
+        tokens = self.tokens_of(compared.patches[key[0]], key[1])
+        if compared.kept is None:
+            return tokens
+        return tokens.gather(1, compared.kept[:, :, None].expand(-1, -1, tokens.shape[-1]))
+
+    def _exact(self, tokens: Tensor, known: Tensor, allowed: list[list[int]]) -> Any:
         def compare(i: int) -> Tensor:
             rows = allowed[i]
             if not rows:  # the row's note says that no other image was there
-                return blocks[-1].new_zeros(blocks[-1].shape[1])
-            each = [
-                self._lowest_mean(tokens[i], rows, known)
-                for tokens, known in zip(blocks, compared.exact, strict=False)
-            ]
+                return tokens.new_zeros(tokens.shape[1])
+            distances = nearest_distances(tokens[i], known if len(rows) == len(known) else known[rows])
+            return lowest_mean(self._scaled(distances), self._count(len(rows)))
+
+        return compare
+
+    def _indexed(
+        self, tokens: Tensor, compared: SetReferences, key: tuple[int, int], allowed: list[list[int]]
+    ) -> Any:
+        def compare(i: int) -> Tensor:
+            rows = allowed[i]
+            if not rows:
+                return tokens.new_zeros(tokens.shape[1])
             excluded = sorted(set(range(compared.count)) - set(rows))
-            each += [
-                index.lowest_mean(tokens[i], excluded, self._count(len(rows)))
-                for tokens, index in zip(blocks, compared.indices, strict=False)
-            ]
-            return torch.stack(each).mean(0)
+            euclidean = self.distance == "euclidean"
+            return compared.indices[key].lowest_mean(
+                tokens[i], excluded, self._count(len(rows)), euclidean=euclidean
+            )
 
-        return map_images(compare, features.image).reshape(-1, *features.grid)
+        return compare
 
-    def _lowest_mean(self, tokens: Tensor, rows: list[int], known: Tensor) -> Tensor:
-        """(N,) of one image's (N, D) tokens against some of (M, R, D) exactly."""
-        distances = nearest_distances(tokens, known if len(rows) == len(known) else known[rows])
-        return distances.topk(self._count(len(distances)), dim=0, largest=False).values.mean(0)
+    def _scaled(self, distances: Tensor) -> Tensor:
+        # ½ (1 − cos) is the square of half the Euclidean distance of unit vectors.
+        return distances.sqrt() if self.distance == "euclidean" else distances
 
     def _count(self, others: int) -> int:
-        return max(math.ceil(self.lowest * others), 1)
+        return lowest_count(self.lowest, others, self.rounding)
+
+
+def parse_numbers(what: str, text: str) -> list[int]:
+    """Read a comma-separated list of numbers from 1; empty text is an empty list. Raises UsageError otherwise."""
+    try:
+        numbers = [int(part) for part in text.split(",")] if text.strip() else []
+    except ValueError as error:
+        raise UsageError(f"{what}={text!r}; list whole numbers, such as 1,3,5") from error
+    if any(n < 1 for n in numbers):
+        raise UsageError(f"{what}={text!r}; numbers start from 1")
+    return numbers

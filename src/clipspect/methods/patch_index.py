@@ -46,13 +46,16 @@ class PatchIndex:
         self._index.train(flat)
         self._index.add(flat)
 
-    def lowest_mean(self, tokens: Tensor, own: Sequence[int], lowest: int) -> Tensor:
-        """Return the mean distance of each patch to its nearest images.
+    def lowest_mean(
+        self, tokens: Tensor, own: Sequence[int], lowest: int, *, euclidean: bool = False
+    ) -> Tensor:
+        """Mean distance of each patch to the images it is nearest to.
 
         Args:
-            tokens: (N, D) unit tokens of one image.
-            own: the image's positions in the index, usually one or none; its own patches are excluded.
-            lowest: number of nearest images that are averaged per patch.
+            tokens: (N, D) unit, of one image.
+            own: the image's positions in the index, most often one or none; its own patches are not found.
+            lowest: how many of the images nearest to a patch are averaged.
+            euclidean: average half the Euclidean distances, the square roots of ½ (1 − cos).
 
         Returns:
             (N,) in [0, 1]: the mean over the ``lowest`` smallest nearest distances, over fewer if the visited lists
@@ -84,6 +87,7 @@ class PatchIndex:
         nearest &= owners >= 0
         nearest &= nearest.cumsum(1) <= lowest
         distances = np.clip((1 - cosines) / 2, 0, 1)
+        distances = np.sqrt(distances) if euclidean else distances
         mean = (distances * nearest).sum(1) / np.maximum(nearest.sum(1), 1)
         mean[~nearest.any(1)] = 1.0  # no similar patch found
         return torch.from_numpy(mean.astype(np.float32)).to(tokens.device)

@@ -96,7 +96,7 @@ def _grow(values: NDArray[np.float64], calibration: Calibration) -> tuple[NDArra
     least = MIN_CELLS if max(values.shape) >= 64 else 1
     highest = int(labels.ravel()[int(values.argmax())])
     kept = {}
-    for label in np.unique(labels[seeds]).tolist():
+    for label in np.unique(labels[seeds & inside]).tolist():
         cells = int((labels[slices[label - 1]] == label).sum())
         if cells >= least or label == highest:
             kept[label] = slices[label - 1]

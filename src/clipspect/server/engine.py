@@ -21,6 +21,7 @@ from clipspect.server.reference_store import ReferenceStore
 if TYPE_CHECKING:
     from clipspect.backbones.features import Features
     from clipspect.detector import Detector
+    from clipspect.references import GoodImages
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Kept(TypedDict):
     object: str
     method: str
     model: str
+
+
+class _Given(TypedDict, total=False):
+    references: Features
+    good: GoodImages
 
 
 class Engine:
@@ -166,17 +172,13 @@ class Engine:
         if inquiry.references:
             yield step("Encoding the references")
         with self._busy:
-            references = self._references(detector, inquiry)
-        yield step(f"Encoding the prompts for “{object_name}”")
+            given = self._references(detector, inquiry)
+        yield step(f"Reading the sentences about “{object_name}”")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
         yield step(f"{first} {images} {how}")
-        stream = detector.stream(
-            inquiry.images,
-            object=inquiry.object,
-            references=references,
-        )
+        stream = detector.stream(inquiry.images, object=inquiry.object, **given)
         while True:
             with self._busy:  # lock per batch, so that a cancelled request does not block others
                 detection = next(stream, None)
@@ -230,12 +232,18 @@ class Engine:
         base = self._loaded[model]
         return Detector(replace(base.model, methods=tuple(made)), base.reader)
 
-    def _references(self, detector: Detector, inquiry: InspectRequest) -> Features | None:
+    def _references(self, detector: Detector, inquiry: InspectRequest) -> _Given:
+        """What the stream is given beside the images; kept references bring their calibration along."""
         if isinstance(inquiry.references, str):
             path = self.shelf.find(inquiry.references)
-            with _hide_path(path, inquiry.references):
-                return detector.read_references(path, inquiry.object)
-        return detector.encode_references(inquiry.references) if inquiry.references else None
+            with _unnamed(path, inquiry.references):
+                good = detector.read_good(path, inquiry.object)
+                if good is not None:
+                    return {"good": good}
+                return {"references": detector.read_references(path, inquiry.object)}
+        if inquiry.references:
+            return {"references": detector.encode_references(inquiry.references)}
+        return {}
 
     def _groups(self, tickets: Sequence[PendingRequest]) -> list[list[int]]:
         """Return groups of ticket positions that can be scored in one stream."""
@@ -259,8 +267,8 @@ class Engine:
         found: list[Detection] = []
         detector = self.detector(first.methods, first.model)
         with self._busy:
-            references = self._references(detector, first)
-            for detection in detector.stream(images, object=first.object, references=references):
+            given = self._references(detector, first)
+            for detection in detector.stream(images, object=first.object, **given):
                 found.append(detection)
                 if not any(tickets[position].wanted for position in wanted):
                     return answers

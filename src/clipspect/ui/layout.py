@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from clipspect.demo import DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
-from clipspect.registry import DEFAULT_METHOD, list_methods
+from clipspect.demo import DEMO_IMAGES, DEMO_OBJECT
+from clipspect.registry import list_methods
 from clipspect.server.engine import Engine
 from clipspect.server.limits import Limits
-from clipspect.ui.page import NOTHING_YET, Page
+from clipspect.ui.page import AUTO, AUTO_ABOUT, NOTHING_YET, Page
 from clipspect.ui.untracked import gr
 
 FORGET_S = 3600
@@ -49,7 +49,7 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                     max_length=80, elem_id="object",
                 )  # fmt: skip
                 method = gr.Dropdown(
-                    list(list_methods()), value=DEFAULT_METHOD, label="Method", info=list_methods()[DEFAULT_METHOD],
+                    [AUTO, *list_methods()], value=AUTO, label="Method", info=AUTO_ABOUT,
                     elem_id="method",
                 )  # fmt: skip
                 model = gr.Dropdown(
@@ -142,7 +142,9 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
         for slider in (threshold, opacity):
             slider.input(page.show, shown, drawn, trigger_mode="always_last", **_QUIET)
         gallery.select(_selected, None, index, **_QUIET).then(page.show, shown, drawn, **_QUIET)
-        method.change(lambda name: gr.update(info=list_methods()[name]), method, method, **_QUIET)
+        method.change(
+            lambda name: gr.update(info=list_methods().get(name, AUTO_ABOUT)), method, method, **_QUIET
+        )
         references.change(page.take_references, [references, method], [beside, box, method], **_QUIET)
         for what, maker in makers.items():
             # writes the file, then clicks the hidden download button
@@ -174,7 +176,7 @@ def _examples() -> list[tuple[list[str], None, str, str, list[str] | None]]:
     good = [path for path in images if "good" in path]
     defective = [path for path in images if path not in good]
     return [
-        (defective[:1], None, DEMO_OBJECT, DEFAULT_METHOD, None),
-        (defective[:1], None, DEMO_OBJECT, DEMO_METHOD, good[:1]),
-        (images, None, DEMO_OBJECT, DEMO_METHOD, None),
+        (defective[:1], None, DEMO_OBJECT, AUTO, None),
+        (defective[:1], None, DEMO_OBJECT, AUTO, good[:1]),
+        (images, None, DEMO_OBJECT, AUTO, None),
     ]

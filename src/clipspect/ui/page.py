@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipspect.errors import ClipspectError, UsageError
-from clipspect.registry import list_methods, method_class
+from clipspect.registry import DEFAULT_METHOD, list_methods, method_class
 from clipspect.server.engine import Engine, InspectRequest, Progress
 from clipspect.server.limits import Limits, sniff
 from clipspect.ui import view
@@ -17,6 +17,9 @@ from clipspect.ui.untracked import gr
 from clipspect.ui.view import Found
 
 NOTHING_YET = "Nothing inspected yet. Drop an image and name the object, or press an example."
+AUTO = "automatic"
+AUTO_ABOUT = "one image: anoclip; several images or references: dual-image"
+"""The method follows what is given, as on the command line."""
 REFERENCE_METHOD = "dual-image"
 """Method selected when references are given to a method that uses none."""
 
@@ -61,6 +64,9 @@ class Page:
     ) -> Iterator[tuple[Any, ...]]:
         """Score the images. Yield the status as it changes, and finally the results."""
         nothing_yet = [gr.skip()] * 5
+        if method == AUTO:
+            paths = Asked(files, folder, object_name, model, references).paths
+            method = REFERENCE_METHOD if references or len(paths) > 1 else DEFAULT_METHOD
         for progress, names in self._steps(Asked(files, folder, object_name, model, references), [method]):
             if not progress.done:
                 yield progress.message, *nothing_yet
@@ -131,7 +137,7 @@ class Page:
         """Show the references next to the result, and select a method that uses references if needed."""
         given = references or []
         shown = gr.update(value=given, visible=bool(given), columns=1 if len(given) < 2 else 2)
-        if not given or method_class(method).accepts_references:
+        if not given or method == AUTO or method_class(method).accepts_references:
             return shown, gr.update(open=True) if given else gr.skip(), gr.skip()
         gr.Info(f"{method} uses no references; the method is now {REFERENCE_METHOD}.")
         return shown, gr.update(open=True), REFERENCE_METHOD

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.base import Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.levels import LEVEL_FILE
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
@@ -140,6 +140,7 @@ class OpenClipBackbone(Backbone):
             windows,
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
             None if tokens.trunk is None else tokens.trunk.float().unflatten(1, grid),
+            hidden_patches={block: t.float().unflatten(1, grid) for block, t in tokens.hidden.items()},
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -150,12 +151,13 @@ class OpenClipBackbone(Backbone):
                 images,
                 request.value_blocks,
                 request.ordinary_blocks,
-                start_block=request.start_block,
+                hidden_blocks=request.hidden_blocks,
+                start_block=resolve_start(request.start_block, self.depth),
                 unprojected=request.unprojected,
                 trunk=request.trunk,
             )
-        if request.unprojected:
-            raise UsageError("a ResNet backbone has no patch tokens before its projection")
+        if request.unprojected or request.hidden_blocks:
+            raise UsageError("a ResNet backbone has no hidden states; use a ViT, or musc with path=ordinary")
         images = images.to(self._dtype)
         return encode_resnet(
             visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
@@ -199,11 +201,17 @@ def _is_vit(visual: nn.Module, name: str) -> bool:
 
 def load_openclip(
     model: str, weights: str | None, *, image_size: int | None, device: str, seed: int
-) -> OpenClipBackbone:
+) -> Backbone:
     """Load a preset, an open_clip architecture, "hf-hub:org/name", a folder or a checkpoint file."""
     from clipspect.backbones.openclip.checkpoints import build_model
 
     built, tokenizer, label = build_model(model, weights, seed)
+    if type(built.visual).__name__ == "TimmModel":
+        from clipspect.backbones.timm.backbone import TimmCLIPBackbone
+
+        return TimmCLIPBackbone(
+            built, tokenizer, name=model, weights=label, image_size=image_size, device=device
+        )
     backbone = OpenClipBackbone(
         built, tokenizer, name=model, weights=label, image_size=image_size, device=device
     )
@@ -211,3 +219,21 @@ def load_openclip(
     if weights is None and folder.is_dir():
         backbone.level_file = folder / LEVEL_FILE
     return backbone
+
+
+def _check(model: str, request: FeatureRequest, *, needs_text: bool) -> None:
+    """Refuse, before weights are downloaded, a timm tower of open_clip's that cannot serve a request."""
+    name = PRESETS[model].architecture if model in PRESETS else model
+    if name.startswith("hf-hub:") or Path(name).exists():
+        return
+    import open_clip
+
+    config = open_clip.get_model_config(name.replace("/", "-"))
+    architecture = (config or {}).get("vision_cfg", {}).get("timm_model_name")
+    if architecture:
+        from clipspect.backbones.timm.loader import check_architecture
+
+        check_architecture(architecture, model, request)
+
+
+load_openclip.check = _check  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
-    return built.eval(), open_clip.get_tokenizer(name), f"{RANDOM} (seed {seed})"
+    return built.eval(), _tokenizer(name), f"{RANDOM} (seed {seed})"
 
 
 def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, str]:
@@ -100,7 +100,7 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
         quick = _is_openai(Path(weights))
         built = open_clip.create_model(name, force_quick_gelu=quick, pretrained_text=False)
         _load(built, Path(weights), f"the architecture {name}")
-        return built.eval(), open_clip.get_tokenizer(name), Path(weights).name
+        return built.eval(), _tokenizer(name), Path(weights).name
     if weights not in tags:
         raise WeightsError(
             f"weights {weights!r} for {name}: neither a file here nor a known tag; tags: {', '.join(tags) or 'none'}"
@@ -108,7 +108,7 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
     config = open_clip.get_pretrained_cfg(name, weights)
     source = _source_in_words(config)
     try:
-        with _hub():
+        with hub_access():
             built = open_clip.create_model(
                 name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
             )
@@ -118,7 +118,7 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
             f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
             f" model that ships with clipspect (--model tiny)."
         ) from error
-    return built.eval(), open_clip.get_tokenizer(name), weights
+    return built.eval(), _tokenizer(name), weights
 
 
 def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
@@ -128,9 +128,9 @@ def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
         raise UsageError(f"{model} brings its own weights; leave --weights out")
     repository = model.removeprefix("hf-hub:")
     try:
-        with _hub():
+        with hub_access():
             built = open_clip.create_model(model, require_pretrained=True)
-            return built.eval(), open_clip.get_tokenizer(model), repository
+            return built.eval(), _tokenizer(model), repository
     except Exception as error:  # as above
         raise WeightsError(
             f"{model} is not on this machine and could not be downloaded. Needed: {_CONFIG} and"
@@ -160,7 +160,7 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
 
         name = f"local-dir:{folder}"
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = _tokenizer(name)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({_first_line(error)})") from error
     _load(built, path, f"the configuration in {folder}")
@@ -225,6 +225,28 @@ def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, 
         raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({_first_line(error)})") from error
     length = int(state["positional_embedding"].shape[0])
     return built.float().eval(), open_clip.SimpleTokenizer(context_length=length), path.name
+
+
+def _tokenizer(name: str) -> Any:
+    """open_clip's tokenizer of a model.
+
+    Raises:
+        UsageError: it needs the package transformers.
+        WeightsError: its files are not here and cannot be downloaded.
+    """
+    import open_clip
+
+    try:
+        with hub_access():
+            return open_clip.get_tokenizer(name)
+    except (ImportError, NameError, TypeError) as error:  # open_clip sets the missing package to None
+        raise UsageError(
+            f"the tokenizer of {name} needs the package transformers: pip install 'clipspect[siglip]'"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"the tokenizer of {name} is not on this machine and could not be downloaded: {_first_line(error)}"
+        ) from error
 
 
 def _known(name: str) -> str:
@@ -340,8 +362,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hub() -> Iterator[None]:
-    """Restrict the hub client to its cache if the hub is unreachable; otherwise it retries for a minute."""
+def hub_access() -> Iterator[None]:
+    """Let the hub client look in its cache alone where the hub cannot be reached: it would retry for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

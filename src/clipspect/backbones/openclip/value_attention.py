@@ -44,6 +44,8 @@ class Tokens:
     """(B, N, width) ordinary patch tokens of the last block after ``ln_post``, before the projection."""
     trunk: Tensor | None = None
     """(B, N, C) features of the convolutional trunk, for comparing images; None without a trunk."""
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    """block → (B, N, width) ordinary patch tokens before ``ln_post``."""
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[int, int]) -> Tensor:
@@ -121,6 +123,7 @@ def encode_vit(
     value_blocks: Collection[int] = (),
     ordinary_blocks: Collection[int] = (),
     *,
+    hidden_blocks: Collection[int] = (),
     start_block: int = 0,
     unprojected: bool = False,
     trunk: bool = False,
@@ -133,21 +136,24 @@ def encode_vit(
 
     Args:
         visual: an open_clip ``VisionTransformer``.
-        images: (B, 3, S, T) normalized, sides multiples of the patch.
-        value_blocks: blocks (from 1) whose V-V tokens are returned, taken from the stream at the end of the block.
-        ordinary_blocks: blocks whose ordinary patch tokens are returned.
-        start_block: number of blocks before the stream starts, as a copy of the ordinary one; 0 = all blocks.
-        unprojected: whether to return the ordinary patch tokens after ``ln_post`` only.
-        trunk: whether to return the features of the trunk, if the vision encoder has one.
-        features: (B, C, H, W) of the trunk if already computed.
+        images: (B, 3, S, T) normalised, sides multiples of the patch.
+        value_blocks: blocks (from 1) whose V-V tokens are wanted, as the stream stood when the block finished.
+        ordinary_blocks: blocks whose ordinary patch tokens are wanted.
+        hidden_blocks: blocks whose ordinary patch tokens are wanted before ``ln_post``.
+        start_block: how many blocks pass before the stream starts, as a copy of the ordinary one; 0 = all blocks.
+        unprojected: also the ordinary patch tokens after ``ln_post`` alone.
+        trunk: also the features of the trunk, where the vision tower has one.
+        features: (B, C, H, W) of the trunk where they are known already.
 
     Returns:
         The tokens, and the (H, W) of the patch grid.
     """
     blocks = visual.transformer.resblocks
     depth, last_value = len(blocks), max(value_blocks, default=0)
-    # The class token is sufficient at the end if only it is pooled and no other tokens are requested.
-    cls_only = visual.pool_type == "tok" and not unprojected and depth not in ordinary_blocks
+    # The class token alone suffices at the end where it alone is pooled and nobody asked for the others.
+    cls_only = (
+        visual.pool_type == "tok" and not unprojected and depth not in {*ordinary_blocks, *hidden_blocks}
+    )
 
     def project(tokens: Tensor) -> Tensor:
         out: Tensor = visual.ln_post(tokens)
@@ -157,7 +163,7 @@ def encode_vit(
         features = visual.trunk(images)
     x, grid = embed_patches(visual, images, features)
     x = visual.ln_pre(visual.patch_dropout(x))
-    stream, value, ordinary = x, {}, {}
+    stream, value, ordinary, hidden = x, {}, {}, {}
     for number, block in enumerate(blocks, start=1):
         if number == start_block + 1:
             stream = x
@@ -172,12 +178,14 @@ def encode_vit(
         x = x + mlp_residual(block, x, int8=int8 and queries is None)
         if number in ordinary_blocks:
             ordinary[number] = project(x[:, 1:])
+        if number in hidden_blocks:
+            hidden[number] = x[:, 1:]
 
     raw = visual.ln_post(x[:, 1:]) if unprojected else None
     pooled, _ = visual._pool(x)
     pooled = pooled if visual.proj is None else pooled @ visual.proj
     compared = visual.trunk.compared(features) if trunk and features is not None else None
-    return Tokens(pooled, value, ordinary, raw, compared), grid
+    return Tokens(pooled, value, ordinary, raw, compared, hidden), grid
 
 
 def encode_resnet(

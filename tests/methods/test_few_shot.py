@@ -1,0 +1,116 @@
+"""Few-shot methods without text: references, rotations, bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import clipspect
+from clipspect.backbones.views import rotate
+from clipspect.errors import UsageError
+from clipspect.methods.few_shot import coreset, gaussian_smooth, highest_mean
+from clipspect.registry import make_method
+
+FEW_SHOT = ["anomaly-dino", "subspace"]
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_one_reference_suffices(detect, photos, name):
+    scores = detect(make_method(name), photos[:2], reference_images=photos[2:3])
+    assert scores.map.isfinite().all()
+    assert scores.map.max() > scores.map.min()
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_an_image_among_its_references_is_not_compared_with_itself(detect, photos, name):
+    among = detect(make_method(name), photos[:1], reference_images=photos[:3])
+    without = detect(make_method(name), photos[:1], reference_images=photos[1:3])
+    torch.testing.assert_close(among.map, without.map, rtol=0, atol=1e-5)
+    torch.testing.assert_close(among.image, without.image, rtol=0, atol=1e-5)
+    alone = detect(make_method(name), photos[:1], reference_images=photos[:1])
+    assert "only reference is the image itself" in alone.notes[0][0]
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_each_image_may_have_a_reference_of_its_own(detect, photos, name):
+    paired = detect(make_method(name), photos[:2], paired=photos[2:4])
+    for i in range(2):
+        single = detect(make_method(name), photos[i : i + 1], reference_images=photos[2 + i : 3 + i])
+        torch.testing.assert_close(paired.map[i], single.map[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_without_references_the_error_names_the_option(detect, photos, name):
+    with pytest.raises(UsageError, match="--reference"):
+        detect(make_method(name), photos[:1])
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_references_are_encoded_with_their_rotations(small_model, plates, name):
+    detector = clipspect.load(name, str(small_model), device="cpu", settings={"rotations": "4"})
+    paths = sorted(plates.rglob("*.png"))
+    references = detector.encode_references(paths[:2])
+    assert len(references) == 8
+    assert len(set(references.sources.hashes)) == 2
+    found = detector.detect(paths[:4], "plate", references=references)
+    assert all(d.error is None and np.isfinite(d.anomaly_map).all() for d in found)
+    other = clipspect.load(name, str(small_model), device="cpu", settings={"rotations": "1"})
+    assert len(other.encode_references(paths[:2])) == 2
+
+
+def test_a_rotated_part_matches_its_rotated_reference(detect, photos):
+    turned = rotate(photos[:1], torch.pi / 2)
+    torch.testing.assert_close(turned, torch.rot90(photos[:1], 1, (-2, -1)), rtol=0, atol=1e-4)
+    method = make_method("anomaly-dino")
+    query = turned + 0.01  # another image of the same part
+    plain = detect(method, query, reference_images=photos[:1])
+    with_copy = detect(method, query, reference_images=torch.cat([photos[:1], turned]))
+    assert with_copy.image.item() < plain.image.item()
+
+
+def test_a_coreset_covers_the_tokens():
+    generator = torch.Generator().manual_seed(0)
+    clusters = F.normalize(torch.randn(4, 16, generator=generator), dim=1)
+    tokens = F.normalize(clusters.repeat(50, 1) + 0.01 * torch.randn(200, 16, generator=generator), dim=1)
+    kept = coreset(tokens, 4)
+    assert (tokens @ kept.T).amax(1).min() > 0.98
+    assert torch.equal(coreset(tokens, 500), tokens)
+
+
+def test_a_bounded_bank_keeps_a_coreset_of_each_image(detect, photos):
+    whole = detect(make_method("anomaly-dino"), photos[:1], reference_images=photos[1:])
+    method = make_method("anomaly-dino", {"bank_limit": 1000})
+    references = torch.cat([photos[1:]] * 8)  # 40 images of 64 patches
+    bounded = detect(method, photos[:1], reference_images=references)
+    assert (bounded.image >= whole.image - 1e-6).all()
+
+
+def test_the_highest_share_is_rounded_down():
+    values = torch.arange(10.0)[None]
+    assert highest_mean(values, 0.2).item() == 8.5
+    assert highest_mean(values, 0.29).item() == 8.5
+    assert highest_mean(values, 0.01).item() == 9
+
+
+@pytest.mark.parametrize("repeat_edge", [True, False])
+def test_smoothing_mirrors_at_borders_of_any_size(repeat_edge):
+    from scipy.ndimage import gaussian_filter
+
+    maps = torch.rand(2, 9, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = gaussian_smooth(maps, 4.0, 16, repeat_edge=repeat_edge)
+    mode = "reflect" if repeat_edge else "mirror"
+    expected = np.stack([gaussian_filter(m.numpy(), 4.0, mode=mode, truncate=4.0) for m in maps])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_settings_of_the_few_shot_methods_are_checked():
+    for name, settings in (
+        ("subspace", {"blocks_to": 0.2}),
+        ("subspace", {"variance": 1.0}),
+        ("anomaly-dino", {"foreground": "yes"}),
+        ("anomaly-dino", {"rotations": 0}),
+    ):
+        with pytest.raises(UsageError):
+            make_method(name, settings)
