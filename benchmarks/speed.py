@@ -344,7 +344,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-startup", action="store_true", help="skip the start-up measurement")
     parser.add_argument("--runtimes", action="store_true", help="also ONNX Runtime and OpenVINO")
     recorded = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "parity"
-    parser.add_argument("--parity", type=Path, default=recorded, help="numbers the rival is checked against")
+    parser.add_argument(
+        "--parity", type=Path, default=recorded, help="recorded numbers to check the baseline against"
+    )
     return parser.parse_args()
 
 

@@ -106,7 +106,7 @@ def folder_set(root: Path, object_name: str, limit: int) -> ImageSet:
 
 
 def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, drawn: int) -> list[Result]:
-    """Judge the images by resampled known-good images; draw regions in the first ``drawn`` resamples."""
+    """Apply verdicts with resampled known-good images; draw regions in the first ``drawn`` resamples."""
     (method,) = detector.methods
     model = detector.model.set_object(images.object)
     loaded = [detector.reader.read(one, f"{n}") for n, one in enumerate([*images.good, *images.defective])]
@@ -243,8 +243,12 @@ def main() -> None:
     parser.add_argument(
         "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
     )
-    parser.add_argument("--resamples", type=int, default=200, help="of methods that score images alone")
-    parser.add_argument("--set-resamples", type=int, default=20, help="of methods that compare images")
+    parser.add_argument(
+        "--resamples", type=int, default=200, help="resamples of methods that score single images"
+    )
+    parser.add_argument(
+        "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
+    )
     parser.add_argument(
         "--drawn", type=int, default=20, help="resamples whose regions are drawn and measured"
     )

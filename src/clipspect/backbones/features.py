@@ -77,7 +77,7 @@ class FeatureRequest:
     value_blocks: frozenset[int] = frozenset()
     """Blocks whose V-V patch tokens are needed (docs/methods.md §1)."""
     ordinary_blocks: frozenset[int] = frozenset()
-    """Blocks whose ordinary (Q-K) patch tokens are wanted: baselines and ablations."""
+    """Blocks whose ordinary (Q-K) patch tokens are needed: baselines and ablations."""
     start_block: StartBlock = "auto"
     """How many blocks pass before the V-V stream starts; "auto" = all but the last 12, as published."""
     views: bool = False
@@ -91,7 +91,7 @@ class FeatureRequest:
     ordinary_spans: frozenset[Span] = frozenset()
     """Ordinary (Q-K) blocks by relative depth."""
     trunk: bool = False
-    """Features of the convolutional trunk, where the backbone has one."""
+    """Whether features of the convolutional trunk are needed, if the backbone has one."""
     hidden_blocks: frozenset[int] = frozenset()
     """Blocks whose hidden states are wanted: ordinary patch tokens before the final norm and projection."""
     hidden_spans: frozenset[Span] = frozenset()
@@ -182,7 +182,7 @@ class Features:
     unprojected: Tensor | None = None
     """(B, H, W, width) ordinary patch tokens after ``ln_post``, before the projection."""
     trunk: Tensor | None = None
-    """(B, H, W, C) features of the convolutional trunk; None where the backbone has none."""
+    """(B, H, W, C) features of the convolutional trunk; None if the backbone has none."""
     hidden_patches: Mapping[int, Tensor] = field(default_factory=dict)
     """block → (B, H, W, width) ordinary patch tokens before the final norm and projection."""
     sources: Sources | None = None

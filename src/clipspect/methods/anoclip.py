@@ -34,9 +34,9 @@ class AnoCLIP(Method):
     smoothing: int = 3
     """Side of the mean filter on the patch grid, odd; 1 = none."""
     block: int = -1
-    """Block whose V-V tokens make the map; -1 = the last, as published."""
+    """Block whose V-V tokens form the map; -1 = the last, as published."""
     start_block: StartBlock = "auto"
-    """Blocks that pass before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
+    """Number of blocks before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -86,7 +86,7 @@ class MethodContext:
     pool_index: Sequence[int] = ()
     """Per image its row in the pool given to :meth:`Method.prepare`, -1 if it is not in the pool."""
     state: Any = None
-    """What :meth:`Method.prepare` returned for the run."""
+    """Return value of :meth:`Method.prepare` for the run."""
     reference_state: Any = None
     """What :meth:`Method.prepare_references` returned for :attr:`references`."""
 
@@ -158,7 +158,7 @@ class Method(ABC):
         """
 
     def settings(self) -> dict[str, Any]:
-        """Its settings as JSON-able values."""
+        """Return its settings as JSON-serializable values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.fixed}
 
 

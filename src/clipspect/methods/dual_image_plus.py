@@ -61,7 +61,7 @@ class DualImagePlus(DualImage):
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Dual-Image's scores with its map averaged with the adapted one; a diverged image keeps the joint map."""
+        """Return Dual-Image's scores, its map averaged with the adapted one; a diverged image keeps the joint map."""
         text, visual, highest = self.both_maps(features, context)
         image, joint = self.join(text, visual, highest, features, context)
         tokens = self.text_tokens(features)
@@ -79,7 +79,7 @@ class DualImagePlus(DualImage):
         return Scores(image, self.finish(grid, context), notes, text, layers, class_logit)
 
     def text_tokens(self, features: Features) -> Tensor:
-        """(B, N, D) tokens of the text block."""
+        """Return (B, N, D) tokens of the text block."""
         tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
         return tokens.flatten(1, 2)
 

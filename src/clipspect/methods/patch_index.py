@@ -49,12 +49,12 @@ class PatchIndex:
     def lowest_mean(
         self, tokens: Tensor, own: Sequence[int], lowest: int, *, euclidean: bool = False
     ) -> Tensor:
-        """Mean distance of each patch to the images it is nearest to.
+        """Return the mean distance of each patch to its nearest images.
 
         Args:
-            tokens: (N, D) unit, of one image.
-            own: the image's positions in the index, most often one or none; its own patches are not found.
-            lowest: how many of the images nearest to a patch are averaged.
+            tokens: (N, D) unit tokens of one image.
+            own: the image's positions in the index, usually one or none; its own patches are excluded.
+            lowest: number of nearest images that are averaged per patch.
             euclidean: average half the Euclidean distances, the square roots of ½ (1 − cos).
 
         Returns:

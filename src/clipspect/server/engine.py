@@ -173,7 +173,7 @@ class Engine:
             yield step("Encoding the references")
         with self._busy:
             given = self._references(detector, inquiry)
-        yield step(f"Reading the sentences about “{object_name}”")
+        yield step(f"Encoding the prompts for “{object_name}”")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
@@ -236,7 +236,7 @@ class Engine:
         """What the stream is given beside the images; kept references bring their calibration along."""
         if isinstance(inquiry.references, str):
             path = self.shelf.find(inquiry.references)
-            with _unnamed(path, inquiry.references):
+            with _hide_path(path, inquiry.references):
                 good = detector.read_good(path, inquiry.object)
                 if good is not None:
                     return {"good": good}

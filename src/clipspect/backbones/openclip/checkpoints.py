@@ -363,7 +363,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_access() -> Iterator[None]:
-    """Let the hub client look in its cache alone where the hub cannot be reached: it would retry for a minute."""
+    """Restrict the hub client to its cache if the hub is unreachable; otherwise it retries for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

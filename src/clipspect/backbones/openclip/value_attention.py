@@ -150,7 +150,7 @@ def encode_vit(
     """
     blocks = visual.transformer.resblocks
     depth, last_value = len(blocks), max(value_blocks, default=0)
-    # The class token alone suffices at the end where it alone is pooled and nobody asked for the others.
+    # The class token is sufficient at the end if only it is pooled and no other tokens are requested.
     cls_only = (
         visual.pool_type == "tok" and not unprojected and depth not in {*ordinary_blocks, *hidden_blocks}
     )
