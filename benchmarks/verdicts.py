@@ -244,12 +244,6 @@ def main() -> None:
         "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
     )
     parser.add_argument(
-        "--resamples", type=int, default=200, help="resamples of methods that score single images"
-    )
-    parser.add_argument(
-        "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
-    )
-    parser.add_argument(
         "--drawn", type=int, default=20, help="resamples whose regions are drawn and measured"
     )
     parser.add_argument("--out", type=Path, default=None)
