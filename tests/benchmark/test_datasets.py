@@ -162,7 +162,7 @@ def test_the_same_image_in_both_splits_is_a_warning(own):
     (found,) = load_categories("folder", own)
     assert found.warnings == (
         "1 test images are also training images, byte for byte, the first is 001.jpg (= copy.jpg):"
-        " whatever uses references has seen them",
+        " methods with references have seen them",
     )
 
 
