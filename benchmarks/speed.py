@@ -25,9 +25,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from rivals.process import Rival
 from torch.nn import functional as F
 
+from baselines.process import Rival
 from clipspect.benchmark.provenance import provenance
 from clipspect.demo import DEMO_IMAGES
 from clipspect.methods.patch_index import PatchIndex

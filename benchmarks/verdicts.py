@@ -15,7 +15,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -273,14 +272,14 @@ def main() -> None:
         f"{table(results)}\n\nFlagged images without a region: {bare}. Resamples: {arguments.resamples}, and"
     )
     text += f" {arguments.set_resamples} for methods that compare images; regions are drawn in the first"
+    stamp = provenance()
     size = arguments.image_size or "as the model's"
-    text += f" {arguments.drawn}. Image size {size}. {provenance()}"
+    text += (
+        f" {arguments.drawn}. Image size {size}. {stamp['machine']}, {stamp['date']}: `{stamp['command']}`."
+    )
     print(text)
     if arguments.out:
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        arguments.out.write_text(
-            json.dumps({"when": stamp, "results": [asdict(r) for r in results]}, indent=1)
-        )
+        arguments.out.write_text(json.dumps({**stamp, "results": [asdict(r) for r in results]}, indent=1))
     if arguments.page:
         replace_between(arguments.page, START, END, text)
 

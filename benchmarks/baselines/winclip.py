@@ -1,7 +1,7 @@
 """anomalib's own ``WinClipModel`` as a child process: checked against recorded numbers, then timed on request.
 
-Runs in the environment beside it (``benchmarks/rivals/.venv``, made by ``benchmarks/speed.py``), because anomalib 2.7
-is only right with open_clip < 2.26.2. Reads one JSON request a line from stdin, answers one JSON line on stdout:
+Runs in the environment beside it (``benchmarks/baselines/.venv``, made by ``benchmarks/speed.py``), because anomalib
+2.7 is only right with open_clip < 2.26.2. Reads one JSON request a line from stdin, answers one JSON line on stdout:
 
     {"do": "check", "folder": "tests/fixtures/parity"}    → {"map": largest difference, "score": …}
     {"do": "load", "model": "ViT-B-16-plus-240", "object": "metal nut", "threads": 2, "device": "cpu"} → {"anchors": s}
