@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_the_detector(own, tmp_path):
     masks = [
         np.asarray(Image.open(s.mask)) > 0 if s.mask else np.zeros((64, 64), bool) for s in category.samples
     ]
-    image = image_metrics(labels, np.array([d.score for d in found]))
+    image = image_metrics(labels, np.array([d.raw_score for d in found]))
     pixel = pixel_metrics(masks, [d.score_map for d in found])
     expected = [image.auroc, image.ap, image.f1_max, pixel.auroc, pixel.ap, pixel.f1_max, pixel.aupro]
     assert list(result.figures.values.values()) == pytest.approx(expected, abs=1e-12)
@@ -192,7 +192,7 @@ def test_a_broken_image_and_a_mask_of_another_size_are_error_rows(own, tmp_path)
     assert "12×10 pixels and the image 64×64" in result.figures.failed["dent/002.jpg"]
     (row,) = make_rows([result])
     assert json_row(row)["failed"] == 2
-    assert any("dent/002.jpg failed and counts nowhere" in note for note in notes([row]))
+    assert any("dent/002.jpg failed and is excluded from all metrics" in note for note in notes([row]))
 
 
 def test_undefined_metrics_are_null_with_a_reason(own, tmp_path):
@@ -221,7 +221,7 @@ def test_grey_masks_are_told(own, tmp_path):
     shades[0, :20] = np.arange(20) * 12 + 5
     Image.fromarray(shades).save(path)
     (result,) = run(own, tmp_path / "out")
-    assert result.warnings == ["1 masks are not binary; they were cut at half their brightest value"]
+    assert result.warnings == ["1 masks are not binary; they were thresholded at half their maximum value"]
 
 
 def test_too_few_references_say_so(own, tmp_path):
@@ -273,7 +273,7 @@ def test_tables_in_every_format(own, tmp_path):
     assert r"WinCLIP$^\dagger$" in latex
     assert rf"& {table[0]['seconds_per_image']:.3f} \\" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
-    with pytest.raises(UsageError, match=r"ends in \.md, \.csv, \.json, \.tex"):
+    with pytest.raises(UsageError, match=r"unsupported suffix; use \.md, \.csv, \.json, \.tex"):
         write_table(tmp_path / "table.html", rows, about)
 
 
@@ -339,7 +339,7 @@ def test_the_command_says_what_failed(own, tmp_path, monkeypatch, capsys):
         (["--methods", "winclip+", "--shots", "0"], "winclip+ needs references"),
         (["--seeds", "x"], "whole numbers"),
         (["--categories", "nut"], "has no categories"),
-        (["--table", "t.xlsx"], "ends in .md"),
+        (["--table", "t.xlsx"], "unsupported suffix; use .md"),
         (["--sweep", "references"], "name=value"),
     ],
 )
