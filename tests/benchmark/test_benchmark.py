@@ -162,7 +162,10 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, pictures):
     results = run(tmp_path / "data", out)
     assert [r.category for r in results] == ["a", "b", "c"]
     assert {n: p.stat().st_mtime_ns for p in out.rglob("*.json") if (n := p.name) in done} == done
-    assert values(results) == values(run(tmp_path / "data", tmp_path / "fresh"))
+    fresh = values(run(tmp_path / "data", tmp_path / "fresh"))
+    assert values(results) == [
+        pytest.approx(one, abs=1e-5) for one in fresh
+    ]  # two processes round differently
 
 
 def test_seeds_touch_random_weights_and_drawn_references_only(own, tmp_path):

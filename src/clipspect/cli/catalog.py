@@ -19,12 +19,19 @@ def models(context: typer.Context) -> None:
     """List the models by name, and what else may stand in their place."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from clipspect.backbones.presets import PRESETS
 
-    columns = ("model", "size", "patch", "text", "license", "weights", "about")
-    table = Table(*columns, title="Models", title_justify="left")
+    columns = ("size", "patch", "text", "license", "weights", "about")
+    table = Table(
+        Column("model", no_wrap=True),
+        *columns,
+        title="Models",
+        title_justify="left",
+        box=None,
+        padding=(0, 1),
+    )
     for name, preset in PRESETS.items():
         size, patch = str(preset.image_size), str(preset.patch)
         text = "yes" if preset.text else "no"
@@ -89,12 +96,12 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods, or one method's settings for --set."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from clipspect.registry import list_methods
 
     if name is None:
-        table = Table("method", "about", title="Methods", title_justify="left")
+        table = Table(Column("method", no_wrap=True), "about", title="Methods", title_justify="left")
         for key, about in list_methods().items():
             table.add_row(key, about)
         console().print(table)
@@ -102,7 +109,9 @@ def methods(
         return
     from clipspect.methods.describe import describe_settings
 
-    table = Table("setting", "default", "about", title=f"Settings of {name}", title_justify="left")
+    table = Table(
+        Column("setting", no_wrap=True), "default", "about", title=f"Settings of {name}", title_justify="left"
+    )
     for setting, default, about in describe_settings(name):
         table.add_row(setting, default, about)
     console().print(table)
