@@ -193,7 +193,7 @@ def test_a_folder_is_inspected_and_other_files_in_it_are_passed_over(open_page, 
     page.get_by_role("tab", name="Folder").click()
     upload(page, "folder", folder)
     page.fill("#object textarea, #object input", "plate")
-    assert "3 images with anoclip" in press_and_wait(page, "inspect", "status")
+    assert "3 images with dual-image" in press_and_wait(page, "inspect", "status")
     page.wait_for_selector("#gallery img")
     assert page.locator("#gallery .thumbnail-item").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0]
@@ -238,7 +238,6 @@ def test_a_reference_stands_beside_the_result_and_chooses_a_method_that_looks_at
     upload(page, "images", pictures[:1])
     page.click("#references-box button")
     upload(page, "references", pictures[1:2])
-    page.wait_for_function("document.querySelector('#method input').value === 'dual-image'")
     page.fill("#object textarea, #object input", "plate")
     assert "1 image with dual-image" in press_and_wait(page, "inspect", "status")
     page.wait_for_selector("#overlay img")
@@ -276,7 +275,8 @@ def test_the_example_of_a_pair_fills_everything_and_is_inspected(open_page):
     page.wait_for_selector("#overlay img")
     page.wait_for_selector("#beside img")
     assert page.input_value("#object textarea, #object input") == "metal bracket"
-    assert page.input_value("#method input") == "dual-image"
+    assert page.input_value("#method input") == "automatic"
+    assert "with dual-image" in page.inner_text("#status")
     assert page.locator("#references tr.file").count() == 1
 
 
