@@ -81,14 +81,12 @@ class Detection:
         """
         if self.score_map is None:
             return float("nan")
-        used = self.calibration_used
-        return float(used.probability(used.peak(self.summary)))
+        return self.calibration_used.score(self.summary)
 
     @cached_property
     def compact_map(self) -> NDArray[np.float32]:
         """(h, w) calibrated scores at the stored resolution. Raises ImageError without a map."""
-        used = self.calibration_used
-        return used.probability(used.map(self.compact_layers, self.class_logit)).astype(np.float32)
+        return self.calibration_used.score_map(self.compact_layers, self.class_logit)
 
     @property
     def anomaly_map(self) -> NDArray[np.float32]:
@@ -192,6 +190,13 @@ def check_threshold(threshold: float) -> None:
     """Raise UsageError for a threshold outside (0, 1)."""
     if not 0 < threshold < 1:
         raise UsageError(f"threshold {threshold}: give a score between 0 and 1; 0.5 is the default")
+
+
+def at_threshold(detection: Detection, threshold: float | None) -> Detection:
+    """The detection at a chosen threshold; itself where none is chosen or the image failed."""
+    if threshold is None or detection.error is not None:
+        return detection
+    return move_threshold(detection, threshold)
 
 
 def move_threshold(detection: Detection, threshold: float) -> Detection:

@@ -32,7 +32,7 @@ from clipspect.references import (
     GoodImages,
     calibrate,
     encode_references,
-    read_good,
+    read_given,
     read_references,
     write_references,
 )
@@ -307,15 +307,8 @@ class Detector:
     encode_references = encode_references
     write_references = write_references
     read_references = read_references
-    read_good = read_good
+    read_given = read_given
     calibrate = calibrate
-
-
-def _left_out_note(failed: Sequence[Detection]) -> str:
-    """A sentence on good images that could not be scored."""
-    names = ", ".join(d.path for d in failed[:3]) + (" …" if len(failed) > 3 else "")
-    what = "1 further good image" if len(failed) == 1 else f"{len(failed)} further good images"
-    return f" Not counted: {what} that could not be scored ({names})."
 
 
 def _is_many(source: object) -> bool:

@@ -21,8 +21,8 @@ from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
+from clipspect.methods.scoring import enlarge_layers
 from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
-from clipspect.postprocess.maps import enlarge_factor
 from clipspect.prompts import PromptConfig, clean_object_name
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
@@ -338,8 +338,7 @@ def calibrated(scores: Scores, calibration: Calibration, size: tuple[int, int]) 
         (N,) scores and (N, S, T) maps in [0, 1] with the threshold 0.5.
     """
     assert scores.layers is not None
-    factor = enlarge_factor(scores.layers.shape[-2:])
-    layers = F.interpolate(scores.layers, scale_factor=factor, mode="bilinear", align_corners=False)
+    layers = enlarge_layers(scores.layers)
     centers, spreads = (
         torch.tensor(values, device=layers.device).view(1, -1, 1, 1)
         for values in (calibration.centers, calibration.spreads)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from clipspect.backbones.features import Features
 from clipspect.data.find import check_source, find_images
@@ -16,7 +16,13 @@ from clipspect.data.prepare import Source
 from clipspect.detection import Detection
 from clipspect.errors import UsageError
 from clipspect.model import AnomalyModel, Encoded
-from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE, MIN_GOOD, Calibration, calibrate_good
+from clipspect.postprocess.calibration import (
+    DEFAULT_FALSE_ALARM_RATE,
+    MIN_GOOD,
+    Calibration,
+    calibrate_good,
+    check_rate,
+)
 from clipspect.prompts import clean_object_name
 from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.registry import REFERENCES_SUFFIX
@@ -64,7 +70,7 @@ def write_references(
 ) -> int:
     """Encode known-good images into a file for :meth:`read_references`; return how many references it holds.
 
-    From three images on the file also holds a calibration (:meth:`read_good`).
+    From three images on the file also holds a calibration (:meth:`read_given`).
 
     Args:
         detector: whose settings the references are encoded with.
@@ -111,22 +117,24 @@ def read_references(detector: Detector, source: Path, object: str) -> Features:
     return _read_file(detector, source, object)[0]
 
 
-def read_good(detector: Detector, source: Path, object: str) -> GoodImages | None:
-    """Read the known-good images of a file of :meth:`write_references`: references and calibration in one.
+def read_given(detector: Detector, source: Path, object: str) -> Given:
+    """Read references as arguments of :meth:`Detector.stream`, with the calibration that a file may hold.
 
     Returns:
-        None where the file holds no calibration of the detector's methods.
+        ``good`` where a file of :meth:`write_references` holds a calibration of each of the detector's methods;
+        ``references`` otherwise.
 
     Raises:
-        ReferencesError: as :meth:`read_references`.
+        ReferencesError, ImageError: as :meth:`read_references`.
     """
+    if source.suffix != REFERENCES_SUFFIX:
+        return {"references": read_references(detector, source, object)}
     features, calibrations = _read_file(detector, source, object)
     fitting = {m.name: calibrations[m.name] for m in detector.methods if m.name in calibrations}
-    if len(fitting) < len(detector.methods):
-        return None
-    if any(one.fingerprint != detector.fingerprint(name) for name, one in fitting.items()):
-        return None
-    return GoodImages(fitting, _as_pool(features, detector))
+    complete = len(fitting) == len(detector.methods)
+    if complete and all(one.fingerprint == detector.fingerprint(name) for name, one in fitting.items()):
+        return {"good": GoodImages(fitting, _as_pool(features, detector))}
+    return {"references": features}
 
 
 def _read_file(detector: Detector, source: Path, object: str) -> tuple[Features, Mapping[str, Calibration]]:
@@ -171,6 +179,13 @@ class GoodImages:
         return hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
+class Given(TypedDict, total=False):
+    """What images are compared with, as arguments of :meth:`Detector.stream`."""
+
+    references: Features
+    good: GoodImages
+
+
 def calibrate(
     detector: Detector,
     good: str | Path | Iterable[Source],
@@ -196,8 +211,7 @@ def calibrate(
     Raises:
         UsageError: no good image that can be read, or a rate outside (0, 1).
     """
-    if not 0 < false_alarm_rate < 1:
-        raise UsageError(f"false-alarm rate {false_alarm_rate}: give a share between 0 and 1, such as 0.05")
+    check_rate(false_alarm_rate)
     check_source(good)
     images = find_images(Path(good)) if isinstance(good, str | Path) else list(good)
     loaded = list(load_images(images, detector.reader, ahead=detector.ahead, templates=templates))

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import Features
@@ -23,10 +22,11 @@ from clipspect.data.transforms import normalize
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
 from clipspect.methods.base import Method, Scores
+from clipspect.methods.scoring import enlarge_layers
 from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.calibration import Calibration
-from clipspect.postprocess.maps import enlarge_factor, shrink_layer
+from clipspect.postprocess.maps import shrink_layer
 
 RANDOM_WEIGHTS = "random weights: a control, not a result"
 COPY_OF_GOOD = "a copy of one of the known-good images, saved again"
@@ -192,9 +192,7 @@ def _stitch_layers(scores: Scores, image: PreparedImage, reader: ImageLoader) ->
     """(K, h, w) log-odds layers over the whole image, as they are stored."""
     if scores.layers is None:
         return None
-    factor = enlarge_factor(scores.layers.shape[-2:])
-    layers = F.interpolate(scores.layers.float(), scale_factor=factor, mode="bilinear", align_corners=False)
-    parts = layers.cpu().numpy()  # (tiles, K, h, w)
+    parts = enlarge_layers(scores.layers.float()).cpu().numpy()  # (tiles, K, h, w)
     stitched = [shrink_layer(reader.stitch_tiles(image, parts[:, k])) for k in range(parts.shape[1])]
     return np.stack(stitched).astype(np.float16)
 

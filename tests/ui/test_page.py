@@ -313,7 +313,7 @@ def test_two_visitors_do_not_see_each_others_images(open_page, pictures):
     inspect(other, pictures[1:2])
     assert "plate 0.png" in one.inner_text("#verdict")
     one.bring_to_front()  # a browser lets pages in the background sleep
-    set_slider(one, "image", 0)
+    set_slider(one, "threshold", 0.99)
     assert "plate 0.png" in one.inner_text("#verdict")
 
 

@@ -19,6 +19,8 @@ from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Floating-point precision → dtype."""
 RANDOM = "random"
 """How the label of random weights starts: a control, never a result."""
 

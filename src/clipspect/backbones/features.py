@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal
@@ -22,6 +22,12 @@ def span_blocks(span: Span, depth: int) -> list[int]:
     """Return the blocks of a span in a backbone of ``depth`` blocks, from 1; at least the one that contains its end."""
     start, end = span
     return [b for b in range(1, depth + 1) if start * depth < b <= end * depth] or [max(ceil(end * depth), 1)]
+
+
+def block_numbers(blocks: Iterable[int], spans: Iterable[Span], depth: int) -> frozenset[int]:
+    """Return block numbers from 1, of numbers that may count from the end and of relative depths."""
+    numbers = frozenset(b + depth + 1 if b < 0 else b for b in blocks)
+    return numbers.union(*(span_blocks(span, depth) for span in spans))
 
 
 PUBLISHED_BLOCKS = 12
@@ -133,8 +139,7 @@ class FeatureRequest:
         """
 
         def resolve(blocks: frozenset[int], spans: frozenset[Span]) -> frozenset[int]:
-            numbers = frozenset(b + depth + 1 if b < 0 else b for b in blocks)
-            numbers = numbers.union(*(span_blocks(span, depth) for span in spans))
+            numbers = block_numbers(blocks, spans, depth)
             if any(not 1 <= b <= depth for b in numbers):
                 raise UsageError(f"blocks {sorted(blocks)} asked for; this backbone has blocks 1…{depth}")
             return numbers

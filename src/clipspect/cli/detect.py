@@ -14,10 +14,9 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_detection, print_rows, print_summary
 from clipspect.data.find import OVERLAY_SUFFIX, scan_folder
-from clipspect.detection import check_threshold, move_threshold
+from clipspect.detection import at_threshold, check_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
-from clipspect.registry import REFERENCES_SUFFIX
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
@@ -320,11 +319,9 @@ def _references(
         raise UsageError("--reference serves every image, --templates each its own; use one of them")
     if reference is not None:
         with console(stderr=True).status(f"reading the references in {reference}"):
-            if reference.suffix == REFERENCES_SUFFIX and not has_good:
-                good = detector.read_good(reference, object)
-                if good is not None:
-                    return {"good": good}
-            return {"references": detector.read_references(reference, object)}
+            if has_good:
+                return {"references": detector.read_references(reference, object)}
+            return {**detector.read_given(reference, object)}
     if templates is not None:
         from clipspect.data.templates import match_templates
 
@@ -347,7 +344,7 @@ def _one(
     from clipspect.results.outputs import short_name
 
     found: list[Detection] = [
-        d if threshold is None or d.error else move_threshold(d, threshold)
+        at_threshold(d, threshold)
         for d in detector.stream([source], object=object, root=source.parent, good=good, **context)
     ]
     failed = 0

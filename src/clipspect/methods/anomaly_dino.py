@@ -19,7 +19,7 @@ from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.few_shot import FewShot, coreset, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
-from clipspect.methods.visual import ONLY_ITSELF, map_images, normalize_tokens
+from clipspect.methods.visual import map_images, normalize_tokens, reference_notes
 
 Foreground = Literal["none", "published", "grid"]
 _DISTANCES_AT_ONCE = 1 << 24  # 64 MiB of float32
@@ -98,7 +98,7 @@ class AnomalyDINO(FewShot):
             masks = [foreground_mask(image, flat=flat) for image in patches]
             distances = distances * torch.stack(masks).to(distances.dtype)
         image = highest_mean(distances.flatten(1), self.top_share)
-        notes = [() if rows else (ONLY_ITSELF,) for rows in allowed]
+        notes = reference_notes(allowed)
         return Scores(image, self.finish(distances, context.size), notes, layers=verdict_layers(distances))
 
     def patches(self, features: Features) -> Tensor:

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from clipspect.backbones.features import FeatureRequest, Features, Span, parse_blocks, span_blocks
+from clipspect.backbones.features import FeatureRequest, Features, Span, block_numbers, parse_blocks
 from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
-from clipspect.methods.visual import ONLY_ITSELF, non_self_indices, normalize_tokens
+from clipspect.methods.visual import non_self_indices, normalize_tokens, reference_notes
 
 FEWEST_SCORES = 8
 """Image scores a common scale can be taken from; with fewer images their plain values are averaged."""
@@ -96,9 +96,7 @@ class JointMethod(AnoCLIP):
 
     def visual_blocks(self, depth: int) -> list[int]:
         """The blocks of the visual score in a backbone of ``depth`` blocks, from 1."""
-        numbers, spans = self.visual_parts
-        found = {b + depth + 1 if b < 0 else b for b in numbers}
-        return sorted(found.union(*(span_blocks(span, depth) for span in spans)))
+        return sorted(block_numbers(*self.visual_parts, depth))
 
     def request(self) -> FeatureRequest:
         """Tokens of the text block, where there is a text score, and of the visual blocks."""
@@ -212,8 +210,7 @@ class JointMethod(AnoCLIP):
 
     def notes(self, features: Features, context: MethodContext) -> list[tuple[str, ...]]:
         """Per image, whether its references hold nothing but the image itself."""
-        allowed = self.allowed(features, context, context.state.compared)
-        return [() if rows else (ONLY_ITSELF,) for rows in allowed]
+        return reference_notes(self.allowed(features, context, context.state.compared))
 
     def both_maps(self, features: Features, context: MethodContext) -> tuple[Tensor | None, Tensor, Tensor]:
         """(B, H, W) language map, (B, H, W) visual map and (B,) visual image scores.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipspect.postprocess.maps import enlarge_factor
+
 
 def abnormal_probability(tokens: Tensor, anchors: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the abnormal part of the softmax of a token's cosines with the text embeddings.
@@ -42,6 +44,12 @@ def verdict_layers(*maps: Tensor) -> Tensor:
     if min(layers.shape[-2:]) < 5:
         return layers
     return F.pad(layers[..., 1:-1, 1:-1], (1, 1, 1, 1), mode="replicate")
+
+
+def enlarge_layers(layers: Tensor) -> Tensor:
+    """Resize (B, K, H, W) layers to the cells they are stored and compared at; the highest values stay."""
+    factor = enlarge_factor(layers.shape[-2:])
+    return F.interpolate(layers, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def smooth(maps: Tensor, kernel: int = 3) -> Tensor:

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clipspect.backbones.features import FeatureRequest, Features, parse_blocks, span_blocks
+from clipspect.backbones.features import FeatureRequest, Features, block_numbers, parse_blocks
 from clipspect.methods.base import MethodContext, Scores, check_range
 from clipspect.methods.few_shot import FewShot, distinct_rows, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
-from clipspect.methods.visual import ONLY_ITSELF
+from clipspect.methods.visual import reference_notes
 
 _BLUR_SIGMA, _BLUR_RADIUS = 4.0, 1
 """The official blur: a Gaussian of sigma 4 cut to 3×3, close to a mean filter."""
@@ -111,8 +111,7 @@ class SubspaceAD(FewShot):
     def tokens(self, features: Features) -> Tensor:
         """(B, H, W, D) mean of the hidden states over the blocks."""
         request = self.request()
-        blocks = {b + features.depth + 1 if b < 0 else b for b in request.hidden_blocks}
-        blocks = blocks.union(*(span_blocks(span, features.depth) for span in request.hidden_spans))
+        blocks = block_numbers(request.hidden_blocks, request.hidden_spans, features.depth)
         return torch.stack([features.hidden_patches[block] for block in sorted(blocks)]).mean(0)
 
     def prepare_references(self, references: Features) -> Moments:
@@ -150,7 +149,7 @@ class SubspaceAD(FewShot):
         blurred = self.finish(grids, context.size)
         image = highest_mean(blurred.flatten(1), self.top_share)
         wide = scales.view(-1, 1, 1)
-        notes = [() if rows else (ONLY_ITSELF,) for rows in allowed]
+        notes = reference_notes(allowed)
         maps = blurred / (blurred + wide)
         layers = verdict_layers(grids / (grids + wide))
         return Scores(image / (image + scales), maps, notes, layers=layers)

@@ -56,6 +56,15 @@ def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:
     )
 
 
+def reference_notes(allowed: Sequence[Sequence[int]]) -> list[tuple[str, ...]]:
+    """Return per image a note if it has no reference but itself.
+
+    Args:
+        allowed: per image the rows of :func:`non_self_indices`.
+    """
+    return [() if rows else (ONLY_ITSELF,) for rows in allowed]
+
+
 def non_self_indices(
     features: Features, references: Sources | None, count: int, pool_index: Sequence[int] = ()
 ) -> list[list[int]]:

@@ -19,7 +19,7 @@ from clipspect.backbones.openclip.value_attention import window_index
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.base import Method, MethodContext, Scores, check_range
 from clipspect.methods.scoring import abnormal_probability, log_odds, upsample, verdict_layers
-from clipspect.methods.visual import ONLY_ITSELF, nearest_distances, non_self_indices, normalize_tokens
+from clipspect.methods.visual import nearest_distances, non_self_indices, normalize_tokens, reference_notes
 
 _SIZES = (2, 3)
 _TINY = 1e-12  # avoids division by zero: a harmonic mean of zeros is zero
@@ -109,7 +109,7 @@ class WinCLIPPlus(WinCLIP):
         text = self.text_grid(features, context)
         grid = (text + visual) / 2
         image = (self.text_score(features, context) + visual.amax((1, 2))) / 2
-        notes = [() if others else (ONLY_ITSELF,) for others in _others(features, context)]
+        notes = reference_notes(_others(features, context))
         maps = upsample(grid, context.size, align_corners=False)
         class_logit = log_odds(self.text_score(features, context))
         return Scores(image, maps, notes, text, verdict_layers(grid), class_logit)

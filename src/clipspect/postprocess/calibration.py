@@ -118,6 +118,14 @@ class Calibration:
         above = 1 - 0.5 * np.exp(-np.maximum(u - self.threshold, 0) / self.width)
         return np.asarray(np.where(u < self.threshold, np.clip(below, 0, 0.5), above))
 
+    def score(self, summary: Summary) -> float:
+        """Calibrated score of an image in [0, 1], the highest value of :meth:`score_map`."""
+        return float(self.probability(self.peak(summary)))
+
+    def score_map(self, layers: NDArray[Any], class_logit: float | None) -> NDArray[np.float32]:
+        """Calibrated scores of every cell: (K, h, w) log-odds → (h, w)."""
+        return self.probability(self.map(layers, class_logit)).astype(np.float32)
+
     def value(self, probability: float) -> float:
         """The value of U with a probability: the inverse of :meth:`probability`."""
         if probability < 0.5:
@@ -141,6 +149,12 @@ def summarize(layers: NDArray[Any], class_logit: float | None) -> Summary:
     return Summary(tuple(flat.max(1).tolist()), tuple(np.median(flat, 1).tolist()), class_logit)
 
 
+def check_rate(false_alarm_rate: float) -> None:
+    """Raise UsageError for a false-alarm rate outside (0, 1)."""
+    if not 0 < false_alarm_rate < 1:
+        raise UsageError(f"false-alarm rate {false_alarm_rate}: give a share between 0 and 1, such as 0.05")
+
+
 def calibrate_good(
     summaries: Sequence[Summary],
     false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
@@ -156,8 +170,7 @@ def calibrate_good(
     Raises:
         UsageError: a rate outside (0, 1), or no image.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise UsageError(f"false-alarm rate {false_alarm_rate}: give a share between 0 and 1, such as 0.05")
+    check_rate(false_alarm_rate)
     if not summaries:
         raise UsageError("none of the known-good images could be scored, so no threshold follows from them")
     scale = _scale(summaries)

@@ -191,11 +191,14 @@ def _draw(
     *,
     several: bool,
 ) -> None:
-    if maps != "none" and (scores := map_of(row, calibrations[row["method"]])) is not None:
-        _write_map(out, row, scores, maps, several=several)
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
-    scores = map_of(row, calibrations[row["method"]]) if wanted and pixels is not None else None
-    if scores is None or pixels is None:
+    drawn = wanted and pixels is not None
+    scores = map_of(row, calibrations[row["method"]]) if drawn or maps != "none" else None
+    if scores is None:
+        return
+    if maps != "none":
+        _write_map(out, row, scores, maps, several=several)
+    if not wanted or pixels is None:
         return
     picture = draw_overlay(pixels(row["path"]), scores, regions_of(row), max_side=OVERLAY_SIDE)
     suffix = method_suffix(row["method"], several=several) + ".png"

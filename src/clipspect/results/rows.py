@@ -86,7 +86,7 @@ def map_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.float
     layers = layers_of(row)
     if layers is None:
         return None
-    return calibration.probability(calibration.map(layers, row["class_logit"])).astype(np.float32)
+    return calibration.score_map(layers, row["class_logit"])
 
 
 def regions_of(row: Mapping[str, Any]) -> list[Region]:
@@ -101,7 +101,7 @@ def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
     if summary is None or layers is None:
         row |= {"score": None, "flag": None, "verdict": "error", "regions": []}
         return
-    score = float(calibration.probability(calibration.peak(summary)))
+    score = calibration.score(summary)
     values = calibration.map(layers, row["class_logit"])
     found = find_regions(values, calibration, row["height"], row["width"])
     row["score"], row["verdict"] = score, verdict_of(calibration, score)

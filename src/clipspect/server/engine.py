@@ -11,7 +11,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.presets import PRESETS
-from clipspect.detection import Detection, move_threshold
+from clipspect.detection import Detection, at_threshold
 from clipspect.errors import ClipspectError, ReferencesError, UsageError
 from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
@@ -19,9 +19,8 @@ from clipspect.server.errors import ServiceError
 from clipspect.server.reference_store import ReferenceStore
 
 if TYPE_CHECKING:
-    from clipspect.backbones.features import Features
     from clipspect.detector import Detector
-    from clipspect.references import GoodImages
+    from clipspect.references import Given
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ class Kept(TypedDict):
     object: str
     method: str
     model: str
-
-
-class _Given(TypedDict, total=False):
-    references: Features
-    good: GoodImages
 
 
 class Engine:
@@ -232,15 +226,12 @@ class Engine:
         base = self._loaded[model]
         return Detector(replace(base.model, methods=tuple(made)), base.reader)
 
-    def _references(self, detector: Detector, inquiry: InspectRequest) -> _Given:
+    def _references(self, detector: Detector, inquiry: InspectRequest) -> Given:
         """What the stream is given beside the images; kept references bring their calibration along."""
         if isinstance(inquiry.references, str):
             path = self.shelf.find(inquiry.references)
             with _hide_path(path, inquiry.references):
-                good = detector.read_good(path, inquiry.object)
-                if good is not None:
-                    return {"good": good}
-                return {"references": detector.read_references(path, inquiry.object)}
+                return detector.read_given(path, inquiry.object)
         if inquiry.references:
             return {"references": detector.encode_references(inquiry.references)}
         return {}
@@ -276,15 +267,9 @@ class Engine:
         for position in wanted:
             inquiry = tickets[position].inquiry
             stop = start + len(inquiry.images) * len(inquiry.methods)
-            answers[position] = [_judge(d, inquiry.threshold) for d in found[start:stop]]
+            answers[position] = [at_threshold(d, inquiry.threshold) for d in found[start:stop]]
             start = stop
         return answers
-
-
-def _judge(detection: Detection, threshold: float | None) -> Detection:
-    if threshold is None or detection.error is not None:
-        return detection
-    return move_threshold(detection, threshold)
 
 
 def _given_up() -> ServiceError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Asked:
     model: str
     references: list[str] | None
 
-    @property
+    @cached_property
     def paths(self) -> list[Path]:
         """Return the selected images and those of the folder; other files of the folder are ignored."""
         paths = [Path(path) for path in self.files or ()]
@@ -64,10 +65,10 @@ class Page:
     ) -> Iterator[tuple[Any, ...]]:
         """Score the images. Yield the status as it changes, and finally the results."""
         nothing_yet = [gr.skip()] * 5
+        asked = Asked(files, folder, object_name, model, references)
         if method == AUTO:
-            paths = Asked(files, folder, object_name, model, references).paths
-            method = REFERENCE_METHOD if references or len(paths) > 1 else DEFAULT_METHOD
-        for progress, names in self._steps(Asked(files, folder, object_name, model, references), [method]):
+            method = REFERENCE_METHOD if references or len(asked.paths) > 1 else DEFAULT_METHOD
+        for progress, names in self._steps(asked, [method]):
             if not progress.done:
                 yield progress.message, *nothing_yet
                 continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipspect.detection import Detection, move_threshold
+from clipspect.detection import Detection, at_threshold
 from clipspect.postprocess.calibration import calibrate_unlabeled
 from clipspect.postprocess.maps import write_grey
 from clipspect.postprocess.verdict import WORDS, describe
@@ -49,8 +49,7 @@ class Found:
 
     def judged(self, index: int, threshold: float) -> Detection:
         """Return one detection at the slider's threshold; nothing is encoded."""
-        detection = self.detections[index]
-        return detection if detection.error is not None else move_threshold(detection, threshold)
+        return at_threshold(self.detections[index], threshold)
 
     def picture(
         self, index: int, threshold: float, opacity: float, max_side: int | None = SHOWN_SIDE

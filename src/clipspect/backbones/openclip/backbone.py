@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.base import Backbone, Precision, check_image_size
+from clipspect.backbones.base import DTYPES, Backbone, Precision, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
 from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.levels import LEVEL_FILE
@@ -30,7 +30,6 @@ from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SENTENCES_PER_PASS = 512
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -76,7 +75,7 @@ class OpenClipBackbone(Backbone):
         self.std: tuple[float, ...] = tuple(std or _OPENAI_STD)
         # Precision of the other operations: the fastest one here without further loss.
         others: Precision = "bf16" if fast_bf16() else "fp32"
-        self._dtype = _DTYPES[others if precision == "int8" else precision]
+        self._dtype = DTYPES[others if precision == "int8" else precision]
         towers: Any = model.eval().requires_grad_(False).to(self.device)
         if precision == "int8":
             if not self.is_vit or self.device.type != "cpu":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.base import Backbone, Precision, check_image_size
+from clipspect.backbones.base import DTYPES, Backbone, Precision, check_image_size
 from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.timm.tower import (
     TowerTokens,
@@ -23,7 +23,6 @@ from clipspect.backbones.timm.tower import (
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SENTENCES_PER_PASS = 128
 
 
@@ -68,7 +67,7 @@ class TimmBackbone(Backbone):
         self.image_size = check_image_size(side, self.patch, name)
         self.mean, self.std = tuple(mean), tuple(std)
         self._problem = value_path_problem(trunk)
-        self._dtype = _DTYPES[precision]
+        self._dtype = DTYPES[precision]
         self._trunk: Any = trunk.eval().requires_grad_(False).to(self.device, self._dtype)
 
     @property
