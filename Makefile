@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	@echo "to use the command clipspect in this shell: source $(BIN)/activate"
 
 test: $(DEVELOPMENT) lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
+from helpers.images import plate
 
 SMALL_VIT = {
     "embed_dim": 24,
@@ -36,17 +38,6 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plate(seed: int, *, blot: bool = False, height: int = 60, width: int = 80) -> np.ndarray:
-    """(height, width, 3) uint8: a grey plate with grain, and a dark blot at a seeded place."""
-    random = np.random.default_rng(seed)
-    pixels = 150 + 8 * random.standard_normal((height, width, 1)) + np.zeros((1, 1, 3))
-    if blot:
-        y, x = random.integers(15, height - 15), random.integers(15, width - 15)
-        rows, columns = np.ogrid[:height, :width]
-        pixels[(rows - y) ** 2 + (columns - x) ** 2 < 64] = 20
-    return pixels.clip(0, 255).astype(np.uint8)
-
-
 @pytest.fixture
 def plates(tmp_path: Path) -> Path:
     """A folder of ten images of plates in two subfolders, three of them with a blot."""
@@ -56,3 +47,19 @@ def plates(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(plate(number, blot=number < 3)).save(path)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, small_model):
+    """Run the command line in this process: exit code, stdout and stderr."""
+    from clipspect.cli import main
+
+    def call(*words: str, model: bool = True) -> tuple[int, str, str]:
+        extra = ["--model", str(small_model)] if model else []
+        monkeypatch.setattr(sys, "argv", ["clipspect", *words, *extra])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call

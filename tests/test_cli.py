@@ -12,21 +12,7 @@ import time
 import pyarrow.dataset
 import pytest
 
-from cases import CASES
-from clipspect.cli import main
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, small_model):
-    def call(*words: str, model: bool = True) -> tuple[int, str, str]:
-        extra = ["--model", str(small_model)] if model else []
-        monkeypatch.setattr(sys, "argv", ["clipspect", *words, *extra])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+from helpers.cases import CASES
 
 
 def rows_of(folder):
@@ -238,8 +224,12 @@ def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_pa
         str(plates),
         "--object",
         "plate",
-        "--compare",
-        "anoclip,dual-image,mutual",
+        "-m",
+        "anoclip",
+        "-m",
+        "dual-image",
+        "-m",
+        "mutual",
         "--out",
         str(out),
     )
@@ -255,8 +245,12 @@ def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_pa
         str(plates),
         "--object",
         "plate",
-        "--compare",
-        "anoclip,dual-image,mutual",
+        "-m",
+        "anoclip",
+        "-m",
+        "dual-image",
+        "-m",
+        "mutual",
         "--out",
         str(out),
     )

@@ -12,7 +12,7 @@ from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
 from clipspect.registry import list_methods
-from conftest import plate
+from helpers.images import plate
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_explicit_references_are_what_good_images_are_compared_with(small_model,
         ({"settings": {"temperature": "warm"}}, "is a number"),
         ({"settings": {"block": 9}}, "blocks 1…3"),
         ({"domain": "nowhere"}, "unknown domain"),
-        ({"aspect": "stretch"}, "'squash', 'pad'"),
+        ({"aspect": "stretch"}, "squash, pad"),
         ({"tile": 3}, "at least 16"),
         ({"batch_size": 0}, "batch_size"),
         ({"abnormal": ["scratched"]}, "must hold"),
@@ -273,7 +273,7 @@ def test_every_method_on_a_resnet_scores_or_says_why_not(tmp_path, plates, metho
     import open_clip
     from safetensors.torch import save_file
 
-    from small_models import ARCHITECTURES
+    from helpers.small_models import ARCHITECTURES
 
     config = json.loads(json.dumps(ARCHITECTURES["resnet"]))
     config["text_cfg"]["context_length"] = 32

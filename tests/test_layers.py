@@ -12,7 +12,7 @@ LAYERS = (
     ("postprocess",),
     ("data", "prompts", "detection"),
     ("registry", "backbones"),
-    ("methods",),
+    ("methods", "config"),
     ("model",),
     ("tensors", "reference_file", "precision"),
     ("references",),

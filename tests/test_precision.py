@@ -31,7 +31,7 @@ from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
 from clipspect.postprocess.agreement import MapAgreement, compare_maps, rank_correlation
 from clipspect.precision import Measured, choose, measure_precisions, resolve_precision
-from small_models import ARCHITECTURES, normalised_images
+from helpers.small_models import ARCHITECTURES, normalised_images
 
 GOOD, BAD = MapAgreement(1e-4, 0.9999, 1e-4), MapAgreement(1e-2, 0.99, 1e-4)
 

@@ -18,7 +18,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.plain_clip import PlainCLIP, is_plain_config
 from clipspect.demo import DEMO_IMAGES
-from small_models import ARCHITECTURES, normalised_images
+from helpers.small_models import ARCHITECTURES, normalised_images
 
 DETECT = """
 import sys

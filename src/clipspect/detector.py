@@ -17,6 +17,7 @@ import numpy as np
 from clipspect import __version__
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import Features
+from clipspect.config import DetectorConfig
 from clipspect.data.find import check_source, scan_folder
 from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
 from clipspect.data.pool import sample_pool
@@ -61,6 +62,7 @@ class Detector:
         *,
         set_size: int = 128,
         agreement: MapAgreement | None = None,
+        config: DetectorConfig | None = None,
     ) -> None:
         """Put a detector together; :func:`clipspect.load` is the usual way.
 
@@ -69,10 +71,12 @@ class Detector:
             reader: decodes, cuts and resizes images; its size must be the backbone's.
             set_size: maximum number of images (tiles) of a set that serve as each other's references.
             agreement: of the backbone's precision with fp32, where it was measured.
+            config: the options it was loaded with; workers of a cluster load the same, and manifests keep them.
         """
         if set_size < 2:
             raise UsageError("set_size must be at least 2")
         self.model, self.reader, self.set_size, self.agreement = model, reader, set_size, agreement
+        self.config = config or DetectorConfig(list(model.methods), set_size=set_size)
         self.ahead = max(2 * model.batch_size, 4)
 
     @property

@@ -1,109 +1,105 @@
-"""load(): from names to a Detector."""
+"""load(): from options to a Detector."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import reduce
+from inspect import signature
 from operator import or_
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ParamSpec
 
 from clipspect.backbones.loader import load_backbone
-from clipspect.backbones.presets import DEFAULT_MODEL
-from clipspect.data.convert import MAX_PIXELS
+from clipspect.config import DetectorConfig, check_names, spec_of
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.ranges import ValueRange
-from clipspect.data.transforms import Aspect, Interpolation, ResizeSpec
+from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
-from clipspect.precision import PrecisionChoice, check_precision, resolve_precision
+from clipspect.precision import resolve_precision
 from clipspect.prompts import PromptConfig, load_prompts
-from clipspect.registry import DEFAULT_METHOD, make_method
+from clipspect.registry import make_method
+
+P = ParamSpec("P")
 
 
-def load(
-    method: str | Method | Sequence[str | Method] = DEFAULT_METHOD,
-    model: str = DEFAULT_MODEL,
-    weights: str | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
-    device: str = "auto",
-    precision: PrecisionChoice = "fp32",
-    aspect: Aspect = "squash",
-    interpolation: Interpolation = "bicubic",
-    tile: int | Literal["square"] | None = None,
-    domain: str = "auto",
-    prompts: Path | None = None,
-    normal: Sequence[str] = (),
-    abnormal: Sequence[str] = (),
-    batch_size: int = 8,
-    set_size: int = 128,
-    max_pixels: int = MAX_PIXELS,
-    bit_depth: int | None = None,
-    window: tuple[float, float] | None = None,
-    seed: int = 0,
-) -> Detector:
+def _takes(config: Callable[P, DetectorConfig]) -> Callable[[Callable[..., Detector]], Callable[P, Detector]]:
+    """Give a function the signature of the configuration, and its options as documentation."""
+
+    def decorate(function: Callable[..., Detector]) -> Callable[P, Detector]:
+        specs = {one.name: spec_of(one) for one in fields(DetectorConfig)}
+        options = "\n".join(
+            f"        {name}: {spec.help}{f' Default: {spec.absent}.' if spec.absent else ''}"
+            for name, spec in specs.items()
+        )
+        function.__doc__ = (function.__doc__ or "").replace("    OPTIONS", options)
+        function.__signature__ = signature(config).replace(return_annotation="Detector")  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@_takes(DetectorConfig)
+def load(*arguments: Any, **options: Any) -> Detector:  # noqa: D417
     """Load a detector.
 
     Args:
-        method: a name of ``clipspect methods``, a method object with its settings, or several to compare.
-        model: a preset of ``clipspect models``, an open_clip architecture, "hf-hub:org/name", "timm:NAME", a folder, a
-            checkpoint.
-        weights: a pretrained tag, a checkpoint file, "random" for a seeded control; None = the preset's own.
-        settings: settings of the named method, field → value; a setting several methods share goes to each.
-        image_size: input side in pixels, a multiple of the backbone's patch; None = the preset's own.
-        device: "auto", "cpu", "cuda", …
-        precision: "fp32", or "bf16", "fp16" or "int8" in the towers' products, which is measured against fp32 on first
-            use and refused below a rank correlation of 0.999; "auto" for the fastest that is not.
-        aspect: "squash" to a square as the papers do, or "pad".
-        interpolation: "bicubic" or "bilinear".
-        tile: side in image pixels to cut large images into overlapping tiles; "square" for VisA's setting.
-        domain: "auto", or a domain of the prompt table: "object", "texture", "medical", …
-        prompts: a TOML file merged over the shipped prompt table.
-        normal: further normal states, such as "{} fresh from the mould".
-        abnormal: further abnormal states, such as "{} with a scratch".
-        batch_size: images encoded at once.
-        set_size: most images of a set that serve as each other's references.
-        max_pixels: larger images are refused before they are decoded.
-        bit_depth: bits of images that do not declare their own, such as 12-bit values in 16-bit files.
-        window: (low, high), the values that are black and white in images with more than 8 bits.
-        seed: of random weights.
+    OPTIONS
 
     Raises:
         UsageError: an unknown name or an impossible setting; the message lists what there is.
         WeightsError: weights that are not here; the message says which file and how to pass it.
     """
-    value_range = ValueRange(bit_depth, None if window is None else (float(window[0]), float(window[1])))
-    wanted = [method] if isinstance(method, str | Method) else list(method)
-    made = [_make(one, settings or {}, alone=len(wanted) == 1) for one in wanted]
-    for key in settings or {}:
-        if not any(key in one.settings() for one in made):
-            names = ", ".join(one.name for one in made)
-            raise UsageError(f"none of {names} has a setting {key!r}; see: clipspect methods NAME")
-    prompt_config = PromptConfig(load_prompts(prompts), domain, tuple(normal), tuple(abnormal))
-    for one in made:
-        prompt_config.sentences(
+    check_names(options)
+    return build_detector(DetectorConfig(*arguments, **options))
+
+
+def build_detector(config: DetectorConfig) -> Detector:
+    """Load the detector that a configuration describes. Raises as :func:`load`."""
+    methods = _make_methods(config)
+    prompts = PromptConfig(
+        load_prompts(config.prompts), config.domain, tuple(config.normal), tuple(config.abnormal)
+    )
+    for one in methods:
+        prompts.sentences(
             one.prompts, "object"
-        )  # a bad domain or phrase is told before weights are loaded
-    check_precision(precision)
+        )  # a bad domain or phrase is an error before weights are loaded
     backbone = load_backbone(
-        model,
-        weights,
-        image_size=image_size,
-        device=device,
-        seed=seed,
-        request=reduce(or_, (one.request() for one in made)),
-        needs_text=any(one.needs_text for one in made),
+        config.model,
+        config.weights,
+        image_size=config.image_size,
+        device=config.device,
+        seed=config.seed,
+        request=reduce(or_, (one.request() for one in methods)),
+        needs_text=any(one.needs_text for one in methods),
     )
-    backbone, agreement = resolve_precision(backbone, precision)
-    reader = ImageLoader(
-        ResizeSpec(backbone.image_size, aspect, interpolation), tile, max_pixels, value_range
+    backbone, agreement = resolve_precision(backbone, config.precision)
+    model = AnomalyModel(backbone, methods, prompts, config.batch_size)
+    reader = make_reader(config, backbone.image_size)
+    return Detector(model, reader, set_size=config.set_size, agreement=agreement, config=config)
+
+
+def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:
+    """The image loader of a configuration for inputs of ``image_size`` pixels a side."""
+    window = None if config.window is None else (float(config.window[0]), float(config.window[1]))
+    return ImageLoader(
+        ResizeSpec(image_size, config.aspect, config.interpolation),
+        config.tile,
+        config.max_pixels,
+        ValueRange(config.bit_depth, window),
     )
-    anomaly_model = AnomalyModel(backbone, tuple(made), prompt_config, batch_size)
-    return Detector(anomaly_model, reader, set_size=set_size, agreement=agreement)
+
+
+def _make_methods(config: DetectorConfig) -> tuple[Method, ...]:
+    alone = len(config.methods) == 1
+    methods = tuple(_make(one, config.settings, alone=alone) for one in config.methods)
+    for key in config.settings:
+        if not any(key in one.settings() for one in methods):
+            names = ", ".join(one.name for one in methods)
+            raise UsageError(f"none of {names} has a setting {key!r}; see: clipspect methods NAME")
+    return methods
 
 
 def _make(method: str | Method, settings: Mapping[str, Any], *, alone: bool) -> Method:

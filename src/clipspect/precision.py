@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipspect.backbones.base import Backbone, Precision
+from clipspect.backbones.base import Backbone
 from clipspect.backbones.cpu.int8 import fast_int8
 from clipspect.backbones.openclip.blocks import fast_bf16
 from clipspect.data.decode import read_image
@@ -34,8 +33,7 @@ from clipspect.model import AnomalyModel
 from clipspect.postprocess.agreement import MapAgreement, compare_maps
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.prompts.anchors import cache_folder, make_anchors
-
-PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+from clipspect.types import Precision, PrecisionChoice
 
 _PROBE_IMAGES = 4
 _ROUNDS = 3
@@ -52,14 +50,6 @@ class Measured:
     milliseconds: float
     """Per image, encoder alone, median."""
     agreement: MapAgreement
-
-
-def check_precision(precision: str) -> None:
-    """Raise UsageError for a precision there is not, before any weights are loaded."""
-    if precision not in get_args(PrecisionChoice):
-        raise UsageError(
-            f"unknown precision {precision!r}; there are: {', '.join(get_args(PrecisionChoice))}"
-        )
 
 
 def resolve_precision(backbone: Backbone, wanted: PrecisionChoice) -> tuple[Backbone, MapAgreement | None]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""Precision of the encoder's matmuls; "auto": the fastest one that agrees with fp32."""
+
 SIGNATURE_SIDE = 32
 """Cells per side of an image's signature, by which copies of an image are recognized."""
 

@@ -10,7 +10,7 @@ import torch
 from backbones.test_encode import backbone_of
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest
-from small_models import normalised_images
+from helpers.small_models import normalised_images
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.backbones.openclip.blocks import attend, cast_products
-from small_models import ARCHITECTURES, normalised_images
+from helpers.small_models import ARCHITECTURES, normalised_images
 
 
 @pytest.mark.parametrize(("heads", "queries", "keys"), [(3, 17, 17), (14, 1, 226), (2, 1500, 1500)])

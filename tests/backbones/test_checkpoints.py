@@ -18,7 +18,7 @@ from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.torchscript import read_tensors
 from clipspect.errors import UsageError, WeightsError
-from small_models import ARCHITECTURES, normalised_images
+from helpers.small_models import ARCHITECTURES, normalised_images
 
 
 def write_folder(folder, config, model, suffix="safetensors"):

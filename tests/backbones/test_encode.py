@@ -13,7 +13,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
 from clipspect.errors import UsageError
 from clipspect.registry import make_method
-from small_models import ARCHITECTURES, normalised_images
+from helpers.small_models import ARCHITECTURES, normalised_images
 
 VALUE = FeatureRequest(value_blocks=frozenset([-1]))
 

@@ -27,11 +27,12 @@ from clipspect.benchmark.runner import run_benchmark
 from clipspect.benchmark.samples import thinned
 from clipspect.benchmark.tables import notes, summary_rows, write_table
 from clipspect.cli import main
+from clipspect.config import DetectorConfig
 from clipspect.errors import ResultsError, UsageError
 from clipspect.registry import list_methods
 from clipspect.training.layouts import render_pictures, write_layout
 
-SMALL = Settings(image_size=64)
+SMALL = Settings(DetectorConfig(image_size=64))
 DATA = Path(os.environ.get("CLIPSPECT_DATA", "data"))
 """Real images for larger tests, which are not part of the repository."""
 COLUMNS = [
@@ -134,11 +135,11 @@ def test_a_finished_category_is_not_measured_again_and_a_new_method_joins_it(own
 def test_other_settings_are_refused_until_told_to_overwrite(own, tmp_path):
     run(own, tmp_path / "out")
     with pytest.raises(ResultsError, match="image_size was 64, now 96"):
-        run(own, tmp_path / "out", settings=Settings(image_size=96))
+        run(own, tmp_path / "out", settings=Settings(DetectorConfig(image_size=96)))
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(own / "good/000.jpg")
     with pytest.raises(ResultsError, match="images was"):
         run(own, tmp_path / "out")
-    (again,) = run(own, tmp_path / "out", settings=Settings(image_size=96), overwrite=True)
+    (again,) = run(own, tmp_path / "out", settings=Settings(DetectorConfig(image_size=96)), overwrite=True)
     assert again.image_size == 96
 
 
@@ -233,11 +234,13 @@ def test_too_few_references_say_so(own, tmp_path):
 
 
 def test_full_size_and_kinds_of_defects(own, tmp_path):
-    settings = Settings(image_size=32, resolution="photo", by_defect=True)
+    settings = Settings(DetectorConfig(image_size=32), resolution="photo", by_defect=True)
     (result,) = run(own, tmp_path / "out", settings=settings)
     assert (
         result.figures.values["pixel_auroc"]
-        != values(run(own, tmp_path / "map", settings=Settings(image_size=32)))[0]["pixel_auroc"]
+        != values(run(own, tmp_path / "map", settings=Settings(DetectorConfig(image_size=32))))[0][
+            "pixel_auroc"
+        ]
     )
     assert result.kinds["dent"].values == result.figures.values  # the only kind
 
@@ -375,7 +378,7 @@ def test_empty_full_and_vanished_masks_are_told(own, tmp_path):
     dot[0, 0] = 255
     for name, mask in (("000", dot * 0), ("001", dot * 0 + 255), ("002", dot)):
         Image.fromarray(mask).save(own / f"masks/dent/{name}.png")
-    (result,) = run(own, tmp_path / "out", settings=Settings(image_size=32))
+    (result,) = run(own, tmp_path / "out", settings=Settings(DetectorConfig(image_size=32)))
     assert result.warnings == [
         "1 masks of defective images are empty, the first is that of dent/000.jpg",
         "1 masks mark the whole image as defective, the first is that of dent/001.jpg",
@@ -391,7 +394,11 @@ def test_a_depth_that_looks_wrong_is_told_and_can_be_given(own, tmp_path):
         Image.fromarray(grey).save(path.with_suffix(".png"))
     (dark,) = run(own, tmp_path / "dark")
     assert sum("it is dark at full scale" in warning for warning in dark.warnings) >= 1
-    (right,) = run(own, tmp_path / "right", settings=replace(SMALL, bit_depth=12))
-    (again,) = run(own, tmp_path / "right", settings=replace(SMALL, bit_depth=12))
+    (right,) = run(
+        own, tmp_path / "right", settings=replace(SMALL, config=SMALL.config.replace(bit_depth=12))
+    )
+    (again,) = run(
+        own, tmp_path / "right", settings=replace(SMALL, config=SMALL.config.replace(bit_depth=12))
+    )
     assert right.warnings == []
     assert again.figures.values == right.figures.values != dark.figures.values

@@ -9,11 +9,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cases import CASES
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.folders import find_layout, list_folder
 from clipspect.benchmark.masks import read_mask
 from clipspect.benchmark.samples import Category, Sample, check_category
+from helpers.cases import CASES
 
 TRUTH = np.zeros((64, 96), bool)
 TRUTH[10:20, 10:30] = TRUTH[40:50, 60:80] = True

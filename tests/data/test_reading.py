@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import clipspect
-from cases import CASES
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.reading import is_read_alike
 from clipspect.data.transforms import ResizeSpec
+from helpers.cases import CASES
 
 EXPORT = Path(__file__).parents[2] / "docs" / "export.md"
 GREY = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cases import CASES
 from clipspect.data.templates import match_templates
 from clipspect.errors import ImageError, UsageError
+from helpers.cases import CASES
 
 
 def touch(folder: Path, *names: str) -> Path:

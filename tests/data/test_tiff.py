@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from cases import CASES
 from clipspect.data.decode import Decoded, decode, load_image
 from clipspect.data.ranges import FILE_RANGE, ValueRange
 from clipspect.errors import ImageError
+from helpers.cases import CASES
 
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)

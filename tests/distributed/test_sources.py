@@ -98,7 +98,7 @@ def test_an_s3_server_that_answers_503_and_stalls_loses_nothing(monkeypatch):
     pytest.importorskip("boto3")
     from pyarrow import fs
 
-    from distributed.faulty_s3 import faulty_s3
+    from helpers.faulty_s3 import faulty_s3
 
     for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
         monkeypatch.setenv(name, value)

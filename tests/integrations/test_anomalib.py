@@ -18,11 +18,11 @@ from PIL import Image
 from torchvision import tv_tensors
 
 import clipspect
-from cases import CASES
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
 from clipspect.benchmark.runner import run_benchmark
+from clipspect.config import DetectorConfig
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec
 from clipspect.errors import UsageError
@@ -36,6 +36,7 @@ from clipspect.integrations.anomalib import (
 )
 from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.training.layouts import render_pictures, write_layout
+from helpers.cases import CASES
 
 MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
 NAMES = {
@@ -81,7 +82,7 @@ def test_every_model_gives_the_figures_of_the_benchmark(root, engine, tmp_path):
     candidates = make_candidates([kind.method_name for kind in MODELS], {}, {}, None)
     own = run_benchmark(
         "mvtecad", load_categories("mvtecad", root / "mvtec"), candidates, tmp_path / "own",
-        settings=Settings(image_size=64),
+        settings=Settings(DetectorConfig(image_size=64)),
     )  # fmt: skip
     for kind, result in zip(MODELS, own, strict=True):
         datamodule = MVTecAD(root=root / "mvtec", category="bottle", eval_batch_size=4, num_workers=0)

@@ -16,7 +16,6 @@ from clipspect.methods.base import MethodContext, Scores
 from clipspect.prompts.anchors import make_anchors
 
 SIZE = 64
-torch.set_num_threads(1)  # a second thread costs these small tensors more than it brings
 
 
 def make_backbone(seed: int = 0) -> OpenClipBackbone:

@@ -18,7 +18,7 @@ from clipspect.results.merge import RowFilter, merge_results, recover_manifest
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows, read_manifest
-from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
+from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:

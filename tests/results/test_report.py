@@ -16,7 +16,7 @@ from clipspect.errors import ResultsError
 from clipspect.results import report as report_module
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
+from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def parse(text: str) -> tuple[dict, list[dict]]:

@@ -26,7 +26,7 @@ from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.results.outputs import output_path
 from clipspect.results.run import LocalEngine, Progress, run_folder
 from clipspect.results.store import iterate_rows
-from fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
+from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
 def rows_of(out: Path) -> dict[str, dict]:
@@ -287,7 +287,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_next_run_completes_it(
 
 
 def start(photos: Path, out: Path, log: Path, delay: str) -> subprocess.Popen:
-    script = Path(__file__).parents[1] / "fake_detector.py"
+    script = Path(__file__).parents[1] / "helpers" / "fake_detector.py"
     source = str(Path(run_module.__file__).parents[2])
     environment = {**os.environ, "DELAY": delay, "PYTHONPATH": source}
     return subprocess.Popen([sys.executable, script, photos, out, log], env=environment)

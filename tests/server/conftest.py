@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import plate
+from helpers.images import plate
 
 MEGABYTE = 1_000_000
 
@@ -41,9 +41,12 @@ def picture_of(data: bytes) -> np.ndarray:
 @pytest.fixture
 def engine(small_model: Path, tmp_path: Path):
     """An engine over the small model."""
+    from clipspect.config import DetectorConfig
     from clipspect.server.engine import Engine
 
-    return Engine((str(small_model),), references=tmp_path / "references", batch_size=4)
+    return Engine(
+        (str(small_model),), references=tmp_path / "references", config=DetectorConfig(batch_size=4)
+    )
 
 
 class LocalBackend:

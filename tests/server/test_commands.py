@@ -21,7 +21,9 @@ def served(monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(
         "clipspect.server.service.run_service", lambda s, **more: seen.update(more, settings=s)
     )
-    monkeypatch.setattr("clipspect.ui.host.serve_page", lambda m, s, **more: seen.update(more, limits=s))
+    monkeypatch.setattr(
+        "clipspect.ui.host.serve_page", lambda m, s, c, **more: seen.update(more, limits=s, config=c)
+    )
     return seen
 
 

@@ -19,7 +19,7 @@ from clipspect.training.config import Phase, SceneSet, Stage, load_config
 from clipspect.training.distillation import Student, Teacher, crop_training_images, read_training_images
 from clipspect.training.train import step_generator
 from clipspect.training.windows import draw_windows
-from conftest import plate
+from helpers.images import plate
 from training.test_train import TINY
 
 

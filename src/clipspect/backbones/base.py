@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
+from clipspect.types import Precision
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Floating-point precision → dtype."""
 RANDOM = "random"

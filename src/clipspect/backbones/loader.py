@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import get_args
 
-from clipspect.backbones.base import Backbone, Precision, check_device
+from clipspect.backbones.base import Backbone, check_device
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
 from clipspect.errors import UsageError
 from clipspect.registry import backbone_loader
+from clipspect.types import Precision
 
 
 def load_backbone(

@@ -20,6 +20,7 @@ import numpy as np
 from clipspect.benchmark.accumulator import Figures, Resolution
 from clipspect.benchmark.candidates import Candidate
 from clipspect.benchmark.samples import Category, Sample
+from clipspect.config import DetectorConfig
 from clipspect.errors import ResultsError
 from clipspect.results.files import write_whole
 
@@ -33,21 +34,29 @@ EXAMPLES = 6
 class Settings:
     """Settings of a benchmark besides its data, models, methods and seeds."""
 
-    image_size: int | None = None
-    device: str = "auto"
-    precision: Any = "fp32"
-    batch_size: int = 8
-    set_size: int = 128
-    aspect: Any = "squash"
-    interpolation: Any = "bicubic"
-    tile: Any = None
-    domain: str = "auto"
-    prompts: Path | None = None
+    config: DetectorConfig = DetectorConfig()
+    """Options of the detectors; method, model, weights and seed are those of each candidate and unit."""
     resolution: Resolution = "map"
-    bit_depth: int | None = None
-    window: tuple[float, float] | None = None
     by_defect: bool = False
     """Whether to also compute metrics of each kind of defect against the good images."""
+
+    def identity(self) -> dict[str, Any]:
+        """What figures depend on, as JSON-serializable values; device and batch size change speed alone."""
+        values = self.config.to_dict()
+        names = [
+            "image_size",
+            "precision",
+            "set_size",
+            "aspect",
+            "interpolation",
+            "tile",
+            "domain",
+            "prompts",
+        ]
+        # results from before these options existed are resumed
+        names += [name for name in ("bit_depth", "window", "normal", "abnormal") if values[name]]
+        kept = {name: values[name] for name in names}
+        return {**kept, "resolution": self.resolution, "by_defect": self.by_defect}
 
 
 @dataclass(frozen=True)

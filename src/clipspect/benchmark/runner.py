@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -34,11 +34,9 @@ from clipspect.benchmark.metrics import PixelCurve, scikit_learn
 from clipspect.benchmark.provenance import machine, peak_memory, versions
 from clipspect.benchmark.samples import Category
 from clipspect.data.loader import load_images
-from clipspect.data.prepare import ImageLoader
-from clipspect.data.ranges import ValueRange
-from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
+from clipspect.loading import make_reader
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
 from clipspect.postprocess.maps import shrink_map
@@ -129,34 +127,26 @@ class _Station:
                 loaded = load_backbone(
                     self.model,
                     None if self.weights == TRAINED else self.weights,
-                    image_size=self.settings.image_size,
-                    device=self.settings.device,
+                    image_size=self.settings.config.image_size,
+                    device=self.settings.config.device,
                     seed=self.seed,
                 )
-                self._backbone, _ = resolve_precision(loaded, self.settings.precision)
+                self._backbone, _ = resolve_precision(loaded, self.settings.config.precision)
         return self._backbone
 
     def detector(self, measured: Sequence[Measured]) -> Detector:
-        s = self.settings
-        value_range = ValueRange(s.bit_depth, s.window)
-        reader = ImageLoader(
-            ResizeSpec(self.backbone.image_size, s.aspect, s.interpolation), s.tile, value_range=value_range
+        config = self.settings.config
+        prompts = PromptConfig(
+            load_prompts(config.prompts), config.domain, tuple(config.normal), tuple(config.abnormal)
         )
-        prompt_config = PromptConfig(load_prompts(s.prompts), s.domain, (), ())
         methods = cast(Sequence[Method], measured)
-        model = AnomalyModel(self.backbone, tuple(methods), prompt_config, s.batch_size)
-        return Detector(model, reader, set_size=s.set_size)
+        model = AnomalyModel(self.backbone, tuple(methods), prompts, config.batch_size)
+        reader = make_reader(config, self.backbone.image_size)
+        return Detector(model, reader, set_size=config.set_size)
 
 
 def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
     """Return what all candidates of a unit depend on, as JSON-serializable values."""
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(station.settings).items()}
-    del settings["device"], settings["batch_size"]  # these change speed, not figures
-    for name in ("bit_depth", "window"):  # results from before these settings existed can be resumed
-        if settings[name] is None:
-            del settings[name]
-        elif name == "window":
-            settings[name] = list(settings[name])  # as read back from JSON
     return {
         "clipspect": clipspect.__version__,
         "data": unit.data,
@@ -165,7 +155,7 @@ def _fingerprint(unit: Unit, station: _Station) -> dict[str, Any]:
         "weights": unit.weights,
         "fingerprint": station.backbone.fingerprint,
         "seed": unit.seed,
-        **settings,
+        **station.settings.identity(),
     }
 
 

@@ -10,7 +10,8 @@ import typer
 from clipspect import __version__
 from clipspect.cli.benchmark import benchmark
 from clipspect.cli.catalog import methods, models_app
-from clipspect.cli.detect import demo, detect
+from clipspect.cli.demo import demo
+from clipspect.cli.detect import detect
 from clipspect.cli.export import export
 from clipspect.cli.output import console
 from clipspect.cli.references import references_app

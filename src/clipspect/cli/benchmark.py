@@ -9,6 +9,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
+from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ DATA, RUN, TABLES = "Data", "What is compared", "Tables and figures"
 EXIT_SOME_FAILED = 3
 
 
+@opt.detector_options(
+    "settings", "image_size", "device", "precision", "batch_size", "set_size", "aspect", "interpolation", "tile",
+    "max_pixels", "bit_depth", "window", "domain", "prompts",
+)  # fmt: skip
 def benchmark(
+    config: DetectorConfig,
     data: Annotated[
         str,
         typer.Option(
@@ -103,25 +109,12 @@ def benchmark(
             rich_help_panel=RUN,
         ),
     ] = None,
-    set_: opt.SetOption = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
             "--sweep", help="Each value in turn: references=1,2,4,8. Repeatable.", rich_help_panel=RUN
         ),
     ] = None,
-    image_size: opt.ImageSizeOption = None,
-    device: opt.DeviceOption = "auto",
-    precision: opt.PrecisionOption = "fp32",
-    batch_size: opt.BatchOption = 8,
-    set_size: opt.SetSizeOption = 128,
-    aspect: opt.AspectOption = "squash",
-    interpolation: opt.InterpolationOption = "bicubic",
-    tile: opt.TileOption = None,
-    bit_depth: opt.BitDepthOption = None,
-    window: opt.WindowOption = None,
-    domain: opt.DomainOption = "auto",
-    prompts: opt.PromptsOption = None,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -182,15 +175,12 @@ def benchmark(
     for document in documents:
         check_suffix(document)
     swept = {name: values.split(",") for name, values in map(_pair, sweep or ())}
-    candidates = make_candidates(_words(methods), dict(map(_pair, set_ or ())), swept, shots)
+    candidates = make_candidates(_words(methods), dict(config.settings), swept, shots)
     layout = given_layout(root, normal, _words(abnormal), masks, references)
     chosen = load_categories(data, root, _words(categories), object=object, layout=layout)
     if limit is not None:
         chosen = [thinned(category, limit) for category in chosen]
-    settings = Settings(
-        image_size, device, precision, batch_size, set_size, aspect, interpolation, opt.parse_tile(tile), domain,
-        prompts, "photo" if full_size else "map", bit_depth, opt.parse_window(window), by_defect,
-    )  # fmt: skip
+    settings = Settings(config, "photo" if full_size else "map", by_defect)
     target = out or Path(f"{data}-benchmark")
     results = _run_with_progress(
         data, chosen, candidates, target, models=_words(model), weights=_words(weights), seeds=_numbers(seeds),
@@ -269,7 +259,7 @@ def _draw(
         )
     for setting in swept:
         draw_sweep(folder / f"sweep-{setting}.png", rows, setting)
-    console(stderr=True).print(f"wrote figures to {folder}", highlight=False, markup=False)
+    console(stderr=True).print(f"wrote figures to {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _words(text: str | None) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
 from clipspect.cli.strict import StrictCommand
+from clipspect.config import DetectorConfig
 
 models_app = typer.Typer(help="List models, or measure a model's level for one image alone.")
 
@@ -45,15 +46,13 @@ def models(context: typer.Context) -> None:
 
 
 @models_app.command(cls=StrictCommand)
+@opt.detector_options("model", "weights", "image_size", "device", method="anoclip")
 def calibrate(
-    model: opt.ModelOption = "tiny",
-    weights: opt.WeightsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    device: opt.DeviceOption = "auto",
+    config: DetectorConfig,
     images: Annotated[
         Path | None,
         typer.Option(
-            "--images", help="Clean images, 100 or more [default: rendered scenes].", show_default=False
+            "--images", help="Clean images, 100 or more \\[default: rendered scenes].", show_default=False
         ),
     ] = None,
     object: Annotated[str, typer.Option("--object", help="What is on --images.")] = "object",
@@ -65,11 +64,9 @@ def calibrate(
     (detect --good) are better than any level.
     """
     from clipspect.backbones.levels import level_cache, measure_level, write_levels
-    from clipspect.cli.detect import load_detector
+    from clipspect.cli.run import load_detector
 
-    detector = load_detector(
-        method="anoclip", model=model, weights=weights, image_size=image_size, device=device
-    )
+    detector = load_detector(config)
     backbone = detector.backbone
     if images is None:
         from clipspect.training.calibrate import level_on_scenes

@@ -9,41 +9,35 @@ from typing import Annotated
 import typer
 
 from clipspect.cli import options as opt
-from clipspect.cli.detect import load_detector
 from clipspect.cli.output import console
+from clipspect.cli.run import load_detector
+from clipspect.config import MODEL, DetectorConfig
 from clipspect.data.find import find_images
 from clipspect.errors import UsageError
-from clipspect.registry import DEFAULT_METHOD
 
 
+@opt.detector_options(
+    "method", "settings", "model", "weights", "image_size", "interpolation", "domain", "prompts", "normal", "abnormal",
+    device="cpu",
+)  # fmt: skip
 def export(
     object: Annotated[str, typer.Option("--object", help="What is on the images, in plain words.")],
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="bottle.onnx, or bottle.xml for OpenVINO.", show_default=False),
     ],
-    method: opt.MethodOption = None,
-    set_: opt.SetOption = None,
-    model: opt.ModelOption = "tiny",
-    weights: opt.WeightsOption = None,
-    image_size: opt.ImageSizeOption = None,
+    config: DetectorConfig,
     precision: Annotated[
         str,
-        typer.Option("--precision", help="fp32; with .xml also bf16 and int8.", rich_help_panel=opt.MODEL),
+        typer.Option("--precision", help="fp32; with .xml also bf16 and int8.", rich_help_panel=MODEL),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
-        typer.Option("--calibrate", help="Images to calibrate int8 on.", rich_help_panel=opt.MODEL),
+        typer.Option("--calibrate", help="Images to calibrate int8 on.", rich_help_panel=MODEL),
     ] = None,
     bar: Annotated[
-        float,
-        typer.Option("--bar", help="Least rank correlation with fp32's maps.", rich_help_panel=opt.MODEL),
+        float, typer.Option("--bar", help="Lowest rank correlation with fp32's maps.", hidden=True)
     ] = 0.999,
-    interpolation: opt.InterpolationOption = "bicubic",
-    domain: opt.DomainOption = "auto",
-    prompts: opt.PromptsOption = None,
-    normal_state: opt.NormalOption = None,
-    abnormal_state: opt.AbnormalOption = None,
     good: opt.GoodOption = None,
     false_alarm_rate: opt.FalseAlarmOption = None,
     threshold: opt.ThresholdOption = None,
@@ -55,19 +49,7 @@ def export(
     """
     if precision not in ("fp32", "bf16", "int8"):
         raise UsageError(f"unknown precision {precision!r}; there are: fp32, bf16, int8")
-    detector = load_detector(
-        method=method or DEFAULT_METHOD,
-        settings=set_,
-        model=model,
-        weights=weights,
-        image_size=image_size,
-        device="cpu",
-        interpolation=interpolation,
-        domain=domain,
-        prompts=prompts,
-        normal=normal_state or (),
-        abnormal=abnormal_state or (),
-    )
+    detector = load_detector(config)
     calibration = None
     if good is not None:
         from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE

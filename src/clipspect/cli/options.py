@@ -1,14 +1,18 @@
-"""What may be asked for on the command line: typed options with their help, shared by the commands."""
+"""Options shared by the commands; those of a detector come from the fields of DetectorConfig."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from enum import Enum
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
-from clipspect.errors import UsageError
+from clipspect.config import IMAGES, REFERENCES, DetectorConfig, spec_of
 
 
 class Maps(str, Enum):
@@ -41,10 +45,6 @@ class Overlays(str, Enum):
     none = "none"
 
 
-MODEL = "Model"
-INPUT = "Images"
-PROMPTS = "Words"
-REFERENCES = "References"
 JUDGE = "Thresholds"
 OUTPUT = "Output"
 SCALE = "Scale"
@@ -52,134 +52,12 @@ SCALE = "Scale"
 ObjectOption = Annotated[
     str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
 ]
-MethodOption = Annotated[
-    str | None,
-    typer.Option("--method", "-m", help="See [bold]clipspect methods[/bold].", rich_help_panel=MODEL),
-]
-CompareOption = Annotated[
-    str | None,
-    typer.Option(
-        "--compare",
-        help="Several methods over one encoding, side by side: anoclip,dual-image.",
-        rich_help_panel=MODEL,
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", help="A setting of the method: views=official. Repeatable.", rich_help_panel=MODEL
-    ),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="See [bold]clipspect models[/bold]; or an open_clip name, hf-hub:org/name, a folder, a checkpoint.",
-        rich_help_panel=MODEL,
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="A pretrained tag, a checkpoint file, or 'random' for a control.",
-        rich_help_panel=MODEL,
-    ),
-]
-ImageSizeOption = Annotated[
-    int | None,
-    typer.Option("--image-size", help="Input side, a multiple of the patch.", rich_help_panel=MODEL),
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=MODEL)
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="fp32; bf16, fp16 or int8, held against fp32 first; auto = the fastest whose maps agree.",
-        rich_help_panel=MODEL,
-    ),
-]
-BatchOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images encoded at once.", rich_help_panel=MODEL)
-]
-AspectOption = Annotated[
-    str,
-    typer.Option("--aspect", help="squash to a square (as the papers), or pad.", rich_help_panel=INPUT),
-]
-InterpolationOption = Annotated[
-    str, typer.Option("--interpolation", help="bicubic, or bilinear.", rich_help_panel=INPUT)
-]
-TileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tile",
-        help="Cut large images into overlapping tiles of this side in pixels; 'square' = the shorter side.",
-        rich_help_panel=INPUT,
-    ),
-]
-MaxPixelsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-pixels",
-        help="Refuse larger images before decoding them [default: 100000000].",
-        rich_help_panel=INPUT,
-        show_default=False,
-    ),
-]
-BitDepthOption = Annotated[
-    int | None,
-    typer.Option(
-        "--bit-depth",
-        help="Bits of images that do not declare them: 12 for 12-bit values in 16-bit files.",
-        rich_help_panel=INPUT,
-    ),
-]
-WindowOption = Annotated[
-    str | None,
-    typer.Option(
-        "--window",
-        help="Values that are black and white in images with more than 8 bits: 0,4095.",
-        rich_help_panel=INPUT,
-    ),
-]
 PagesOption = Annotated[
     Pages,
     typer.Option(
         "--pages",
         help="Of files with several pages or frames: the first, or all of them.",
-        rich_help_panel=INPUT,
-    ),
-]
-DomainOption = Annotated[
-    str,
-    typer.Option(
-        "--domain",
-        help="auto, object, texture, medical, x-ray, aerial, microscopy, or your own.",
-        rich_help_panel=PROMPTS,
-    ),
-]
-PromptsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--prompts", help="A TOML file of your own words (docs/prompts.md).", rich_help_panel=PROMPTS
-    ),
-]
-NormalOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--normal-state",
-        help="A further normal state: '{} as machined'. Repeatable.",
-        rich_help_panel=PROMPTS,
-    ),
-]
-AbnormalOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--abnormal-state",
-        help="A further abnormal state: '{} with a scratch'. Repeatable.",
-        rich_help_panel=PROMPTS,
+        rich_help_panel=IMAGES,
     ),
 ]
 ReferenceOption = Annotated[
@@ -187,23 +65,13 @@ ReferenceOption = Annotated[
     typer.Option(
         "--reference",
         help="Known-good image, folder of them, or a .refs file, for every image.",
-        rich_help_panel=REFERENCES,
     ),
 ]
 TemplatesOption = Annotated[
     Path | None,
     typer.Option(
         "--templates",
-        help="Folder with each image's own reference, told by its file name.",
-        rich_help_panel=REFERENCES,
-    ),
-]
-SetSizeOption = Annotated[
-    int,
-    typer.Option(
-        "--set-size",
-        min=2,
-        help="Most images that serve as each other's references.",
+        help="Folder with a reference for each image, matched by file name.",
         rich_help_panel=REFERENCES,
     ),
 ]
@@ -212,21 +80,22 @@ GoodOption = Annotated[
     typer.Option(
         "--good",
         help="Known-good images: references and threshold in one; 10 or more are advised.",
-        rich_help_panel=JUDGE,
     ),
 ]
 FalseAlarmOption = Annotated[
     float | None,
     typer.Option(
         "--false-alarm-rate",
-        help="Share of good images that may be flagged, with --good [default: 0.05].",
+        help="Share of good images that may be flagged, with --good \\[default: 0.05].",
         rich_help_panel=JUDGE,
         show_default=False,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option("--threshold", help="Flag scores from here on [default: 0.5].", rich_help_panel=JUDGE),
+    typer.Option(
+        "--threshold", help="Flag scores of at least this value \\[default: 0.5].", rich_help_panel=JUDGE
+    ),
 ]
 EngineOption = Annotated[
     EngineName,
@@ -245,7 +114,7 @@ WorkersOption = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Ray actors [default: one per GPU, else per core].",
+        help="Ray actors \\[default: one per GPU, else per core].",
         rich_help_panel=SCALE,
         show_default=False,
     ),
@@ -255,8 +124,7 @@ OutOption = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Results folder [default: NAME-results].",
-        rich_help_panel=OUTPUT,
+        help="Results folder \\[default: NAME-results].",
         show_default=False,
     ),
 ]
@@ -264,7 +132,7 @@ MapsOption = Annotated[Maps, typer.Option("--maps", help="Also write the maps.",
 OverlaysOption = Annotated[
     Overlays, typer.Option("--overlays", help="Which overlays to write.", rich_help_panel=OUTPUT)
 ]
-CsvOption = Annotated[bool, typer.Option("--csv", help="Also write detections.csv.", rich_help_panel=OUTPUT)]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Also write detections.csv.")]
 ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=OUTPUT)
 ]
@@ -286,23 +154,51 @@ FailOption = Annotated[
 ]
 
 
-def parse_window(text: str | None) -> tuple[float, float] | None:
-    """--window as two numbers; UsageError for anything else."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--window {text}: give two numbers, such as 0,4095") from None
-    return low, high
+def detector_options(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter ``config`` of a command by one option per field of :class:`DetectorConfig`.
+
+    Args:
+        names: fields that the command offers.
+        defaults: values of other fields, or other defaults of offered ones.
+    """
+    offered = [one for one in fields(DetectorConfig) if one.name in names]
+    assert len(offered) == len(names)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            chosen = {one.name: given.pop(one.name) for one in offered}
+            values = {name: value for name, value in chosen.items() if value is not None}
+            parsers = {one.name: spec_of(one).parse for one in offered}
+            parsed = {
+                name: parse(value) if (parse := parsers[name]) else value for name, value in values.items()
+            }
+            command(**given, config=DetectorConfig(**{**defaults, **parsed}))
+
+        own = signature(command, eval_str=True)
+        options = [_as_parameter(one, defaults.get(one.name)) for one in offered]
+        before = [p for p in own.parameters.values() if p.default is Parameter.empty and p.name != "config"]
+        after = [p for p in own.parameters.values() if p.default is not Parameter.empty]
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*before, *options, *after)]
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        vars(run).pop("__wrapped__")
+        return run
+
+    return decorate
 
 
-def parse_tile(text: str | None) -> int | Literal["square"] | None:
-    """--tile as a number of pixels or "square"; UsageError for anything else."""
-    if text is None:
-        return None
-    if text == "square":
-        return "square"
-    if not text.isdigit():
-        raise UsageError(f"--tile {text}: give a number of pixels, or 'square'")
-    return int(text)
+def _as_parameter(one: Any, default: Any) -> Parameter:
+    """The command-line option of a field; None where it is not given, so that the field's default holds."""
+    spec = spec_of(one)
+    value = default if default is not None else one.default
+    shown = str(value) if isinstance(value, str | int) else spec.absent
+    help = f"{spec.help} \\[default: {shown}]" if shown else spec.help
+    option = typer.Option(
+        *spec.flags, help=help, rich_help_panel=spec.group, min=spec.at_least,
+        hidden=spec.hidden, show_default=False, metavar="<str>" if spec.repeatable else None,
+    )  # fmt: skip
+    kind: Any = list[str] if spec.repeatable else spec.kind
+    return Parameter(
+        one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )

@@ -46,7 +46,7 @@ def print_detection(detection: Detection, overlay: Path | None) -> None:
         )
     out.print(f"  [dim]{escape(describe(detection.calibration_used))}[/]", highlight=False, soft_wrap=True)
     for warning in detection.warnings:
-        out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
+        out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)
     if overlay is not None:
         out.print(f"overlay: {escape(str(overlay))}", highlight=False, soft_wrap=True)
 
@@ -59,9 +59,9 @@ def print_summary(summary: RunSummary) -> None:
 
     out = console()
     for warning in summary.warnings:
-        out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False)
+        out.print(f"[bold yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)
     for path, reason in summary.errors:
-        out.print(f"[bold red]failed[/] {escape(path)}: {escape(reason)}", highlight=False)
+        out.print(f"[bold red]failed[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     kept = f" ({summary.kept} from an earlier run)" if summary.kept else ""
     counts = ", ".join(
         f"[{STYLES.get(verdict, 'default')}]{number} {WORDS[verdict]}[/]"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 def run_on_ray(
     detector: Detector,
-    recipe: Mapping[str, Any],
     source: str,
     object: str,
     reference: Path | None,
@@ -22,22 +21,23 @@ def run_on_ray(
     workers: int | None,
     run: Callable[[Engine], RunSummary],
 ) -> RunSummary:
-    """Run with an engine on Ray; ``recipe`` are the arguments of ``clipspect.load`` that made ``detector``.
+    """Run with an engine on Ray, whose workers load the detector's configuration.
 
-    Raises UsageError where Ray is not installed or not to be reached.
+    Raises UsageError where Ray is not installed or cannot be reached.
     """
-    import clipspect
     from clipspect.distributed.ray_engine import RayEngine, pack_references, ray_cluster
     from clipspect.distributed.sources import open_source
+    from clipspect.loading import build_detector
 
+    config = detector.config
     engine = RayEngine(
         detector,
-        partial(clipspect.load, **recipe),
+        partial(build_detector, config),
         open_source(source),
         object,
         references=None if reference is None else pack_references(detector, reference, object),
         workers=workers,
-        gpus=not str(recipe["device"]).startswith("cpu"),
+        gpus=not config.device.startswith("cpu"),
     )
     with ray_cluster(address):
         return run(engine)

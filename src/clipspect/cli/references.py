@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from clipspect.cli import options as opt
-from clipspect.cli.detect import load_detector
 from clipspect.cli.output import console
+from clipspect.cli.run import load_detector
 from clipspect.cli.strict import StrictCommand
+from clipspect.config import DetectorConfig
 
 references_app = typer.Typer(
     help="Encoded known-good references, kept in one file and used with detect --reference.",
@@ -24,6 +25,10 @@ def _references() -> None:
 
 
 @references_app.command(cls=StrictCommand)
+@opt.detector_options(
+    "method", "settings", "model", "weights", "image_size", "device", "precision", "aspect", "interpolation", "tile",
+    "max_pixels", "bit_depth", "window", method="dual-image",
+)  # fmt: skip
 def build(
     good: Annotated[Path, typer.Argument(help="A known-good image, or a folder.", show_default=False)],
     object: Annotated[
@@ -33,34 +38,12 @@ def build(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to write, such as bottle.refs.", show_default=False)
     ],
-    method: opt.MethodOption = "dual-image",
-    set_: opt.SetOption = None,
-    model: opt.ModelOption = "tiny",
-    weights: opt.WeightsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    device: opt.DeviceOption = "auto",
-    precision: opt.PrecisionOption = "fp32",
-    aspect: opt.AspectOption = "squash",
-    interpolation: opt.InterpolationOption = "bicubic",
-    tile: opt.TileOption = None,
-    bit_depth: opt.BitDepthOption = None,
-    window: opt.WindowOption = None,
+    config: DetectorConfig,
 ) -> None:
     """Encode known-good images once: clipspect references build good/ --object bottle -o bottle.refs."""
-    detector = load_detector(
-        method=method,
-        settings=set_,
-        model=model,
-        weights=weights,
-        image_size=image_size,
-        device=device,
-        precision=precision,
-        aspect=aspect,
-        interpolation=interpolation,
-        tile=opt.parse_tile(tile),
-        bit_depth=bit_depth,
-        window=opt.parse_window(window),
-    )
+    detector = load_detector(config)
     with console(stderr=True).status(f"encoding the references in {good}"):
         count = detector.write_references(good, object, out)
-    console().print(f"{count} references of {object!r} in {out}", highlight=False, markup=False)
+    console().print(
+        f"{count} references of {object!r} in {out}", highlight=False, markup=False, soft_wrap=True
+    )

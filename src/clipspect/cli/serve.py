@@ -10,6 +10,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
+from clipspect.config import MODEL, REFERENCES, DetectorConfig
 from clipspect.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
@@ -20,8 +21,8 @@ SAFETY = "Safety"
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", help="A model that may be asked for. Repeatable, the first is the default [default: tiny].",
-        rich_help_panel=opt.MODEL, show_default=False,
+        "--model", help="A model that may be asked for. Repeatable, the first is the default \\[default: tiny].",
+        rich_help_panel=MODEL, show_default=False,
     ),
 ]  # fmt: skip
 HostOption = Annotated[
@@ -40,14 +41,15 @@ MaxPixelsOption = Annotated[
 ]
 
 
+@opt.detector_options(
+    "weights", "image_size", "device", "precision", "set_size", "aspect", "tile", "bit_depth", "window", "domain",
+    "prompts",
+)  # fmt: skip
 def ui(
+    config: DetectorConfig,
     host: HostOption = LOOPBACK,
     port: Annotated[int, typer.Option("--port", help="Port of the page.", rich_help_panel=LISTEN)] = 7860,
     model: ModelsOption = None,
-    weights: opt.WeightsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    device: opt.DeviceOption = "auto",
-    precision: opt.PrecisionOption = "fp32",
     max_images: MaxImagesOption = 200,
     max_mb: MaxMegabytesOption = 24,
     max_pixels: MaxPixelsOption = 50_000_000,
@@ -66,29 +68,18 @@ def ui(
     console(stderr=True).print(
         f"the page is at http://{_shown(host)}:{port}/ (stop it with Ctrl-C)", highlight=False
     )
-    serve_page(
-        tuple(model or ["tiny"]),
-        limits,
-        host=host,
-        port=port,
-        weights=weights,
-        image_size=image_size,
-        device=device,
-        precision=precision,
-    )
+    serve_page(tuple(model or ["tiny"]), limits, config, host=host, port=port)
 
 
+@opt.detector_options("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
 def serve(
+    config: DetectorConfig,
     port: Annotated[int, typer.Option("--port", help="Port of the service.", rich_help_panel=LISTEN)] = 8000,
     host: HostOption = LOOPBACK,
     model: ModelsOption = None,
-    weights: opt.WeightsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    device: opt.DeviceOption = "auto",
-    precision: opt.PrecisionOption = "fp32",
     references: Annotated[
         Path,
-        typer.Option("--references", help="Folder of kept references.", rich_help_panel=opt.REFERENCES),
+        typer.Option("--references", help="Folder of kept references.", rich_help_panel=REFERENCES),
     ] = Path("clipspect-references"),
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
@@ -100,7 +91,7 @@ def serve(
     ] = 16,
     batch_wait_ms: Annotated[
         float,
-        typer.Option("--batch-wait-ms", min=0, help="Longest wait for others.", rich_help_panel=SCALE),
+        typer.Option("--batch-wait-ms", min=0, help="Longest wait for others.", hidden=True),
     ] = 2,
     queue: Annotated[
         int,
@@ -113,7 +104,7 @@ def serve(
         Path | None,
         typer.Option(
             "--api-key-file",
-            help="Ask clients for the key in this file [default: $CLIPSPECT_API_KEY, or none].",
+            help="Ask clients for the key in this file \\[default: $CLIPSPECT_API_KEY, or none].",
             rich_help_panel=SAFETY,
             show_default=False,
         ),
@@ -136,10 +127,14 @@ def serve(
     try:
         settings = ServiceSettings(
             models=tuple(model or ["tiny"]),
-            weights=weights,
-            image_size=image_size,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]
+            weights=config.weights,
+            image_size=config.image_size,
+            device=config.device,
+            precision=config.precision,  # type: ignore[arg-type]
+            aspect=config.aspect,
+            tile=config.tile,
+            bit_depth=config.bit_depth,
+            domain=config.domain,
             references=references.resolve(),
             limits=Limits(body_mb=max_body_mb, image_mb=max_mb, pixels=max_pixels, images=max_images),
             replicas=replicas,

@@ -17,15 +17,33 @@ from clipspect.errors import UsageError
 EXIT_INTERRUPTED = 130
 
 
+REMOVED = {
+    "--compare": "give --method several times: -m anoclip -m dual-image",
+    "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
+}
+"""Option of an earlier version → what to do instead."""
+
+
 class StrictCommand(TyperCommand):
     """A command whose options are given at most once and whose values are not empty."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; help shows no type beside a flag."""
+        params = super().get_params(ctx)
+        for one in params:
+            if getattr(one, "is_flag", False):
+                vars(one).update(make_metavar=lambda *_, **__: "", display_type_rich=lambda *_, **__: None)
+        return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, after looking for options given twice.
 
         Raises:
-            UsageError: an option given twice, or an empty value.
+            UsageError: an option given twice, an empty value, or an option of an earlier version.
         """
+        for name in (arg.partition("=")[0] for arg in args):
+            if name in REMOVED and not any(name in param.opts for param in self.params):
+                raise UsageError(f"{name} was removed: {REMOVED[name]}")
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         seen: set[str] = set()
         for param in order:

@@ -82,6 +82,10 @@ class RayEngine:
             "set": self._set_identity(),
         }
 
+    def config(self) -> Mapping[str, Any]:
+        """Return the detector's options."""
+        return self.detector.config.to_dict()
+
     def _set_identity(self) -> str | None:
         """Return what :meth:`Detector.set_identity` returns, for images in any source."""
         if not self.detector.uses_sets:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipspect.config import DetectorConfig
 from clipspect.data.find import Scan, scan_folder
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
@@ -26,6 +27,8 @@ SHOWN_ERRORS = 20
 
 class DetectorLike(Protocol):
     """Detector interface that a run needs."""
+
+    config: DetectorConfig
 
     def settings(self) -> dict[str, Any]:
         """Return everything that could change a score as JSON, including the fingerprint of the weights."""
@@ -98,6 +101,9 @@ class Engine(Protocol):
     def settings(self) -> dict[str, Any]:
         """Return the settings that identify this run, as JSON; includes ``methods``."""
 
+    def config(self) -> Mapping[str, Any]:
+        """Return the detector's options as JSON, for the manifest; they do not identify the run."""
+
     def images(self) -> Sequence[str]:
         """Return the images' names as stored in rows. Raises UsageError if there are none."""
 
@@ -157,6 +163,10 @@ class LocalEngine:
             "good": None if self.good is None else self.good.set_digest,
             "set": None if self.good is not None else self.detector.set_identity(list(self.paths.values())),
         }
+
+    def config(self) -> Mapping[str, Any]:
+        """Return the detector's options."""
+        return self.detector.config.to_dict()
 
     def images(self) -> Sequence[str]:
         """Return all images, sorted by path."""
@@ -274,7 +284,7 @@ def run_engine(
     settings = engine.settings()
     methods = list(settings["methods"])
     report_progress = progress or (lambda _: None)
-    with ResultStore(out, settings, overwrite=overwrite) as store:
+    with ResultStore(out, settings, overwrite=overwrite, config=engine.config()) as store:
         pending = _pending(store, engine, images)
         kept = len(images) - len(pending)
         failed = 0

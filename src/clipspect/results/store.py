@@ -60,15 +60,23 @@ MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 class ResultStore:
     """Rows of one run in the folder ``out``. Use it as a context manager, in one process at a time."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open or create the folder; remove leftovers of a killed run and rows with an error, which are retried.
 
         ``settings`` (JSON) identify the run: rows with other settings are never mixed. ``overwrite`` removes existing
-        results, and nothing else.
+        results, and nothing else. ``config`` (JSON) are the detector's options, kept in the manifest.
 
         Raises ResultsError: not writable, in use by another run, other files or other settings in the folder.
         """
         self.out = out
+        self._config = config
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
@@ -188,6 +196,7 @@ class ResultStore:
                 "clipspect": clipspect.__version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "settings": self._settings,
+                "config": self._config,
                 "files": list(OWNED),
             }
         )

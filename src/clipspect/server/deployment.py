@@ -41,7 +41,7 @@ class Inspector:
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Load every model. The replica is ready when this returns."""
-        self._engine = Engine(settings.models, references=settings.references, **settings.load_options)
+        self._engine = Engine(settings.models, references=settings.references, config=settings.detector)
         self._engine.load()
         self._most = settings.batch
         self._turn = asyncio.Lock()

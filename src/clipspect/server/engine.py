@@ -11,6 +11,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.presets import PRESETS
+from clipspect.config import DetectorConfig
 from clipspect.detection import Detection, at_threshold
 from clipspect.errors import ClipspectError, ReferencesError, UsageError
 from clipspect.prompts import clean_object_name
@@ -88,8 +89,7 @@ class Engine:
         models: Sequence[str] = ("tiny",),
         *,
         references: Path,
-        batch_size: int = 8,
-        **load_options: Any,
+        config: DetectorConfig | None = None,
     ) -> None:
         """Set the models that requests may name. Nothing is loaded yet.
 
@@ -97,12 +97,11 @@ class Engine:
             models: names that requests may use; the first is the default. No other model is ever loaded, so a client
                 cannot name a file, a hub or a checkpoint.
             references: folder of stored references.
-            batch_size: images encoded at once.
-            load_options: options of :func:`clipspect.load`, for every model.
+            config: options of every model's detectors; each model's name and methods are put in.
         """
         self.models = tuple(models)
         self.shelf = ReferenceStore(references)
-        self._options: dict[str, Any] = {**load_options, "batch_size": batch_size}
+        self._config = config or DetectorConfig()
         self._loaded: dict[str, Detector] = {}
         self._detectors: dict[tuple[tuple[str, ...], str], Detector] = {}
         self._loading = threading.Lock()
@@ -217,14 +216,17 @@ class Engine:
         return Kept(id=name, count=count, object=object_name, method=method, model=inquiry.model)
 
     def _make(self, methods: tuple[str, ...], model: str) -> Detector:
-        import clipspect
         from clipspect.detector import Detector
+        from clipspect.loading import build_detector
 
         made = [make_method(name) for name in methods]
         if model not in self._loaded:
-            self._loaded[model] = clipspect.load(model=model, **self._options)
+            self._loaded[model] = build_detector(self._config.replace(model=model))
         base = self._loaded[model]
-        return Detector(replace(base.model, methods=tuple(made)), base.reader)
+        config = base.config.replace(method=methods)
+        return Detector(
+            replace(base.model, methods=tuple(made)), base.reader, set_size=base.set_size, config=config
+        )
 
     def _references(self, detector: Detector, inquiry: InspectRequest) -> Given:
         """What the stream is given beside the images; kept references bring their calibration along."""

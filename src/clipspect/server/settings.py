@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clipspect.config import DetectorConfig
+from clipspect.data.transforms import Aspect
 from clipspect.errors import UsageError
 from clipspect.server.limits import Limits
+from clipspect.types import Precision
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
 LEAST_KEY = 16
@@ -25,8 +28,12 @@ class ServiceSettings(BaseModel):
     weights: str | None = None
     image_size: int | None = None
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Explicit device, never "auto": replicas on different hardware would return different scores."""
+    precision: Precision = "fp32"
+    """A named precision, never "auto": replicas on different hardware would return different scores."""
+    tile: int | Literal["square"] | None = None
+    aspect: Aspect = "squash"
+    bit_depth: int | None = None
+    domain: str = "auto"
     references: Path = Path("clipspect-references")
     """Folder of stored references; on a cluster all nodes must share it."""
     limits: Limits = Limits()
@@ -48,16 +55,11 @@ class ServiceSettings(BaseModel):
     """File whose first line is the API key. Default: $CLIPSPECT_API_KEY; if that is unset too, no key is required."""
 
     @property
-    def load_options(self) -> dict[str, Any]:
-        """Return the options of :func:`clipspect.load`."""
-        return {
-            "weights": self.weights,
-            "image_size": self.image_size,
-            "device": self.device,
-            "precision": self.precision,
-            "batch_size": self.batch,
-            "max_pixels": self.limits.pixels,
-        }
+    def detector(self) -> DetectorConfig:
+        """Return the options of every model's detectors."""
+        names = ("weights", "image_size", "device", "precision", "tile", "aspect", "bit_depth", "domain")
+        own = {name: getattr(self, name) for name in names}
+        return DetectorConfig(**own, batch_size=self.batch, max_pixels=self.limits.pixels)
 
     @property
     def ongoing(self) -> int:

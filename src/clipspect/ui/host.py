@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clipspect.config import DetectorConfig
 from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
 from clipspect.server.engine import Engine
@@ -25,10 +25,12 @@ FONT = ["system-ui", "sans-serif"]
 STYLE = Path(__file__).with_name("page.css")
 
 
-def serve_page(models: tuple[str, ...], limits: Limits, *, host: str, port: int, **load_options: Any) -> None:
+def serve_page(
+    models: tuple[str, ...], limits: Limits, config: DetectorConfig, *, host: str, port: int
+) -> None:
     """Serve the page until interrupted. Raises UsageError if the port is in use."""
     with tempfile.TemporaryDirectory(prefix="clipspect-references-") as folder:
-        engine = Engine(models, references=Path(folder), max_pixels=limits.pixels, **load_options)
+        engine = Engine(models, references=Path(folder), config=config.replace(max_pixels=limits.pixels))
         launch(build_page(engine, limits), limits, host=host, port=port)
 
 

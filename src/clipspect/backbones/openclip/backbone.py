@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.base import DTYPES, Backbone, Precision, check_image_size
+from clipspect.backbones.base import DTYPES, Backbone, check_image_size
 from clipspect.backbones.cpu.int8 import add_int8
 from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.levels import LEVEL_FILE
@@ -29,6 +29,7 @@ from clipspect.backbones.openclip.value_attention import (
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
+from clipspect.types import Precision
 
 _SENTENCES_PER_PASS = 512
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipspect.backbones.base import DTYPES, Backbone, Precision, check_image_size
+from clipspect.backbones.base import DTYPES, Backbone, check_image_size
 from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.timm.tower import (
     TowerTokens,
@@ -22,6 +22,7 @@ from clipspect.backbones.timm.tower import (
 )
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
+from clipspect.types import Precision
 
 _SENTENCES_PER_PASS = 128
 

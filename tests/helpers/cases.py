@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CASES = Path(__file__).parent / "fixtures" / "cases"
+CASES = Path(__file__).parents[1] / "fixtures" / "cases"

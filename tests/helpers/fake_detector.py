@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipspect.config import DetectorConfig
 from clipspect.data.decode import read_image
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
@@ -30,7 +31,7 @@ class DarkSpotDetector:
 
     def __init__(self, model: str = "fake", delay: float = 0.0, log: Path | None = None) -> None:
         """``delay`` seconds per image; scored names are appended to ``log``."""
-        self.model = model
+        self.model, self.config = model, DetectorConfig(model=model)
         self.delay = delay
         self.log = log
         self.scored: list[str] = []

@@ -1,0 +1,132 @@
+"""Steps that several commands share: load a detector, calibrate it, score one image or a folder, with progress."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipspect.cli.options import Overlays
+from clipspect.cli.output import console, print_detection
+from clipspect.config import DetectorConfig
+from clipspect.data.find import OVERLAY_SUFFIX
+from clipspect.detection import at_threshold
+
+if TYPE_CHECKING:
+    from clipspect.detection import Detection
+    from clipspect.detector import Detector
+    from clipspect.references import GoodImages
+    from clipspect.results.run import Engine, RunSummary
+
+
+def load_detector(config: DetectorConfig) -> Detector:
+    """Load a detector; its warnings and the agreement of its precision go to stderr."""
+    with console(stderr=True).status("loading the model"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        from clipspect.loading import build_detector
+
+        detector = build_detector(config)
+    for warning in caught:
+        if "random weights" in str(warning.message):
+            console(stderr=True).print(
+                f"warning: {warning.message}", style="bold yellow", highlight=False, soft_wrap=True
+            )
+    if detector.agreement is not None:
+        told = f"precision {detector.backbone.precision}: {detector.agreement}"
+        console(stderr=True).print(told, style="dim", highlight=False, soft_wrap=True)
+    return detector
+
+
+def calibrate(
+    detector: Detector, object: str, good: Path, rate: float | None, context: dict[str, Any]
+) -> GoodImages:
+    """References and calibration from known-good images; those that cannot be read are named."""
+    from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
+
+    with console(stderr=True).status(f"encoding and scoring the known-good images in {good}"):
+        calibrated = detector.calibrate(
+            good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, **context
+        )
+    for name, reason in calibrated.failed:
+        console(stderr=True).print(
+            f"warning: {name}: left out of the known-good images ({reason})",
+            style="bold yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    return calibrated
+
+
+def score_one(
+    detector: Detector,
+    source: Path,
+    object: str,
+    good: GoodImages | None,
+    threshold: float | None,
+    context: dict[str, Any],
+    overlays: Overlays,
+    as_json: bool,
+) -> tuple[int, int]:
+    """Score one image; how many methods flagged it, and how many failed."""
+    from clipspect.results.export import detection_json
+    from clipspect.results.outputs import short_name
+
+    found: list[Detection] = [
+        at_threshold(d, threshold)
+        for d in detector.stream([source], object=object, root=source.parent, good=good, **context)
+    ]
+    failed = 0
+    for detection in found:
+        if detection.error is not None:
+            message = f"failed {source}: {detection.error}"
+            console(stderr=True).print(
+                message, style="bold red", highlight=False, markup=False, soft_wrap=True
+            )
+            if as_json:
+                print(json.dumps({**detection_json(detection), "overlay": None}))
+            failed += 1
+            continue
+        tag = "" if len(found) == 1 else f".{detection.method}"
+        drawn = overlays is Overlays.all or (overlays is Overlays.flagged and detection.flag)
+        overlay = source.with_name(short_name(source.name, f"{tag}{OVERLAY_SUFFIX}")) if drawn else None
+        if overlay is not None:
+            detection.save(overlay)
+        if as_json:
+            print(
+                json.dumps(
+                    {**detection_json(detection), "overlay": None if overlay is None else str(overlay)}
+                )
+            )
+        else:
+            print_detection(detection, overlay)
+    return sum(bool(d.flag) for d in found), failed
+
+
+def run_with_progress(engine: Engine, **run_options: Any) -> RunSummary:
+    """``run_engine`` with a bar per stage, its rate and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from clipspect.results.run import Progress as RunProgress
+    from clipspect.results.run import run_engine
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+    )
+    names = {"detect": "scoring images", "finish": "drawing and reporting"}
+    tasks: dict[str, Any] = {}
+
+    def show(state: RunProgress) -> None:
+        if state.stage not in tasks:
+            tasks[state.stage] = bar.add_task(names[state.stage], total=state.total, rate="")
+        task = bar.tasks[bar.task_ids.index(tasks[state.stage])]
+        speed = f"{task.speed:.1f}/s" if task.speed else ""
+        bar.update(tasks[state.stage], completed=state.done, total=state.total, rate=speed)
+
+    with bar:
+        return run_engine(engine, progress=show, **run_options)

@@ -1,0 +1,230 @@
+"""DetectorConfig: every option of a detector, declared once for Python, command line, service, Ray and benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from clipspect.backbones.presets import DEFAULT_MODEL
+from clipspect.data.convert import MAX_PIXELS
+from clipspect.data.transforms import Aspect, Interpolation
+from clipspect.errors import UsageError
+from clipspect.registry import DEFAULT_METHOD
+from clipspect.types import PrecisionChoice
+
+if TYPE_CHECKING:
+    from clipspect.methods.base import Method
+
+COMMON, MODEL, IMAGES, PROMPTS, REFERENCES = "Options", "Model", "Images", "Prompts", "References"
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """How an option is given on the command line, and its help text."""
+
+    help: str
+    flags: tuple[str, ...]
+    group: str
+    kind: type
+    """Of one value as it is typed."""
+    repeatable: bool = False
+    at_least: int | None = None
+    parse: Callable[[Any], Any] | None = None
+    """From what is typed to the field's value; raises UsageError."""
+    absent: str = ""
+    """What happens where the option is not given, if its default does not say so."""
+    hidden: bool = False
+    """Whether ``--help`` leaves it out."""
+
+
+def _option(default: Any, help: str, flags: str, group: str, kind: type = str, **more: Any) -> Any:
+    spec = OptionSpec(help, tuple(flags.split()), group, kind, **more)
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={"option": spec})
+    return field(default=default, metadata={"option": spec})
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Return settings of a method from ``name=value`` texts. Raises UsageError for one without an equals sign."""
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: write it as name=value, such as --set views=official")
+        parsed[key.strip().replace("-", "_")] = value.strip()
+    return parsed
+
+
+def parse_tile(text: str) -> int | Literal["square"]:
+    """Return the side of the tiles in pixels, or "square". Raises UsageError for anything else."""
+    if text == "square":
+        return "square"
+    if not text.isdigit():
+        raise UsageError(f"--tile {text}: give a number of pixels, or 'square'")
+    return int(text)
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    """Return the values that are black and white. Raises UsageError unless two numbers are given."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--window {text}: give two numbers, such as 0,4095") from None
+    return low, high
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Options of a detector. Each has its help text, flag and checks here and nowhere else.
+
+    Raises:
+        UsageError: a value that is impossible whatever the weights are.
+    """
+
+    method: str | Method | Sequence[str | Method] | None = _option(
+        None,
+        "A method of 'clipspect methods'; repeat it to compare several over one encoding.",
+        "--method -m", COMMON, repeatable=True, absent="by what is given; anoclip in Python",
+    )  # fmt: skip
+    model: str = _option(
+        DEFAULT_MODEL,
+        "A model of 'clipspect models'; or an open_clip name, hf-hub:org/name, timm:NAME, a folder, a checkpoint.",
+        "--model", COMMON,
+    )  # fmt: skip
+    weights: str | None = _option(
+        None,
+        "A pretrained tag, a checkpoint file, or 'random' for a control.",
+        "--weights", MODEL, absent="the model's own",
+    )  # fmt: skip
+    _: KW_ONLY
+    settings: Mapping[str, Any] = _option(
+        {},
+        "A setting of the method: views=official. Repeatable; one that several methods have goes to each.",
+        "--set -s", MODEL, repeatable=True, parse=parse_settings,
+    )  # fmt: skip
+    image_size: int | None = _option(
+        None,
+        "Input side in pixels, a multiple of the patch.",
+        "--image-size", MODEL, int, absent="the model's own",
+    )  # fmt: skip
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", "--device", MODEL)
+    precision: PrecisionChoice = _option(
+        "fp32",
+        "fp32; bf16, fp16 or int8, compared with fp32 on first use and refused below a rank correlation of 0.999; "
+        "auto: the fastest that agrees.",
+        "--precision", MODEL,
+    )  # fmt: skip
+    batch_size: int = _option(8, "Images encoded at once.", "--batch-size", MODEL, int, at_least=1)
+    aspect: Aspect = _option("squash", "squash to a square (as the papers), or pad.", "--aspect", IMAGES)
+    interpolation: Interpolation = _option(
+        "bicubic", "bicubic, or bilinear.", "--interpolation", IMAGES, hidden=True
+    )
+    tile: int | Literal["square"] | None = _option(
+        None,
+        "Cut large images into overlapping tiles of this side in pixels; 'square': the shorter side.",
+        "--tile", IMAGES, parse=parse_tile,
+    )  # fmt: skip
+    max_pixels: int = _option(
+        MAX_PIXELS, "Refuse larger images before decoding them.", "--max-pixels", IMAGES, int, at_least=1
+    )
+    bit_depth: int | None = _option(
+        None,
+        "Bits of images that do not declare them: 12 for 12-bit values in 16-bit files.",
+        "--bit-depth", IMAGES, int,
+    )  # fmt: skip
+    window: tuple[float, float] | None = _option(
+        None,
+        "Values that are black and white in images with more than 8 bits: 0,4095.",
+        "--window", IMAGES, parse=parse_window,
+    )  # fmt: skip
+    domain: str = _option(
+        "auto",
+        "auto, object, texture, medical, x-ray, aerial, microscopy, or your own.",
+        "--domain", PROMPTS,
+    )  # fmt: skip
+    prompts: Path | None = _option(
+        None,
+        "A TOML file of your own words (docs/prompts.md), merged over the shipped prompt table.",
+        "--prompts", PROMPTS, Path,
+    )  # fmt: skip
+    normal: Sequence[str] = _option(
+        (),
+        "A further normal state: '{} as machined'. Repeatable.",
+        "--normal-state",
+        PROMPTS,
+        repeatable=True,
+    )
+    abnormal: Sequence[str] = _option(
+        (),
+        "A further abnormal state: '{} with a scratch'. Repeatable.",
+        "--abnormal-state",
+        PROMPTS,
+        repeatable=True,
+    )
+    set_size: int = _option(
+        128,
+        "Maximum number of images of a set that serve as each other's references.",
+        "--set-size", REFERENCES, int, at_least=2,
+    )  # fmt: skip
+    seed: int = _option(0, "Seed of random weights.", "--seed", MODEL, int)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before weights are loaded."""
+        for one in fields(self):
+            lowest, value = spec_of(one).at_least, getattr(self, one.name)
+            if lowest is not None and not (isinstance(value, int) and value >= lowest):
+                raise UsageError(f"{one.name}={value!r}: give a whole number of at least {lowest}")
+        choices = {"precision": PrecisionChoice, "aspect": Aspect, "interpolation": Interpolation}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                known = ", ".join(get_args(allowed))
+                raise UsageError(f"unknown {name} {getattr(self, name)!r}; there are: {known}")
+
+    @property
+    def methods(self) -> tuple[str | Method, ...]:
+        """The methods as a tuple; anoclip where none is named."""
+        if self.method is None:
+            return (DEFAULT_METHOD,)
+        several = isinstance(self.method, Sequence) and not isinstance(self.method, str)
+        return tuple(self.method) if several else (self.method,)  # type: ignore[arg-type, return-value]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON-serializable values, for manifests."""
+        named = [
+            one if isinstance(one, str) else {"name": one.name, **one.settings()} for one in self.methods
+        ]
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**{name: _plain(value) for name, value in values.items()}, "method": named}
+
+    def replace(self, **changes: Any) -> DetectorConfig:
+        """The same options with some changed. Raises UsageError for an unknown name."""
+        check_names(changes)
+        return replace(self, **changes)
+
+
+def spec_of(one: Field[Any]) -> OptionSpec:
+    """The command-line form of a field of :class:`DetectorConfig`."""
+    spec = one.metadata["option"]
+    assert isinstance(spec, OptionSpec)
+    return spec
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a name that is no option, with the nearest one."""
+    known = [one.name for one in fields(DetectorConfig)]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}"
+            raise UsageError(f"unknown option {name!r}{hint}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
