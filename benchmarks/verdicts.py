@@ -1,7 +1,7 @@
 """Measure verdicts from known-good images: promised and realized false-alarm rates, recall, pointing and box overlap.
 
     python benchmarks/verdicts.py --out benchmarks/results/verdicts.json --page docs/calibration.md
-    python benchmarks/verdicts.py --data folder --root parts/ …    # your own images in MVTec AD's layout
+    python benchmarks/verdicts.py --rendered 0 0 --folder parts/ --object part …    # MVTec AD layout
 
 Each image is encoded once. Per resample, n good images calibrate (and are the references of methods that compare
 images). The other good images and all defective ones are scored. Random weights are the control.
@@ -37,7 +37,6 @@ from clipspect.tensors import image_tensor, make_detections
 from clipspect.training.demo_images import render_image
 from pages import replace_between
 
-START, END = "<!-- verdicts -->", "<!-- end of verdicts -->"
 COUNTS = (3, 5, 10, 20, 40)
 RATES = (0.01, 0.05, 0.10)
 KINDS = ("scratch", "crack", "hole", "pits", "stain", "broken edge", "fibre")
@@ -246,7 +245,8 @@ def main() -> None:
         "--drawn", type=int, default=20, help="resamples whose regions are drawn and measured"
     )
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--page", type=Path, default=None)
+    parser.add_argument("--page", type=Path, default=None, help="document whose table is replaced")
+    parser.add_argument("--marker", default="verdicts", help="name of the table's place in --page")
     arguments = parser.parse_args()
     sets = [rendered_brackets(*arguments.rendered)] if arguments.rendered[0] else []
     sets += [folder_set(root, arguments.object, arguments.limit) for root in arguments.folder]
@@ -281,7 +281,8 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps({**stamp, "results": [asdict(r) for r in results]}, indent=1))
     if arguments.page:
-        replace_between(arguments.page, START, END, text)
+        marker = arguments.marker
+        replace_between(arguments.page, f"<!-- {marker} -->", f"<!-- end of {marker} -->", text)
 
 
 if __name__ == "__main__":

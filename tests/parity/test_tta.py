@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from clipspect.methods.base import MethodContext
 from clipspect.methods.scoring import smooth
 from clipspect.methods.tta.adapters import Adapter, Layers
-from clipspect.methods.tta.batched_adamw import optimize
 from clipspect.methods.tta.losses import noise_contrast_loss, state_logits
+from clipspect.methods.tta.optimize import optimize
 from clipspect.registry import make_method
 
 ADAPTERS = [("text_adapter", "text-bank"), ("adapter", "linear")]

@@ -42,7 +42,7 @@ from clipspect.model import AnomalyModel
 from clipspect.postprocess.maps import shrink_map
 from clipspect.precision import resolve_precision
 from clipspect.prompts import PromptConfig, load_prompts
-from clipspect.results.files import FolderLock, results_errors
+from clipspect.results.files import RunLock, results_errors
 from clipspect.tensors import image_tensor, sources_of
 
 _TIMED = 8
@@ -90,7 +90,7 @@ def run_benchmark(
     scikit_learn()  # fail before the first category if it is missing
     with results_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
+    lock = RunLock(out)
     try:
         results: list[Result] = []
         for model in models:

@@ -18,8 +18,8 @@ from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.tta.adapters import Adapter, Layers, draw_layers, draw_noise
-from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
 from clipspect.methods.tta.losses import keep_where, noise_contrast_loss, state_logits
+from clipspect.methods.tta.optimize import Optimized, optimize, trainable
 
 NOISE = 0.05 * 1.1
 """Standard deviation of the noise on the tokens, as published."""
@@ -67,7 +67,7 @@ class AnoCLIPPlus(AnoCLIP):
         """Return the fixed part of the adapter for the context's object."""
         return Adapter(context.anchors.bank if self.adapter == "text-bank" else None)
 
-    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, context: MethodContext) -> BatchedAdamW:
+    def adapt(self, tokens: Tensor, start: Layers, noise: Tensor, context: MethodContext) -> Optimized:
         """Train the adapter of each image on its own tokens.
 
         Args:

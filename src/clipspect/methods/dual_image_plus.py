@@ -22,7 +22,6 @@ from clipspect.methods.base import MethodContext, Scores, check_choice, check_ra
 from clipspect.methods.dual_image import DualImage
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.tta.adapters import Layers
-from clipspect.methods.tta.batched_adamw import BatchedAdamW, optimize, trainable
 from clipspect.methods.tta.losses import (
     dice_loss,
     focal_loss,
@@ -30,6 +29,7 @@ from clipspect.methods.tta.losses import (
     soft_cross_entropy,
     state_logits,
 )
+from clipspect.methods.tta.optimize import Optimized, optimize, trainable
 from clipspect.methods.tta.pseudo_anomalies import Kind, corrupted_copies
 
 TEMPERATURE = 0.07
@@ -105,7 +105,7 @@ class DualImagePlus(DualImage):
 
     def adapt(
         self, tokens: Tensor, joint: Tensor, corrupted: Tensor, shares: Tensor, context: MethodContext
-    ) -> BatchedAdamW:
+    ) -> Optimized:
         """Train one linear layer per image.
 
         Args:

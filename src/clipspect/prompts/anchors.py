@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -82,12 +83,9 @@ def encode_anchors(encoder: TextEncoder, normal: list[str], abnormal: list[str])
 
 
 def cache_folder() -> Path:
-    """Return the cache: ``$CLIPSPECT_CACHE``, else ``$XDG_CACHE_HOME/clipspect``, else ``~/.cache/clipspect``."""
+    """Return the cache: ``$CLIPSPECT_CACHE``, else the user's cache folder of the system (``~/.cache/clipspect``)."""
     own = os.environ.get("CLIPSPECT_CACHE")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clipspect"
+    return Path(own) if own else user_cache_path("clipspect", appauthor=False)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 from clipspect.errors import ResultsError
 
@@ -82,34 +83,26 @@ def _staged(staged: Path, target: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-class FolderLock:
+class RunLock:
     """Lock that prevents a second run in a results folder. The system releases it when the process ends."""
 
     def __init__(self, out: Path) -> None:
-        """Acquire the lock. Raises ResultsError if another run holds it."""
-        with results_errors(out):
-            self._file = (out / LOCK).open("a")
+        """Acquire the lock. Raises ResultsError if another run holds it, or the folder cannot be written."""
+        self._lock = FileLock(out / LOCK)
         try:
-            _lock(self._file)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                return  # some network disks have no locks; run without one there
-            self._file.close()
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
             raise ResultsError(
                 f"{out}: another run is writing there; wait for it or choose another folder"
             ) from error
+        except NotImplementedError:
+            return  # some network disks have no locks; run without one there
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+                return
+            with results_errors(out):
+                raise
 
     def release(self) -> None:
         """Let another run in."""
-        self._file.close()
-
-
-def _lock(file: IO[str]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock.release()

@@ -22,7 +22,7 @@ from typing import Any, Self
 import clipspect
 from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError
-from clipspect.results.files import STAGING, FolderLock, results_errors, write_whole
+from clipspect.results.files import STAGING, RunLock, results_errors, write_whole
 from clipspect.results.rows import row_path, upgrade_row
 from clipspect.results.schema import arrow_schema
 
@@ -81,7 +81,7 @@ class ResultStore:
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
         self._check_ours()
-        self._lock = FolderLock(out)
+        self._lock = RunLock(out)
         try:
             with results_errors(out):
                 shutil.rmtree(out / STAGING, ignore_errors=True)

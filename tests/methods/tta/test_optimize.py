@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipspect.methods.tta.adapters import Layers, draw_layers, draw_noise
-from clipspect.methods.tta.batched_adamw import optimize, trainable
+from clipspect.methods.tta.optimize import optimize, trainable
 
 
 def quadratic(targets):

@@ -1,4 +1,4 @@
-"""AdamW on a batch of independent layers, numerically equal to ``torch.optim.AdamW`` on each."""
+"""Train a batch of independent layers; AdamW is elementwise, so that one optimizer serves all of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from clipspect.methods.tta.adapters import Layers
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-
 
 @dataclass(frozen=True)
-class BatchedAdamW:
+class Optimized:
     """Result of an optimization."""
 
     layers: Layers
@@ -38,7 +36,7 @@ def optimize(
     *,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
-) -> BatchedAdamW:
+) -> Optimized:
     """Train B layers for some steps, each on its own loss with its own AdamW state (docs/methods.md §4).
 
     Works inside ``torch.inference_mode`` if the loss only uses tensors made by :func:`trainable`, and leaves no graph.
@@ -54,23 +52,20 @@ def optimize(
     losses = []
     with torch.inference_mode(False), torch.enable_grad():
         parameters = [start.weight.detach().clone(), start.bias.detach().clone()]
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
         for step in range(steps):
-            leaves = [p.requires_grad_() for p in parameters]
-            values = loss(Layers(*leaves), step)
-            gradients = torch.autograd.grad(values.sum(), leaves)
+            for parameter in parameters:
+                parameter.requires_grad_()
+            values = loss(Layers(*parameters), step)
+            for parameter, gradient in zip(
+                parameters, torch.autograd.grad(values.sum(), parameters), strict=True
+            ):
+                parameter.grad = gradient
             losses.append(values.detach())
-            parameters = [p.detach() for p in leaves]
-            for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
-                parameter.mul_(1 - learning_rate * weight_decay)
-                first.lerp_(gradient, 1 - _BETA1)
-                second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-                size = learning_rate / (1 - _BETA1 ** (step + 1))
-                # Moving the root's bias correction to the other terms saves a pass over all parameters.
-                shrink = (1 - _BETA2 ** (step + 1)) ** 0.5
-                parameter.addcdiv_(first, second.sqrt().add_(shrink * _EPSILON), value=-size * shrink)
+            optimizer.step()
+        parameters = [parameter.detach() for parameter in parameters]
     history = torch.stack(losses) if losses else parameters[0].new_zeros(0, len(start.weight))
     finite = history.isfinite().all(0)
     for parameter in parameters:
         finite = finite & parameter.flatten(1).isfinite().all(1)
-    return BatchedAdamW(Layers(*parameters), history, finite)
+    return Optimized(Layers(*parameters), history, finite)
