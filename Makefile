@@ -4,8 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
+# uv resolves and installs in a fraction of pip's time; it is used where it is installed.
+ifneq ($(shell command -v uv),)
+INSTALL := uv pip install --quiet --python $(BIN)/python
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
 
-.PHONY: demo test lint types check train-tiny evaluate-tiny clean
+.PHONY: demo test test-oldest lint types check train-tiny evaluate-tiny clean
 
 demo: $(INSTALLED)
 	$(BIN)/clipspect demo --out demo-results
@@ -23,21 +29,27 @@ types: $(DEVELOPMENT)
 	$(BIN)/mypy
 
 train-tiny: $(DEVELOPMENT)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target runs/packages robosuite==1.5.2
+	$(INSTALL) --editable ".[train]"
+	$(INSTALL) --no-deps --target runs/packages robosuite==1.5.2
 	$(BIN)/python -m clipspect.training.train --out runs/tiny
 	$(BIN)/python -m clipspect.training.calibrate --model runs/tiny/model
+
+# The core tests on the oldest declared versions of all dependencies, in an environment of its own.
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oldest.txt --editable .
+	.venv-oldest/bin/python -m pytest -q tests/methods tests/parity tests/postprocess tests/prompts tests/data tests/results tests/test_detector.py tests/test_config.py
 
 evaluate-tiny: $(DEVELOPMENT)
 	$(BIN)/python benchmarks/accuracy.py --out runs/accuracy
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(DEVELOPMENT): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:

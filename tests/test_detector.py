@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import clipspect
+from clipspect import Detections
 from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
@@ -42,13 +43,13 @@ def test_a_path_an_image_an_array_and_a_tensor_are_the_same_image(detector, tmp_
     assert path.pred_score == path.score
 
 
-def test_a_folder_and_a_list_give_lists_and_an_iterator_is_lazy(detector, plates):
+def test_a_folder_and_a_list_give_detections_and_an_iterator_is_lazy(detector, plates):
     folder = detector.detect(plates, object="plate")
     assert [d.path for d in folder] == sorted(d.path for d in folder)
     assert len(folder) == 10
     assert folder[0].path == "a/plate 1.png"
     arrays = detector.detect([plate(1), plate(2)], object="plate")
-    assert isinstance(arrays, list)
+    assert isinstance(arrays, Detections)
     pulled = []
 
     def endless():

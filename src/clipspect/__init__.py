@@ -21,12 +21,14 @@ from clipspect.errors import (
 )
 
 if TYPE_CHECKING:
+    from clipspect.config import DetectorConfig
     from clipspect.data.reading import read_image
     from clipspect.detection import Detection
     from clipspect.detector import Detector
     from clipspect.loading import load
     from clipspect.postprocess.calibration import Calibration
     from clipspect.references import GoodImages
+    from clipspect.results.detections import Detections
     from clipspect.types import Region
 
 __version__ = "0.1.0"
@@ -35,7 +37,9 @@ __all__ = [
     "Calibration",
     "ClipspectError",
     "Detection",
+    "Detections",
     "Detector",
+    "DetectorConfig",
     "GoodImages",
     "ImageError",
     "ReferencesError",
@@ -49,6 +53,8 @@ __all__ = [
 
 _LAZY = {
     "Detection": "detection",
+    "Detections": "results.detections",
+    "DetectorConfig": "config",
     "Region": "types",
     "Calibration": "postprocess.calibration",
     "GoodImages": "references",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detection:
     """One image's result. Where it could not be read or scored, ``error`` says why and there is no map.
 
@@ -168,6 +168,15 @@ class Detection:
             raise UsageError(f"{path}: unknown image format; end it in .png or .jpg") from error
         except OSError as error:
             raise ResultsError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+    def __repr__(self) -> str:
+        """Image, verdict, score and regions: ``Detection('part.png', flagged, score 0.831, 2 regions, anoclip)``."""
+        if self.error is not None:
+            return f"Detection({self.path!r}, error: {self.error})"
+        count = len(self.regions)
+        regions = "1 region" if count == 1 else f"{count} regions"
+        verdict = self.verdict.replace("_", " ")
+        return f"Detection({self.path!r}, {verdict}, score {self.score:.3f}, {regions}, {self.method})"
 
     def _repr_png_(self) -> bytes | None:
         """The overlay, for notebooks."""

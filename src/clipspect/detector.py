@@ -5,30 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
-from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
 
 from clipspect import __version__
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import Features
 from clipspect.config import DetectorConfig
 from clipspect.data.find import check_source, scan_folder
-from clipspect.data.loader import LoadedImage, Templates, batches, cache_loaded, load_images, source_name
+from clipspect.data.loader import LoadedImage, Templates, cache_loaded, load_images, source_name
 from clipspect.data.pool import sample_pool
-from clipspect.data.prefetch import prefetch
 from clipspect.data.prepare import ImageLoader, Source, hash_source
 from clipspect.detection import Detection
-from clipspect.errors import ClipspectError, ImageError, UsageError
-from clipspect.methods.base import Method, Scores
-from clipspect.model import AnomalyModel, Encoded
+from clipspect.errors import ImageError, UsageError
+from clipspect.methods.base import Method
+from clipspect.model import AnomalyModel
 from clipspect.postprocess.agreement import MapAgreement
-from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
 from clipspect.references import (
     GoodImages,
     calibrate,
@@ -37,19 +34,8 @@ from clipspect.references import (
     read_references,
     write_references,
 )
-from clipspect.tensors import encode_pool, make_detections, to_tensors
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What stays the same while the images of one run pass (:meth:`Detector.begin`)."""
-
-    model: AnomalyModel
-    """Knows the object, the references and the set."""
-    calibrations: Mapping[str, Calibration]
-    """method → calibration; a method without one is judged by what surrounds it."""
-    paired: Features | None = None
-    """Features of each pool image's own reference."""
+from clipspect.results.detections import Detections
+from clipspect.scoring import RunContext, judge_together, prepare, score_images
 
 
 class Detector:
@@ -110,6 +96,28 @@ class Detector:
             "prompts": self.model.prompt_digest,
         }
 
+    @overload
+    def detect(
+        self,
+        source: bytes | NDArray[Any] | Image,
+        object: str,
+        *,
+        references: Features | None = None,
+        good: GoodImages | None = None,
+    ) -> Detection: ...
+    @overload
+    def detect(
+        self,
+        source: list[Any] | tuple[Any, ...],
+        object: str,
+        *,
+        references: Features | None = None,
+        good: GoodImages | None = None,
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self, source: Any, object: str, *, references: Features | None = None, good: GoodImages | None = None
+    ) -> Any: ...
     def detect(
         self,
         source: Source | Iterable[Source],
@@ -122,14 +130,14 @@ class Detector:
 
         Args:
             source: a path, a file's bytes, PIL image, array (H, W[, 3]) of uint8, uint16 or float, or tensor
-                (3, H, W): one Detection. A folder, list or tuple: a list of them. Any other iterable: a lazy iterator.
+                (3, H, W): one Detection. A folder, list or tuple: Detections. Any other iterable: a lazy iterator.
             object: what is on the images, in plain words: "metal nut".
             references: encoded references (see :meth:`encode_references`) for methods that use them.
             good: known-good images (see :meth:`calibrate`). Without them, 20 images or more are compared with each
                 other, fewer are ranked, and one image alone is held against the level the model ships with.
 
         Returns:
-            One :class:`Detection` for one image and one method; a list, or an iterator, otherwise.
+            One :class:`Detection` for one image and one method; :class:`Detections`, or an iterator, otherwise.
 
         Raises:
             ImageError: the one image cannot be read. Among many, its Detection carries the error.
@@ -141,14 +149,14 @@ class Detector:
             scan = scan_folder(Path(source))
             if left_out := scan.summary():
                 warnings.warn(f"{source}: {left_out}", stacklevel=2)
-            return self._judge_together(self.stream(scan.images, root=Path(source), **options), good)
+            return _together(self.stream(scan.images, root=Path(source), **options), good)
         if isinstance(source, str | Path) or not _is_many(source):
             found = list(self.stream([source], **options))
             if found[0].error is not None:
                 raise ImageError(found[0].path, found[0].error)
-            return found[0] if len(self.methods) == 1 else found
+            return found[0] if len(self.methods) == 1 else Detections(found)
         many = self.stream(source, **options)
-        return self._judge_together(many, good) if isinstance(source, list | tuple) else many
+        return _together(many, good) if isinstance(source, list | tuple) else many
 
     def stream(
         self,
@@ -235,49 +243,21 @@ class Detector:
                     f"the calibration of {name} was made with another model, method setting or preparation of images;"
                     " calibrate again"
                 )
-        model = self.model.set_object(object)
-        encoded: tuple[Encoded, Features | None] | None = None
-        if good is not None and good.pool is not None:
-            encoded, own_references = (good.pool, good.paired), True
-        elif model.uses_sets or own_references:
-            encoded = encode_pool(pool, model, self.set_size)
-        takes = any(m.accepts_references for m in self.methods)
-        if own_references and takes and references is None and not templates and encoded is not None:
-            references = encoded[0].features
-        model.check_references(given=references is not None or templates)
-        model = model.set_references(references)
-        if encoded is not None:
-            model = model.fit_set(*encoded)
-        return RunContext(model, calibrations, encoded[1] if encoded is not None else None)
+        own = good is not None and good.pool is not None
+        return prepare(
+            self.model.set_object(object),
+            references=references,
+            templates=templates,
+            pool=pool,
+            fitted=(good.pool, good.paired) if good is not None and good.pool is not None else None,
+            own_references=own or own_references,
+            set_size=self.set_size,
+            calibrations=calibrations,
+        )
 
     def score(self, loaded: Iterable[LoadedImage], run: RunContext) -> Iterator[Detection]:
-        """Yield one Detection per image and method, in order; images are taken in batches, lazily.
-
-        The next batch is encoded in a thread while the consumer looks at, draws or writes the present one.
-        """
-        yield from self.score_with(run.model, loaded, run.calibrations)
-
-    def score_with(
-        self,
-        model: AnomalyModel,
-        loaded: Iterable[LoadedImage],
-        calibrations: Mapping[str, Calibration] = MappingProxyType({}),
-    ) -> Iterator[Detection]:
-        """:meth:`score` with a model that knows object, references and set."""
-        waiting = batches(loaded, model.batch_size)
-        for batch, scored in prefetch(waiting, lambda b: self._score(b, model), workers=1, ahead=2):
-            if isinstance(scored, ClipspectError):
-                raise scored
-            yield from make_detections(batch, *scored, model, self.reader, calibrations)
-
-    def _score(self, batch: Sequence[LoadedImage], model: AnomalyModel) -> tuple[Mapping[str, Scores], float]:
-        """Scores of the batch's tiles by method, and seconds per image."""
-        readable = [loaded for loaded in batch if loaded.image is not None]
-        if not readable:
-            return {}, 0.0
-        started = perf_counter()
-        scores = model(*to_tensors(readable, model.backbone))
-        return scores, (perf_counter() - started) / len(readable)
+        """Yield one Detection per image and method, in order; images are taken in batches, lazily."""
+        yield from score_images(run.model, self.reader, loaded, run.calibrations)
 
     def set_identity(self, images: Sequence[Path]) -> str | None:
         """Hash of the contents of the images that serve as each other's references; None without set methods."""
@@ -296,23 +276,15 @@ class Detector:
         made = {**kept, "method": method, "settings": settings["methods"][method]}
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def _judge_together(self, found: Iterable[Detection], good: GoodImages | None) -> list[Detection]:
-        """Detections of images that belong together, each method's judged by one calibration."""
-        detections = list(found)
-        if good is not None:
-            return detections
-        calibrations = {
-            m.name: calibrate_unlabeled(summaries)
-            for m in self.methods
-            if (summaries := [d.summary for d in detections if d.method == m.name and d.error is None])
-        }
-        return [replace(d, calibration=calibrations.get(d.method)) for d in detections]
-
     encode_references = encode_references
     write_references = write_references
     read_references = read_references
     read_given = read_given
     calibrate = calibrate
+
+
+def _together(found: Iterable[Detection], good: GoodImages | None) -> Detections:
+    return judge_together(found) if good is None else Detections(found)
 
 
 def _is_many(source: object) -> bool:

@@ -26,6 +26,7 @@ from clipspect.postprocess.calibration import (
 from clipspect.prompts import clean_object_name
 from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.registry import REFERENCES_SUFFIX
+from clipspect.scoring import score_images
 from clipspect.tensors import image_tensor, sources_of
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _calibrate(
 ) -> dict[str, Calibration]:
     """Method → calibration on images of the model's pool, each scored without itself."""
     found: dict[str, list[Detection]] = {m.name: [] for m in detector.methods}
-    for detection in detector.score_with(model, loaded):
+    for detection in score_images(model, detector.reader, loaded):
         if detection.error is None:
             found[detection.method].append(detection)
     return {
