@@ -50,10 +50,12 @@ def test_an_error_in_a_lane_is_the_callers(three_threads):
     assert parallel_map(sum, [1, 2, 3]) == [1, 2, 3]
 
 
-def test_an_encoding_in_lanes_is_the_encoding(three_threads):
+@pytest.mark.parametrize("threads", [2, 4])
+def test_features_agree_for_any_number_of_threads(three_threads, threads):
     backbone = backbone_of("vit")
     images = normalised_images(5, 64)
     request = FeatureRequest(value_blocks=frozenset([-1]))
+    torch.set_num_threads(threads)
     shared = backbone.encode(images, request)
     torch.set_num_threads(1)
     whole = backbone.encode(images, request)

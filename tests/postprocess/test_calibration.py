@@ -52,6 +52,24 @@ def test_a_further_good_image_is_flagged_at_most_at_the_promised_rate(count, rat
     assert flagged / (10 * trials) <= rate + 0.02
 
 
+@pytest.mark.parametrize("count", [3, 5, 9, 10, 40])
+@pytest.mark.parametrize("draw", ["gumbel", "normal"])
+def test_two_layers_keep_the_promised_rate_too(count, draw):
+    """Peaks of the two layers correlate by 0.7 and differ in spread, as those of raw and smoothed maps."""
+    rng = np.random.default_rng(count)
+    flagged, trials = 0, 1200
+
+    def images(number):
+        first, other = getattr(rng, draw)(size=(2, number))
+        pairs = zip(first, 0.6 * (0.7 * first + 0.51**0.5 * other), strict=True)
+        return [Summary((float(a), float(b)), (-2.0, -2.0), None) for a, b in pairs]
+
+    for _ in range(trials):
+        calibration = calibrate_good(images(count), 0.05)
+        flagged += sum(calibration.peak(s) >= calibration.threshold for s in images(5))
+    assert flagged / (5 * trials) <= 0.05 + 0.02
+
+
 def test_no_good_image_is_flagged_when_there_are_few_and_the_share_is_kept_when_there_are_many():
     few = calibrate_good(summaries(RNG.normal(size=7)), 0.05)
     assert few.rule == "gumbel"
