@@ -41,9 +41,9 @@ MARGIN = 1e-6
 """Standard deviations between a threshold and the image it is taken from, so that rounding cannot flag it."""
 _SIMULATIONS = 200_000
 OWN_SPREADS = 10
-"""From this many images on each layer is standardized by its own spread. With fewer, one spread serves all layers, the quadratic
-mean: a layer whose spread came out too small would give false alarms. Simulated, two layers, three images, 5 % promised: 11 %
-with own spreads, 6 % with a common one (tests/postprocess/test_calibration.py)."""
+"""From this many images on each layer is standardized by its own spread. With fewer, one spread serves all layers
+(their quadratic mean): a layer whose spread came out too small would give false alarms. Simulated with two layers,
+three images and 5 % promised: 11 % with own spreads, 6 % with a common one (tests/postprocess/test_calibration.py)."""
 
 
 @dataclass(frozen=True)
