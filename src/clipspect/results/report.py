@@ -67,7 +67,11 @@ def write_report(out: Path) -> Path:
     stored = manifest.get("calibrations", {})
     calibrations = {m: Calibration.from_dict(stored[m]) if m in stored else NO_CALIBRATION for m in methods}
     shown = {path for _, path in overview.best}
-    template = files("clipspect.results").joinpath("report.html").read_text(encoding="utf-8")
+    place = files("clipspect.results")
+    template, style, script = (
+        place.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+    )
+    template = template.replace("{{style}}", style).replace("{{script}}", script)
     before, after = template.split(ROWS_MARK)
     before = before.replace("{{title}}", html.escape(_title(overview)))
     before = before.replace("{{data}}", _script_json(_header(out, manifest, overview, calibrations)))
@@ -143,6 +147,9 @@ def _header(
         "seconds": overview.seconds,
         "threshold": first.get("threshold"),
         "thresholdSource": first.get("threshold_source"),
+        "good": bool(first) and calibrations[first["method"]].is_good,
+        "results": out.resolve().name,
+        "scores": _base64((np.array(overview.scores) * 65535 + 0.5).astype("<u2").tobytes()),
         "thresholdNote": describe(calibrations[first["method"]]) if first else "",
         "warnings": list(overview.warnings),
         "errors": overview.errors,
