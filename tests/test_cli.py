@@ -84,6 +84,16 @@ def test_one_image_that_fails_is_an_object_for_machines_too(run, plates):
     assert "broken.jpg" in error
 
 
+def test_one_image_in_a_read_only_folder_is_scored(run, plates, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("PIL.Image.Image.save", refuse)
+    code, text, error = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--json")
+    assert (code, json.loads(text)["overlay"]) == (0, None)
+    assert "is read-only; give --out FOLDER" in error
+
+
 def test_one_image_without_a_folder_draws_what_is_asked_for(run, plates):
     words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     code, text, _ = run(*words, "--overlays", "none")

@@ -320,3 +320,18 @@ def test_a_folder_says_what_it_leaves_out(small_model, plates):
     detector = clipspect.load("anoclip", model=str(small_model))
     with pytest.warns(UserWarning, match=r"Left out: 1 video not supported\."):
         assert len(detector.detect(plates, object="plate")) == 10
+
+
+def test_steps_before_the_first_image_are_counted(small_model, plates):
+    detector = clipspect.load("dual-image", str(small_model))
+    said: list[tuple[str, int, int]] = []
+    good = detector.calibrate(plates / "a", "plate", on_step=lambda *step: said.append(step))
+    for what in ("encoding the known-good images", "scoring the known-good images"):
+        assert [step[1:] for step in said if step[0] == what] == [(n, 5) for n in range(6)]
+    said.clear()
+    paths = sorted(plates.rglob("*.png"))
+    next(detector.stream(paths, object="plate", on_step=lambda *step: said.append(step)))
+    assert said == [("encoding the images of the set", n, 10) for n in range(11)]
+    said.clear()
+    next(detector.stream(paths, object="plate", good=good, on_step=lambda *step: said.append(step)))
+    assert said == []

@@ -36,6 +36,7 @@ from clipspect.references import (
 )
 from clipspect.results.detections import Detections
 from clipspect.scoring import RunContext, judge_together, prepare, score_images
+from clipspect.types import Step, counted
 
 
 class Detector:
@@ -168,6 +169,7 @@ class Detector:
         templates: Templates | None = None,
         should_score: Callable[[Path], bool] | None = None,
         good: GoodImages | None = None,
+        on_step: Step | None = None,
     ) -> Iterator[Detection]:
         """Yield Detections in the order of the images, decoded ahead in threads, in bounded memory.
 
@@ -179,6 +181,7 @@ class Detector:
             templates: gives each image's own reference file.
             should_score: which files to score; the others merely belong to the set.
             good: known-good images, which then serve as references and calibration.
+            on_step: told of the images of the set as they are encoded, before the first Detection.
 
         Yields:
             One Detection per image and method. An image that cannot be read or scored yields Detections that carry
@@ -197,6 +200,7 @@ class Detector:
                 sources, self.reader, ahead=self.ahead, templates=templates, keep=lambda i, _: i in chosen
             )
             pool = cache_loaded(pool, cache, len(sources))
+            pool = counted(pool, len(chosen), "encoding the images of the set", on_step)
         run = self.begin(object, references=references, templates=templates is not None, pool=pool, good=good)
         loaded = load_images(
             sources,

@@ -28,6 +28,7 @@ from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.registry import REFERENCES_SUFFIX
 from clipspect.scoring import score_images
 from clipspect.tensors import image_tensor, sources_of
+from clipspect.types import Step, counted
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -195,6 +196,7 @@ def calibrate(
     false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
     references: Features | None = None,
     templates: Templates | None = None,
+    on_step: Step | None = None,
 ) -> GoodImages:
     """Make references and a calibration of known-good images, without any label of a defect.
 
@@ -208,6 +210,7 @@ def calibrate(
         false_alarm_rate: share of good images that may be flagged, in (0, 1).
         references: other references than the good images themselves.
         templates: gives each image its own reference, as in the run.
+        on_step: told of the images as they are encoded, then scored.
 
     Raises:
         UsageError: no good image that can be read, or a rate outside (0, 1).
@@ -222,9 +225,14 @@ def calibrate(
         first = f"; the first, {failed[0][1]}" if failed else ""
         raise UsageError(f"none of the {len(failed)} known-good images could be scored{first}")
     run = detector.begin(
-        object, references=references, templates=templates is not None, pool=readable, own_references=True
+        object,
+        references=references,
+        templates=templates is not None,
+        own_references=True,
+        pool=counted(readable, len(readable), "encoding the known-good images", on_step),
     )
-    calibrations = _calibrate(detector, run.model, loaded, false_alarm_rate)
+    waiting = counted(loaded, len(loaded), "scoring the known-good images", on_step)
+    calibrations = _calibrate(detector, run.model, waiting, false_alarm_rate)
     compares = any(m.accepts_references for m in detector.methods)
     return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 """Precision of the encoder's matmuls; "auto": the fastest one that agrees with fp32."""
+
+Step = Callable[[str, int, int], None]
+"""Callback for long steps: what is being done, how many are done, how many there are."""
 
 SIGNATURE_SIDE = 32
 """Cells per side of an image's signature, by which copies of an image are recognized."""
@@ -40,3 +44,17 @@ Verdict = Literal["flagged", "clean", "stands_out", "suspicious", "undecided", "
 """
 FLAGS: frozenset[str] = frozenset({"flagged", "stands_out", "suspicious"})
 """Verdicts that ask for a look."""
+
+
+_T = TypeVar("_T")
+
+
+def counted(items: Iterable[_T], total: int, what: str, step: Step | None) -> Iterator[_T]:
+    """Yield the items; tell ``step`` how many have been used so far."""
+    if step is None:
+        yield from items
+        return
+    step(what, 0, total)
+    for number, item in enumerate(items, 1):
+        yield item
+        step(what, number, total)

@@ -50,6 +50,7 @@ class DarkSpotDetector:
         references=None,
         templates=None,
         good=None,
+        on_step=None,
     ) -> Iterator[Detection]:
         """One detection per image that is wanted."""
         for path in images:

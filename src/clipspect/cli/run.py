@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipspect.cli.options import Overlays
-from clipspect.cli.output import console, print_detection
+from clipspect.cli.output import console, plural, print_detection
 from clipspect.config import DetectorConfig
 from clipspect.data.find import OVERLAY_SUFFIX
 from clipspect.detection import at_threshold
+from clipspect.errors import ResultsError
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
@@ -44,9 +46,9 @@ def calibrate(
     """References and calibration from known-good images; those that cannot be read are named."""
     from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
 
-    with console(stderr=True).status(f"encoding and scoring the known-good images in {good}"):
+    with StageBars() as bars:
         calibrated = detector.calibrate(
-            good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, **context
+            good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, on_step=bars.show, **context
         )
     for name, reason in calibrated.failed:
         console(stderr=True).print(
@@ -90,8 +92,8 @@ def score_one(
         tag = "" if len(found) == 1 else f".{detection.method}"
         drawn = overlays is Overlays.all or (overlays is Overlays.flagged and detection.flag)
         overlay = source.with_name(short_name(source.name, f"{tag}{OVERLAY_SUFFIX}")) if drawn else None
-        if overlay is not None:
-            detection.save(overlay)
+        if overlay is not None and not _save(detection, overlay):
+            overlay = None
         if as_json:
             print(
                 json.dumps(
@@ -103,30 +105,71 @@ def score_one(
     return sum(bool(d.flag) for d in found), failed
 
 
-def run_with_progress(engine: Engine, **run_options: Any) -> RunSummary:
-    """``run_engine`` with a bar per stage, its rate and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _save(detection: Detection, overlay: Path) -> bool:
+    """Write the overlay; a warning where the folder is read-only, as the result does not depend on it."""
+    try:
+        detection.save(overlay)
+    except ResultsError as error:
+        if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        said = f"warning: no overlay is written: {overlay.parent} is read-only; give --out FOLDER for one"
+        console(stderr=True).print(said, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
+        return False
+    return True
 
-    from clipspect.results.run import Progress as RunProgress
-    from clipspect.results.run import run_engine
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-    )
-    names = {"detect": "scoring images", "finish": "drawing and reporting"}
-    tasks: dict[str, Any] = {}
+class StageBars:
+    """A bar on stderr per stage of the work: count, images per second, time left."""
 
-    def show(state: RunProgress) -> None:
-        if state.stage not in tasks:
-            tasks[state.stage] = bar.add_task(names[state.stage], total=state.total, rate="")
-        task = bar.tasks[bar.task_ids.index(tasks[state.stage])]
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> StageBars:
+        """Draw the bars from now on."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bars as they are."""
+        self._bars.stop()
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Set the count of a stage; a new stage gets a bar below the others."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
+        number = self._tasks[stage]
+        task = self._bars.tasks[self._bars.task_ids.index(number)]
         speed = f"{task.speed:.1f}/s" if task.speed else ""
-        bar.update(tasks[state.stage], completed=state.done, total=state.total, rate=speed)
+        self._bars.update(number, completed=done, total=total, rate=speed)
 
-    with bar:
-        return run_engine(engine, progress=show, **run_options)
+
+def run_with_progress(engine: Engine, **run_options: Any) -> RunSummary:
+    """``run_engine`` with a bar per stage; Ctrl-C says what was kept."""
+    from clipspect.results.run import Progress, run_engine
+
+    names = {"detect": "scoring images", "finish": "drawing and reporting"}
+    kept = 0
+
+    def show(state: Progress) -> None:
+        nonlocal kept
+        kept = state.done if state.stage == "detect" else kept
+        bars.show(names.get(state.stage, state.stage), state.done, state.total)
+
+    with StageBars() as bars:
+        try:
+            return run_engine(engine, progress=show, **run_options)
+        except KeyboardInterrupt:
+            said = f"stopped: {plural(kept, 'scored image')} kept in {run_options['out']}"
+            console(stderr=True).print(said, highlight=False, markup=False, soft_wrap=True)
+            raise

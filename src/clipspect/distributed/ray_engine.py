@@ -30,6 +30,7 @@ from clipspect.distributed.worker import FAILURE, Numbered, ScoreBatch, hash_bat
 from clipspect.errors import ClipspectError, UsageError
 from clipspect.prompts import clean_object_name
 from clipspect.results.rows import detection_to_row
+from clipspect.types import Step
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -120,7 +121,7 @@ class RayEngine:
                 found |= {row["name"]: row["hash"] for row in batch.to_pylist() if row["hash"] is not None}
         return found
 
-    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def score(self, names: Sequence[str], on_step: Step | None = None) -> Iterator[dict[str, Any]]:
         """Yield rows as they arrive. Raises ClipspectError for a worker fault that no image causes."""
         positions = {name: number for number, name in enumerate(self._names)}
         numbered = [(positions[name], name) for name in names]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from clipspect.postprocess.calibration import Calibration
 from clipspect.results.outputs import MapFormat, OverlayChoice
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import ResultStore, iterate_rows
+from clipspect.types import Step
 
 SHOWN_ERRORS = 20
 
@@ -43,6 +44,7 @@ class DetectorLike(Protocol):
         references: Any,
         templates: Any,
         good: Any,
+        on_step: Step | None,
     ) -> Iterator[Detection]:
         """Yield one detection per method and image, in order; ``path`` is relative to ``root``.
 
@@ -57,7 +59,8 @@ class DetectorLike(Protocol):
 class Progress:
     """Progress of a run: ``detect`` scores images, ``finish`` writes overlays and reports."""
 
-    stage: Literal["detect", "finish"]
+    stage: str
+    """"detect", "finish", or the name of a step before the first image is scored."""
     done: int
     """Number of images done in this stage, including those of earlier runs."""
     total: int
@@ -113,8 +116,11 @@ class Engine(Protocol):
     def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return content hashes of images by name; unreadable ones are omitted."""
 
-    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield one row per method and image, in any order of the images; rows of one image are consecutive."""
+    def score(self, names: Sequence[str], on_step: Step | None = None) -> Iterator[dict[str, Any]]:
+        """Yield one row per method and image, in any order of the images; rows of one image are consecutive.
+
+        ``on_step`` is told of work before the first row.
+        """
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """Read an image (H, W, 3) again for drawing. Raises ImageError."""
@@ -182,7 +188,7 @@ class LocalEngine:
                 found[name] = hash_file(self.paths[name])
         return found
 
-    def score(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def score(self, names: Sequence[str], on_step: Step | None = None) -> Iterator[dict[str, Any]]:
         """Yield rows in the order of the images."""
         wanted = {self.paths[name] for name in names}
         stream = self.detector.stream(
@@ -193,6 +199,7 @@ class LocalEngine:
             references=self.references,
             templates=self.templates,
             good=self.good,
+            on_step=on_step,
         )
         for detection in stream:
             yield detection_to_row(detection, preview_of(detection))
@@ -284,11 +291,15 @@ def run_engine(
     settings = engine.settings()
     methods = list(settings["methods"])
     report_progress = progress or (lambda _: None)
+
+    def on_step(what: str, done: int, total: int) -> None:
+        report_progress(Progress(what, done, total, 0, 0, ""))
+
     with ResultStore(out, settings, overwrite=overwrite, config=engine.config()) as store:
         pending = _pending(store, engine, images)
         kept = len(images) - len(pending)
         failed = 0
-        for number, row in enumerate(engine.score(pending) if pending else ()):
+        for number, row in enumerate(engine.score(pending, on_step) if pending else ()):
             failed += row["error"] is not None and number % len(methods) == 0
             store.add(row)
             done = kept + (number + 1) // len(methods)
