@@ -34,7 +34,7 @@ train-tiny: $(DEVELOPMENT)
 	$(BIN)/python -m clipspect.training.train --out runs/tiny
 	$(BIN)/python -m clipspect.training.calibrate --model runs/tiny/model
 
-# The core tests on the oldest declared versions of all dependencies, in an environment of its own.
+# The core tests on the oldest declared versions of all dependencies, in a separate environment.
 test-oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oldest.txt --editable .

@@ -181,7 +181,7 @@ class Detector:
             templates: gives each image's own reference file.
             should_score: which files to score; the others merely belong to the set.
             good: known-good images, which then serve as references and calibration.
-            on_step: told of the images of the set as they are encoded, before the first Detection.
+            on_step: called while the images of the set are encoded, before the first Detection.
 
         Yields:
             One Detection per image and method. An image that cannot be read or scored yields Detections that carry

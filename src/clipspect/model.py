@@ -55,7 +55,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Image tensors with their origin and their own reference: what a thread takes a share of."""
+    """Image tensors with their origin and paired reference, divided among threads."""
 
     images: Tensor
     sources: Sources
@@ -219,7 +219,7 @@ class AnomalyModel:
     def forward(
         self, images: Tensor, sources: Sources | None = None, paired: Tensor | None = None
     ) -> dict[str, Scores]:
-        """Score images; on a CPU several at a time in threads of their own.
+        """Score images; on a CPU in several threads.
 
         Args:
             images: (N, 3, S, T) float32, normalized.

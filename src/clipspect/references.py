@@ -210,7 +210,7 @@ def calibrate(
         false_alarm_rate: share of good images that may be flagged, in (0, 1).
         references: other references than the good images themselves.
         templates: gives each image its own reference, as in the run.
-        on_step: told of the images as they are encoded, then scored.
+        on_step: called while the images are encoded and scored.
 
     Raises:
         UsageError: no good image that can be read, or a rate outside (0, 1).

@@ -48,9 +48,9 @@ def prepare(
     Args:
         model: of the run.
         references: encoded references for every image.
-        templates: whether the loaded images bring their own references.
+        templates: whether the loaded images have paired references.
         pool: images of the set; read where a method needs them.
-        fitted: encoded images that take the place of the pool, with the features of their own references.
+        fitted: encoded images that take the place of the pool, with the features of their paired references.
         own_references: whether the images of the pool are the references, as known-good images are.
         set_size: maximum number of tiles of the pool.
         calibrations: method → calibration.

@@ -50,7 +50,7 @@ def sources_of(images: Sequence[PreparedImage]) -> Sources:
 
 
 def to_tensors(loaded: Sequence[LoadedImage], backbone: Backbone) -> tuple[Tensor, Sources, Tensor | None]:
-    """Tiles, their sources, and the tiles of their own references, of images that could be read."""
+    """Tiles, their sources, and the tiles of their paired references, of images that could be read."""
     images = [one.image for one in loaded if one.image is not None]
     templates = [one.template for one in loaded if one.template is not None]
     paired = image_tensor(templates, backbone) if templates else None
@@ -63,7 +63,7 @@ def encode_pool(
     """Encode images until their tiles exceed ``limit``; images that cannot be read are left out.
 
     Returns:
-        The encoded images and the features of their own references, or None where none can be read.
+        The encoded images and the features of their paired references, or None where none can be read.
     """
     parts: list[Encoded] = []
     paired: list[Features] = []

@@ -57,7 +57,7 @@ def measure_level(method: str, summaries: Sequence[Summary], image_size: int, co
 
 
 def level_cache(fingerprint: str, image_size: int) -> Path:
-    """Where the level of a model without one of its own is kept."""
+    """Where the level measured for a model that ships without one is stored."""
     key = hashlib.sha256(f"{fingerprint} {image_size}".encode()).hexdigest()
     return cache_folder() / "levels" / f"{key}.json"
 

@@ -58,7 +58,7 @@ class Accumulator:
     scores: list[float] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     grey: int = 0
-    told: Counter[str] = field(default_factory=Counter)
+    warned: Counter[str] = field(default_factory=Counter)
     """Warning → number of detections that have it."""
     empty: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Accumulator:
         except ImageError as error:
             self.failed[detection.path] = error.reason
             return
-        self.told.update(w for w in detection.warnings if not w.startswith(RANDOM_WEIGHTS))
+        self.warned.update(w for w in detection.warnings if not w.startswith(RANDOM_WEIGHTS))
         self.labels.append(sample.defective)
         self.scores.append(detection.raw_score)
         if mask is None and sample.defective:
@@ -101,7 +101,7 @@ class Accumulator:
             name: None if math.isnan(value) else value for name, value in zip(METRICS, found, strict=True)
         }
         undefined = {name: self._reason(name) for name, value in values.items() if value is None}
-        warnings = [f"{count} images: {text}" for text, count in self.told.items()]
+        warnings = [f"{count} images: {text}" for text, count in self.warned.items()]
         if self.grey:
             warnings.append(
                 f"{self.grey} masks are not binary; they were thresholded at half their maximum value"

@@ -124,7 +124,7 @@ def benchmark(
         ),
     ] = False,
     by_defect: Annotated[
-        bool, typer.Option("--by-defect", help="Also each kind of defect by itself.", rich_help_panel=RUN)
+        bool, typer.Option("--by-defect", help="Also each kind of defect separately.", rich_help_panel=RUN)
     ] = False,
     out: Annotated[
         Path | None,
@@ -137,7 +137,7 @@ def benchmark(
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Measure anew what has other settings.", rich_help_panel=TABLES),
+        typer.Option("--overwrite", help="Measure again what has other settings.", rich_help_panel=TABLES),
     ] = False,
     json: Annotated[
         Path | None, typer.Option("--json", help="File of rows for machines.", rich_help_panel=TABLES)

@@ -82,7 +82,7 @@ def detect(
     if good is not None:
         if on_ray and detector.uses_sets:
             raise UsageError(
-                "with --engine ray --good serves methods that score each image by itself; use --method anoclip"
+                "with --engine ray --good serves methods that score single images; use --method anoclip"
             )
         calibrated = calibrate(detector, object, good, false_alarm_rate, context)
     if alone:
@@ -163,7 +163,7 @@ def _default_method(
 ) -> str:
     """The method that fits what was given, and why, said on stderr."""
     if on_ray:
-        method, why = "anoclip", "each image is scored by itself"
+        method, why = "anoclip", "images are scored one by one"
     elif good is not None or reference is not None or templates is not None:
         method, why = "dual-image", "text, and your images as references"
     elif source.is_dir() and _holds_several(source):
@@ -175,7 +175,7 @@ def _default_method(
 
 
 def _holds_several(folder: Path) -> bool:
-    with contextlib.suppress(UsageError):  # an empty folder is told where it is read
+    with contextlib.suppress(UsageError):  # an empty folder raises where it is read
         return len(scan_folder(folder).images) > 1
     return False
 

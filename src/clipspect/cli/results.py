@@ -13,7 +13,7 @@ from clipspect.cli.strict import StrictCommand
 from clipspect.errors import UsageError
 
 results_app = typer.Typer(
-    help="Merge, filter and export results folders, and write their reports anew.", no_args_is_help=True
+    help="Merge, filter and export results folders, and rewrite their reports.", no_args_is_help=True
 )
 
 FolderArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
@@ -23,7 +23,7 @@ MethodsOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option("--threshold", help="Judge all rows again: flag scores from here on.")
+    float | None, typer.Option("--threshold", help="Apply another threshold to all rows: flag scores of at least this value.")
 ]
 
 
@@ -36,7 +36,7 @@ class Format(str, Enum):
 
 @results_app.callback()
 def _results() -> None:
-    """Merge, filter and export results folders, and write their reports anew."""
+    """Merge, filter and export results folders, and rewrite their reports."""
 
 
 @results_app.command(cls=StrictCommand)
@@ -77,7 +77,7 @@ def filter(
     threshold: ThresholdOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """A results folder of some of the images of another; --threshold judges them anew, after the choice."""
+    """A results folder of some of the images of another; --threshold is applied after the choice."""
     from clipspect.results.merge import RowFilter, merge_results
 
     outcome = merge_results(
@@ -126,7 +126,7 @@ def export(
 
 @results_app.command(cls=StrictCommand)
 def report(folder: FolderArgument) -> None:
-    """Write report.html again, from the rows alone; a lost manifest is made anew from them too."""
+    """Write report.html again, from the rows alone; a lost manifest is rebuilt from them too."""
     from clipspect.results.merge import recover_manifest
     from clipspect.results.report import write_report
 

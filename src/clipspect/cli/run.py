@@ -35,8 +35,8 @@ def load_detector(config: DetectorConfig) -> Detector:
                 f"warning: {warning.message}", style="bold yellow", highlight=False, soft_wrap=True
             )
     if detector.agreement is not None:
-        told = f"precision {detector.backbone.precision}: {detector.agreement}"
-        console(stderr=True).print(told, style="dim", highlight=False, soft_wrap=True)
+        said = f"precision {detector.backbone.precision}: {detector.agreement}"
+        console(stderr=True).print(said, style="dim", highlight=False, soft_wrap=True)
     return detector
 
 

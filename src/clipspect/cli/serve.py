@@ -1,4 +1,4 @@
-"""`clipspect ui` and `clipspect serve`: the page and the service. Both listen on this machine alone unless told."""
+"""`clipspect ui` and `clipspect serve`: the page and the service. Both listen on this machine only, unless --host says otherwise."""
 
 from __future__ import annotations
 

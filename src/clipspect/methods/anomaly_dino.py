@@ -89,7 +89,7 @@ class AnomalyDINO(FewShot):
             if not allowed[i]:  # the row's note says that no other image was there
                 return tokens.new_zeros(tokens.shape[1])
             bank = [known[row] for row in allowed[i]]
-            # ‖a − b‖² of unit vectors is 2 (1 − cos); halved twice it lies in [0, 1].
+            # ‖a − b‖² of unit vectors is 2 (1 − cos); a quarter of it is in [0, 1].
             return nearest_squared(tokens[i], bank, self.neighbors) / 4
 
         distances = map_images(compare, tokens).reshape(-1, *features.grid)

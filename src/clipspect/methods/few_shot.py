@@ -48,7 +48,7 @@ class FewShot(Method):
         return found
 
     def allowed(self, features: Features, context: MethodContext) -> list[list[int]]:
-        """Per image the rows of the references that are other images; a reference of its own is always allowed."""
+        """Per image the rows of the references that are other images; its paired reference is always allowed."""
         if context.references is None:
             return [[row] for row in range(len(features))]
         return non_self_indices(features, context.references.sources, len(context.references))

@@ -39,7 +39,7 @@ class SetState:
     """What was seen of the set before its images are scored."""
 
     compared: References | None
-    """What the visual score compares with; None where each image has a reference of its own."""
+    """What the visual score compares with; None with paired references."""
     visual: Tensor
     """(M, H, W) visual maps of the pool, so that none is made twice."""
     highest: Tensor

@@ -2,7 +2,7 @@
 
 Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the Unlabeled
 Images" (ICLR 2024, arXiv 2401.16753), §3; docs/methods.md §8. Tokens are hidden states (B, H, W, width) of four
-blocks; each map is the mean over blocks and degrees of half the Euclidean distance, so that it lies in [0, 1].
+blocks; each map is the mean over blocks and degrees of half the Euclidean distance, so that values are in [0, 1].
 """
 
 from __future__ import annotations

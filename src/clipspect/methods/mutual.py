@@ -155,7 +155,7 @@ class Mutual(JointMethod):
     def visual_scores(
         self, features: Features, context: MethodContext, compared: SetReferences
     ) -> tuple[Tensor, Tensor]:
-        """(B, H, W) visual maps before smoothing and (B,) visual image scores, of their own degrees."""
+        """(B, H, W) visual maps before smoothing and (B,) visual image scores, each with its degrees."""
         maps, scores = self.map_degrees, self.score_degrees
         each = {
             degree: self.degree_map(degree, features, context, compared)

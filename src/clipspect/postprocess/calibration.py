@@ -86,7 +86,7 @@ class Calibration:
     fingerprint: str = ""
     """Hash of model, method and preparation; a calibration serves these alone."""
     score_threshold: float = SCORE_THRESHOLD
-    """Scores from here on are flagged; 0.5 unless a user chose another."""
+    """Scores of at least this value are flagged; 0.5 unless a user chose another."""
 
     @property
     def is_good(self) -> bool:

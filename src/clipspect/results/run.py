@@ -119,7 +119,7 @@ class Engine(Protocol):
     def score(self, names: Sequence[str], on_step: Step | None = None) -> Iterator[dict[str, Any]]:
         """Yield one row per method and image, in any order of the images; rows of one image are consecutive.
 
-        ``on_step`` is told of work before the first row.
+        ``on_step`` is called during the work before the first row.
         """
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
