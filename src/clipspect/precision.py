@@ -166,7 +166,12 @@ def _recall(backbone: Backbone, name: str) -> Measured | None:
     try:
         stored = json.loads(_cached(backbone, name).read_bytes())
         return Measured(stored["milliseconds"], MapAgreement(**stored["agreement"]))
-    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged or of another version: measured again
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # absent, damaged or of another version: measured again
         return None
 
 

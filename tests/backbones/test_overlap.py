@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import clipspect
+from clipspect import scoring
 from clipspect.errors import UsageError
 
 
@@ -19,7 +20,7 @@ def plain_images(count):
 def test_the_next_batch_is_encoded_while_the_consumer_holds_the_first(small_model, monkeypatch):
     detector = clipspect.load(model=str(small_model), batch_size=2)
     detector.model.set_object("plate")
-    score, second = detector._score, threading.Event()
+    score, second = scoring._score, threading.Event()
     batches = []
 
     def watched(batch, run):
@@ -28,7 +29,7 @@ def test_the_next_batch_is_encoded_while_the_consumer_holds_the_first(small_mode
             second.set()
         return score(batch, run)
 
-    monkeypatch.setattr(detector, "_score", watched)
+    monkeypatch.setattr(scoring, "_score", watched)
     stream = detector.detect(iter(plain_images(6)), object="plate")
     next(stream)
     assert second.wait(timeout=30), "the second batch waited for the consumer"

@@ -65,3 +65,11 @@ def test_reading_loads_no_torch():
     path = str(CASES / "exif6.png")
     check = f"import sys, clipspect; clipspect.read_image({path!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_nearly_constant_image_has_a_note():
+    loader = ImageLoader(ResizeSpec(32))
+    noise = np.random.default_rng(0).normal(0, 0.3, (40, 50, 3))
+    assert "nearly constant" in loader.read((120 + noise).round().astype(np.uint8)).notes[-1]
+    grain = np.random.default_rng(0).normal(0, 3, (40, 50, 3))
+    assert not loader.read((120 + grain).round().astype(np.uint8)).notes

@@ -13,6 +13,7 @@ pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
 
 import clipspect
+from clipspect import scoring
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError
 from clipspect.server.engine import Engine, InspectRequest, PendingRequest
@@ -64,17 +65,17 @@ def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch)
     detector = engine.detector(("anoclip",), engine.models[0])
     batches: list[int] = []
     encoded: list[int] = []
-    score, encode = type(detector)._score, type(detector.backbone).encode
+    score, encode = scoring._score, type(detector.backbone).encode
 
-    def scored(self, batch, run):
+    def scored(batch, model):
         batches.append(len(batch))
-        return score(self, batch, run)
+        return score(batch, model)
 
     def counted(self, images, request):
         encoded.append(len(images))
         return encode(self, images, request)
 
-    monkeypatch.setattr(type(detector), "_score", scored)
+    monkeypatch.setattr(scoring, "_score", scored)
     monkeypatch.setattr(type(detector.backbone), "encode", counted)
     answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
     assert batches == [4, 4]

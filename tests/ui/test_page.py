@@ -253,6 +253,22 @@ def test_a_reference_stands_beside_the_result_and_chooses_a_method_that_looks_at
     page.screenshot(path=tmp_path / f"pair-{width}.png", full_page=True)
 
 
+def test_three_known_good_images_give_a_threshold_and_a_verdict(open_page, tmp_path):
+    good = []
+    for number in range(10, 14):
+        good.append(tmp_path / f"good {number}.png")
+        good[-1].write_bytes(photo(number, size=(160, 160)))
+    page = open_page()
+    upload(page, "images", good[:1])
+    page.click("#references-box button")
+    upload(page, "references", good[1:])
+    page.fill("#object textarea, #object input", "plate")
+    press_and_wait(page, "inspect", "status")
+    page.wait_for_selector("#overlay img")
+    page.wait_for_function("/clean|flagged/.test(document.querySelector('#verdict').innerText)")
+    assert "Threshold from 3 known-good images" in page.inner_text("#threshold")
+
+
 def test_on_a_phone_the_page_moves_to_what_it_says_and_found(open_page, pictures):
     page = open_page("phone")
     height = WIDTHS["phone"][1]

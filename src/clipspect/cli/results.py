@@ -23,7 +23,8 @@ MethodsOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option("--threshold", help="Apply another threshold to all rows: flag scores of at least this value.")
+    float | None,
+    typer.Option("--threshold", help="Threshold for all rows: flag scores of at least this value."),
 ]
 
 

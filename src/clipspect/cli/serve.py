@@ -1,4 +1,4 @@
-"""`clipspect ui` and `clipspect serve`: the page and the service. Both listen on this machine only, unless --host says otherwise."""
+"""`clipspect ui` and `clipspect serve`: the page and the service, on this machine only unless --host is given."""
 
 from __future__ import annotations
 

@@ -25,6 +25,10 @@ Source = Any
 """Path, bytes of a file, PIL image, array (H, W[, 3 or 4]) of uint8, uint16 or float, or PyTorch tensor."""
 
 
+MIN_CONTRAST = 1.0
+"""Standard deviation of grey levels below which an image shows nothing: noise of a camera alone reaches it."""
+
+
 @dataclass(frozen=True)
 class PreparedImage:
     """Decoded image as n square inputs: the image itself, or its tiles."""
@@ -112,11 +116,15 @@ class ImageLoader:
             pixels = to_pixels(source, name=label, notes=said, **options)
             digest, again, notes = hash_pixels(pixels), partial(_same, pixels), tuple(said)
         height, width = pixels.shape[:2]
+        thumbnail = make_thumbnail(pixels)
+        if float(thumbnail.std(axis=(0, 1)).max()) < MIN_CONTRAST:
+            notes = (
+                *notes,
+                f"nearly constant (grey level {thumbnail.mean():.0f}): nothing can be seen; check the camera",
+            )
         tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
         pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
-        return PreparedImage(
-            label, digest, height, width, tiles, pieces, make_thumbnail(pixels), again, notes
-        )
+        return PreparedImage(label, digest, height, width, tiles, pieces, thumbnail, again, notes)
 
     def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Stitch the tiles' maps (n, s, s) of any size s to one map (h, w) of the whole image, at their resolution."""

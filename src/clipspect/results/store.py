@@ -202,7 +202,7 @@ class ResultStore:
         )
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
-        remedy = "choose another folder, or pass --overwrite to start afresh"
+        remedy = f"choose another folder, such as --out {self.out.name}-2, or pass --overwrite to replace the results"
         there = manifest.get("settings", {})
         names = sorted({*there, *self._settings})
         other = [name for name in names if there.get(name) != self._settings.get(name)]

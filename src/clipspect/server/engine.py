@@ -14,6 +14,7 @@ from clipspect.backbones.presets import PRESETS
 from clipspect.config import DetectorConfig
 from clipspect.detection import Detection, at_threshold
 from clipspect.errors import ClipspectError, ReferencesError, UsageError
+from clipspect.postprocess.calibration import MIN_GOOD
 from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
@@ -36,7 +37,9 @@ class InspectRequest:
     references: tuple[bytes, ...] | str = field(default=(), repr=False)
     """File contents of reference images, or the id of stored references; empty = none."""
     threshold: float | None = None
-    """None = guess from each image."""
+    """None = 0.5."""
+    calibrate: bool = False
+    """Whether reference images, from three on, are known-good images that give a threshold too."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,8 @@ class Engine:
             path = self.shelf.find(inquiry.references)
             with _hide_path(path, inquiry.references):
                 return detector.read_given(path, inquiry.object)
+        if inquiry.calibrate and len(inquiry.references) >= MIN_GOOD:
+            return {"good": detector.calibrate(inquiry.references, inquiry.object)}
         if inquiry.references:
             return {"references": detector.encode_references(inquiry.references)}
         return {}

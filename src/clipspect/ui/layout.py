@@ -56,9 +56,13 @@ def build_page(engine: Engine, limits: Limits) -> gr.Blocks:
                     list(engine.models), value=engine.models[0], label="Model",
                     interactive=len(engine.models) > 1,
                 )  # fmt: skip
-                with gr.Accordion("Reference images (optional)", open=False, elem_id="references-box") as box:
+                with gr.Accordion(
+                    "Known-good images (recommended)", open=False, elem_id="references-box"
+                ) as box:
                     gr.Markdown(
-                        "Of the same object, for methods such as dual-image; shown beside the result."
+                        "Of the same object, without defects. One or two are references for methods such as "
+                        "dual-image. From three on they also give a threshold, so that images are flagged or "
+                        "clean; ten or more are advised."
                     )
                     references = gr.File(
                         file_count="multiple", show_label=False, height=140, elem_id="references"

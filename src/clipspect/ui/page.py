@@ -170,7 +170,9 @@ class Page:
             given = tuple(Path(path).read_bytes() for path in asked.references or ())
             self.limits.check(images)
             self.limits.check(given, "reference")
-            inquiry = InspectRequest(images, asked.object_name or "", tuple(methods), asked.model, given)
+            inquiry = InspectRequest(
+                images, asked.object_name or "", tuple(methods), asked.model, given, calibrate=True
+            )
             for progress in self.engine.inspect(inquiry):
                 yield progress, [path.name for path in paths]
         except ClipspectError as error:

@@ -34,8 +34,8 @@ class Found:
 
     @staticmethod
     def of(detections: Sequence[Detection]) -> Found:
-        """Apply set-based thresholds to several images, or per-image ones to one; sort by score, highest first."""
-        summaries = [d.summary for d in detections if d.error is None]
+        """Keep the calibration of known-good images; without one, compare several images with each other."""
+        summaries = [d.summary for d in detections if d.error is None and d.calibration is None]
         if len(summaries) > 1:
             calibration = calibrate_unlabeled(summaries)
             detections = [replace(d, calibration=calibration) for d in detections]
