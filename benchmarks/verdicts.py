@@ -219,6 +219,15 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def write_page(arguments: argparse.Namespace, results: Sequence[Result], text: str) -> None:
+    """Replace the table of a document, where one is named."""
+    if arguments.page:
+        rows = [r for r in results if arguments.page_rate in (None, r.promised)]
+        marker = arguments.marker
+        whole = f"{table(rows)}\n\n{text}"
+        replace_between(arguments.page, f"<!-- {marker} -->", f"<!-- end of {marker} -->", whole)
+
+
 def main() -> None:
     """Measure, print, and write JSON and the table of a page."""
     parser = argparse.ArgumentParser(
@@ -247,7 +256,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--page", type=Path, default=None, help="document whose table is replaced")
     parser.add_argument("--marker", default="verdicts", help="name of the table's place in --page")
+    parser.add_argument(
+        "--page-rate", type=float, default=None, help="only the rows of this rate on the page"
+    )
+    parser.add_argument("--read", type=Path, default=None, help="results of --out, to write the page again")
     arguments = parser.parse_args()
+    if arguments.read:
+        stored = json.loads(arguments.read.read_text())
+        kept = [Result(**one) for one in stored["results"]]
+        write_page(arguments, kept, stored["text"])
+        return
     sets = [rendered_brackets(*arguments.rendered)] if arguments.rendered[0] else []
     sets += [folder_set(root, arguments.object, arguments.limit) for root in arguments.folder]
     results: list[Result] = []
@@ -268,21 +286,19 @@ def main() -> None:
                 )
                 results += measure(images, detector, weights, resamples, arguments.drawn)
     bare = sum(r.flagged_without_region for r in results)
-    text = (
-        f"{table(results)}\n\nFlagged images without a region: {bare}. Resamples: {arguments.resamples}, and"
-    )
+    text = f"Flagged images without a region: {bare}. Resamples: {arguments.resamples}, and"
     text += f" {arguments.set_resamples} for methods that compare images; regions are drawn in the first"
     stamp = provenance()
     size = arguments.image_size or "as the model's"
     text += (
         f" {arguments.drawn}. Image size {size}. {stamp['machine']}, {stamp['date']}: `{stamp['command']}`."
     )
-    print(text)
+    print(table(results), text, sep="\n\n")
     if arguments.out:
-        arguments.out.write_text(json.dumps({**stamp, "results": [asdict(r) for r in results]}, indent=1))
-    if arguments.page:
-        marker = arguments.marker
-        replace_between(arguments.page, f"<!-- {marker} -->", f"<!-- end of {marker} -->", text)
+        arguments.out.write_text(
+            json.dumps({**stamp, "text": text, "results": [asdict(r) for r in results]}, indent=1)
+        )
+    write_page(arguments, results, text)
 
 
 if __name__ == "__main__":
