@@ -23,7 +23,7 @@ from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.methods.scoring import enlarge_layers
 from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
-from clipspect.prompts import PromptConfig, clean_object_name
+from clipspect.prompts import PromptConfig
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 CACHED_OBJECTS = 32
@@ -135,7 +135,7 @@ class AnomalyModel:
         Raises:
             UsageError: an empty or overlong name.
         """
-        name = clean_object_name(name)
+        name = self.prompts.object_name(name)
         anchors = {m.name: self._anchors(m.prompts, name) for m in self.methods if m.needs_text}
         return replace(self, object_name=name, anchors=anchors)
 
@@ -230,6 +230,8 @@ class AnomalyModel:
             method → N scores and maps.
         """
         rows = _Rows(images, sources or Sources.of_tensors(images), paired)
+        if any(method.joins_tiles for method in self.methods):
+            return self._score_rows(rows)
         parts = parallel_map(self._score_rows, rows, self.backbone.device)
         return {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
 

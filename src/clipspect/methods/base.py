@@ -116,6 +116,11 @@ class Method(ABC):
     """Inherited settings that mean nothing to it: neither listed nor accepted."""
 
     @property
+    def joins_tiles(self) -> bool:
+        """Return whether :meth:`score` needs all tiles of an image at once."""
+        return False
+
+    @property
     def prompts(self) -> str:
         """Return the name of its prompt set (prompts.toml)."""
         return "anoclip"

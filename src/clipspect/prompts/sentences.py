@@ -13,6 +13,9 @@ from typing import Any
 
 from clipspect.errors import UsageError
 
+OFFICIAL_NAMES = {"macaroni1": "macaroni", "macaroni2": "macaroni"}
+"""Data set names that the official AnoCLIP code changes; it takes all others as they are."""
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -92,6 +95,13 @@ class PromptConfig:
     """Additional normal states, such as "{} fresh from the mould"."""
     abnormal: tuple[str, ...] = ()
     """Additional abnormal states, such as "{} with a scratch"."""
+    object_as_is: bool = False
+    """Whether an object's name is used as the official AnoCLIP code does: unchanged, ``metal_nut``, but for
+    ``macaroni1`` and ``macaroni2``, which are ``macaroni``."""
+
+    def object_name(self, name: str) -> str:
+        """Return an object's name as used in sentences. Raises UsageError for a name without text."""
+        return object_words(name, as_is=self.object_as_is)
 
     def sentences(self, prompt_set: str, object_name: str) -> tuple[list[str], list[str]]:
         """Return normal and abnormal sentences of a prompt set for an object name."""
@@ -119,6 +129,20 @@ def clean_object_name(name: str) -> str:
             f"the object's name is {len(words)} characters long; use a short object name of up to 80"
         )
     return words
+
+
+def object_words(name: str, *, as_is: bool = False) -> str:
+    """Return an object's name as used in sentences: cleaned, or unchanged as in the official AnoCLIP code.
+
+    Args:
+        name: such as ``metal_nut``.
+        as_is: whether only ``macaroni1`` and ``macaroni2`` change, to ``macaroni``.
+
+    Raises:
+        UsageError: no text, an empty result, or a name longer than a sentence can contain.
+    """
+    cleaned = clean_object_name(name)
+    return OFFICIAL_NAMES.get(name, name.replace("{", "").replace("}", "")) if as_is else cleaned
 
 
 def load_prompts(path: Path | None = None) -> PromptTable:
