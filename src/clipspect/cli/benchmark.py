@@ -240,8 +240,9 @@ def _draw(
     rows: Sequence[Row],
     swept: Sequence[str],
 ) -> None:
-    from clipspect.benchmark.figures import draw_grid, draw_sweep
+    from clipspect.benchmark.figures import draw_maps, draw_masks
     from clipspect.benchmark.jobs import examples, read_examples
+    from clipspect.benchmark.sweep_figure import draw_sweep, points_of
 
     units: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:  # of several seeds the first one is drawn
@@ -250,15 +251,16 @@ def _draw(
             own.append(result)
     by_name = {category.name: category for category in categories}
     for (model, weights, name), own in units.items():
-        draw_grid(
-            folder / f"maps-{own[0].unit.replace('/', '-')}.png",
-            examples(by_name[name]),
-            read_examples(out, own[0].unit),
-            [result.label for result in own],
-            f"{name}, {model} {weights}",
-        )
+        for kind, draw in (("maps", draw_maps), ("masks", draw_masks)):
+            draw(
+                folder / f"{kind}-{own[0].unit.replace('/', '-')}.png",
+                examples(by_name[name]),
+                read_examples(out, own[0].unit),
+                [result.label for result in own],
+                f"{name}, {model} {weights}",
+            )
     for setting in swept:
-        draw_sweep(folder / f"sweep-{setting}.png", rows, setting)
+        draw_sweep(folder / f"sweep-{setting}.png", points_of(rows, setting), setting)
     console(stderr=True).print(f"wrote figures to {folder}", highlight=False, markup=False, soft_wrap=True)
 
 

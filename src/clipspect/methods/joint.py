@@ -61,6 +61,10 @@ class JointMethod(AnoCLIP):
     """How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or "temperature"."""
     text_weight: float = 0.5
     """Share of the language score in the joint one."""
+    image_rule: Literal["mean", "map", "text"] = "mean"
+    """Image score of the joint output: the mean of language score and highest visual value, the highest value of the
+    joint map ("map"), or the language score alone ("text").
+    """
     path: Literal["value", "ordinary", "hidden"] = "value"
     """Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual score alone,
     hidden states: ordinary tokens before the final norm and projection, as MuSc takes them."""
@@ -79,6 +83,7 @@ class JointMethod(AnoCLIP):
         super().__post_init__()
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
+        check_choice("image_rule", self.image_rule, ("mean", "map", "text"))
         check_choice("path", self.path, ("value", "ordinary", "hidden"))
         check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
         if self.blocks:
@@ -238,10 +243,13 @@ class JointMethod(AnoCLIP):
             return highest, visual
         if self.output == "text":
             return self.image_score(features, context), text
-        return (
-            state.scores(self.image_score(features, context), highest, self.text_weight),
-            state.maps(text, visual, self.text_weight),
-        )
+        joint = state.maps(text, visual, self.text_weight)
+        if self.image_rule == "map":
+            return joint.amax((1, 2)), joint
+        language = self.image_score(features, context)
+        if self.image_rule == "text":
+            return language, joint
+        return state.scores(language, highest, self.text_weight), joint
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """(B, H, W) abnormal probabilities of the path's tokens, before smoothing."""
