@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision.transforms import Resize
 
+import clipspect
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec
-from clipspect.detector import Detector
 from clipspect.methods import anoclip_plus
 from clipspect.methods.paper_settings import PAPER_SETTINGS, paper_settings
 from clipspect.methods.tta.adapters import Layers
@@ -22,17 +23,21 @@ from clipspect.registry import make_method
 MEAN, STD = np.array((0.48145466, 0.4578275, 0.40821073)), np.array((0.26862954, 0.26130258, 0.27577711))
 
 
-def detector_of(parity, preset, method):
-    """A detector with the settings of a preset and the fixtures' model."""
-    chosen = paper_settings(preset)
-    known = make_method(method).settings()
-    made = make_method(method, {k: v for k, v in chosen.settings.items() if k in known})
-    backbone, options = parity.backbone, chosen.options
-    prompts = PromptConfig(load_prompts(), object_as_is=options["object_as_is"])
-    loader = ImageLoader(
-        ResizeSpec(backbone.image_size, interpolation=options["interpolation"]), options.get("tile")
-    )
-    return Detector(AnomalyModel(backbone, (made,), prompts), loader)
+@pytest.fixture(scope="module")
+def model_folder(parity, tmp_path_factory):
+    """The fixtures' model as a folder that ``load`` takes."""
+    folder = tmp_path_factory.mktemp("parity-model")
+    config = json.loads((parity.folder / "model_config.json").read_text(encoding="utf-8"))
+    config = {"model_cfg": config.get("model_cfg", config), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    shutil.copy(parity.folder / "weights.safetensors", folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def detector_of(model_folder):
+    """``detector_of(preset, method)``: a detector with the settings of a preset and the fixtures' model."""
+    return lambda preset, method: clipspect.load(method, str(model_folder), preset=preset, device="cpu")
 
 
 def save_images(folder, pixels):
@@ -61,10 +66,10 @@ def record_draws(monkeypatch, parity, recorded, prefix):
     monkeypatch.setattr(anoclip_plus, "draw_layers", layers)
 
 
-def test_mvtec_from_file_to_map(parity, tmp_path, close):
+def test_mvtec_from_file_to_map(detector_of, parity, tmp_path, close):
     recorded = parity.arrays("anoclip_map")
     paths = save_images(tmp_path, parity.arrays("vv")["image_u8"])
-    found = detector_of(parity, "anovl-mvtec", "anoclip").detect(paths, object="bottle")
+    found = detector_of("anovl-mvtec", "anoclip").detect(paths, object="bottle")
     for detection, expected, score in zip(
         found, recorded["anomaly_map"], recorded["image_score"], strict=True
     ):
@@ -72,11 +77,11 @@ def test_mvtec_from_file_to_map(parity, tmp_path, close):
         assert detection.raw_score == pytest.approx(float(score), abs=2e-6)
 
 
-def test_mvtec_with_its_adapter(parity, tmp_path, close, monkeypatch):
+def test_mvtec_with_its_adapter(detector_of, parity, tmp_path, close, monkeypatch):
     recorded = parity.arrays("anoclip_tta")
     record_draws(monkeypatch, parity, recorded, "text_adapter")
     paths = save_images(tmp_path, parity.arrays("vv")["image_u8"])
-    found = detector_of(parity, "anovl-mvtec", "anoclip+").detect(paths[0], object="bottle")
+    found = detector_of("anovl-mvtec", "anoclip+").detect(paths[0], object="bottle")
     close(found.score_map, recorded["text_adapter.image0.anomaly_map"], 5e-6)
 
 
@@ -88,9 +93,9 @@ def visa(parity, tmp_path):
     return recorded, save_images(tmp_path, (255 * pixels).round().astype(np.uint8))
 
 
-def test_visa_from_file_to_map(parity, visa, close):
+def test_visa_from_file_to_map(detector_of, parity, visa, close):
     recorded, paths = visa
-    found = detector_of(parity, "anovl-visa", "anoclip").detect(paths, object="macaroni2")
+    found = detector_of("anovl-visa", "anoclip").detect(paths, object="macaroni2")
     for detection, expected, score in zip(
         found, recorded["anomaly_map"], recorded["image_score"], strict=True
     ):
@@ -99,25 +104,25 @@ def test_visa_from_file_to_map(parity, visa, close):
         assert detection.raw_score == pytest.approx(float(score), abs=2e-6)
 
 
-def test_visa_with_one_adapter_for_both_tiles(parity, visa, close, monkeypatch):
+def test_visa_with_one_adapter_for_both_tiles(detector_of, parity, visa, close, monkeypatch):
     recorded, paths = visa
     record_draws(monkeypatch, parity, recorded, "adapter")
-    found = detector_of(parity, "anovl-visa", "anoclip+").detect(paths[0], object="macaroni2")
+    found = detector_of("anovl-visa", "anoclip+").detect(paths[0], object="macaroni2")
     close(found.score_map, recorded["adapter.anomaly_map"][0], 5e-6)
 
 
-def test_an_adapter_per_tile_is_another_number(parity, visa):
+def test_an_adapter_per_tile_is_another_number(detector_of, parity, visa):
     _, paths = visa
-    detector = detector_of(parity, "anovl-visa", "anoclip+")
+    detector = detector_of("anovl-visa", "anoclip+")
     together = detector.detect(paths[0], object="macaroni2").score_map
     separate = make_method("anoclip+", {"tiles": "separate"})
-    detector.model = AnomalyModel(parity.backbone, (separate,), detector.model.prompts)
+    detector.model = AnomalyModel(detector.backbone, (separate,), detector.model.prompts)
     assert np.abs(detector.detect(paths[0], object="macaroni2").score_map - together).max() > 1e-4
 
 
-def test_maps_of_tiled_images_do_not_depend_on_the_batch(parity, visa):
+def test_maps_of_tiled_images_do_not_depend_on_the_batch(detector_of, parity, visa):
     _, paths = visa
-    detector = detector_of(parity, "anovl-visa", "anoclip+")
+    detector = detector_of("anovl-visa", "anoclip+")
     both = [d.score_map for d in detector.detect(paths, object="macaroni2")]
     alone = detector.detect(paths[1], object="macaroni2").score_map
     np.testing.assert_allclose(both[1], alone, atol=1e-6)
@@ -158,3 +163,15 @@ def test_every_setting_of_a_preset_belongs_to_one_of_its_methods(name):
     chosen = paper_settings(name)
     known = set().union(*(make_method(method).settings() for method in chosen.methods))
     assert set(chosen.settings) <= known
+
+
+def test_options_given_beside_a_preset_win(model_folder):
+    folder = str(model_folder)
+    detector = clipspect.load(
+        "anoclip", folder, preset="anovl-mvtec", settings={"views": "none"}, interpolation="bicubic"
+    )
+    assert detector.methods[0].settings()["views"] == "none"
+    assert detector.reader.fit.interpolation == "bicubic"
+    assert clipspect.load(model=folder, preset="anovl-visa").methods[0].name == "anoclip+"
+    with pytest.raises(clipspect.UsageError, match="unknown preset 'anovl'.*anovl-visa"):
+        clipspect.load(preset="anovl")

@@ -55,7 +55,9 @@ class Settings:
             "prompts",
         ]
         # results from before these options existed are resumed
-        names += [name for name in ("bit_depth", "window", "normal", "abnormal") if values[name]]
+        names += [
+            name for name in ("bit_depth", "window", "normal", "abnormal", "object_as_is") if values[name]
+        ]
         kept = {name: values[name] for name in names}
         rule = {} if self.pro == "exact" else {"pro": self.pro}
         return {**kept, "resolution": self.resolution, "by_defect": self.by_defect, **rule}

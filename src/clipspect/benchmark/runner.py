@@ -138,7 +138,11 @@ class _Station:
     def detector(self, measured: Sequence[Measured]) -> Detector:
         config = self.settings.config
         prompts = PromptConfig(
-            load_prompts(config.prompts), config.domain, tuple(config.normal), tuple(config.abnormal)
+            load_prompts(config.prompts),
+            config.domain,
+            tuple(config.normal),
+            tuple(config.abnormal),
+            config.object_as_is,
         )
         methods = cast(Sequence[Method], measured)
         model = AnomalyModel(self.backbone, tuple(methods), prompts, config.batch_size)

@@ -136,7 +136,7 @@ def _line(data: str, method: str, settings: Mapping[str, Any], setting: str, mod
 
 
 def _varies(own: Sequence[Point], metric: str) -> bool:
-    known = [p.figures[metric] for p in own if p.figures[metric] is not None]
+    known = [value for p in own if (value := p.figures[metric]) is not None]
     return len(known) > 1 and max(known) - min(known) > 1e-9
 
 
