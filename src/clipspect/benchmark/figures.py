@@ -71,7 +71,7 @@ def draw_maps(
     panels, labels = _panels(samples), _known(labels, maps)
     if not panels or not labels:
         return
-    figure, axes = _grid(panels, labels, title)
+    figure, axes, bars = _grid(panels, labels, title)
     for line, label in zip(axes[1:], labels, strict=True):
         shown = {p.number: maps.get(f"{label}|{p.number}") for p in panels}
         values = np.concatenate([m.ravel() for m in shown.values() if m is not None]).astype(np.float32)
@@ -86,7 +86,8 @@ def draw_maps(
                 drawn = axis.imshow(large, vmin=low, vmax=high, cmap="inferno", alpha=_OPACITY)
             _contour(axis, panel)
         if drawn is not None:
-            bar = figure.colorbar(drawn, ax=list(line), fraction=0.02, pad=0.01, aspect=12)
+            bars[label].set_axis_on()
+            bar = figure.colorbar(drawn, cax=bars[label])
             bar.set_ticks([low, high], labels=[f"{low:.2f}", f"{high:.2f}"])
             bar.ax.tick_params(labelsize=7)
     _save(figure, path)
@@ -114,7 +115,7 @@ def draw_masks(
     panels, labels = _panels(samples), _known(labels, maps)
     if not panels or not labels:
         return
-    figure, axes = _grid(panels, labels, f"{title}; red: predicted at each image's best F1, green: true")
+    figure, axes, _ = _grid(panels, labels, f"{title}; red: predicted at each image's best F1, green: true")
     for line, label in zip(axes[1:], labels, strict=True):
         for axis, panel in zip(line, panels, strict=True):
             picture = np.repeat(panel.photo.mean(2, keepdims=True) / 255, 3, 2)
@@ -161,14 +162,19 @@ def _known(labels: Sequence[str], maps: Mapping[str, Any]) -> list[str]:
     return [label for label in labels if label in there]
 
 
-def _grid(panels: Sequence[Panel], labels: Sequence[str], title: str) -> tuple[Any, Any]:
-    """Return a figure with a first row of images, and a row per label."""
+def _grid(
+    panels: Sequence[Panel], labels: Sequence[str], title: str
+) -> tuple[Any, NDArray[Any], dict[str, Any]]:
+    """Return a figure with a first row of images and a row per label: its axes, and a hidden one for each row's bar."""
     plt = pyplot()
     rows, columns = 1 + len(labels), len(panels)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(_CELL * columns + _LABEL + 0.7, _CELL * rows + 0.8), squeeze=False,
-        layout="constrained",
+    figure, cells = plt.subplots(
+        rows, columns + 1, figsize=(_CELL * columns + _LABEL + 0.7, _CELL * rows + 0.8), squeeze=False,
+        width_ratios=[*[1.0] * columns, 0.06], layout="constrained",
     )  # fmt: skip
+    axes, last = cells[:, :-1], cells[:, -1]
+    for axis in last:
+        axis.set_axis_off()
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -183,7 +189,7 @@ def _grid(panels: Sequence[Panel], labels: Sequence[str], title: str) -> tuple[A
         line[0].set_ylabel(text, fontsize=7, rotation=0, ha="right", va="center", labelpad=6)
     width = int(14 * (_CELL * columns + _LABEL))
     figure.suptitle("\n".join(textwrap.wrap(title, width)), fontsize=9)
-    return figure, axes
+    return figure, axes, dict(zip(labels, last[1:], strict=True))
 
 
 def _contour(axis: Any, panel: Panel) -> None:

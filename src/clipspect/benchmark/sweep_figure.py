@@ -119,6 +119,8 @@ def draw_sweep(path: Path, points: Sequence[Point], setting: str) -> None:
         if numeric and min(values) > 0 and max(values) / min(values) >= 16:
             axis.set_xscale("log", base=2)
         axis.set_xticks(values if numeric else range(len(values)), labels=[f"{v}" for v in values])
+        if not numeric:
+            axis.set_xlim(-0.5, len(values) - 0.5)
         axis.tick_params(labelsize=8)
         axis.set_xlabel(setting.replace("_", " "), fontsize=9)
         axis.set_title(head, fontsize=10)

@@ -225,6 +225,24 @@ def benchmark(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def figure(
+    rows: Annotated[
+        list[Path], typer.Argument(help="Files written by benchmark --json.", show_default=False)
+    ],
+    setting: Annotated[str, typer.Option("--setting", help="The swept setting: epochs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png or .pdf.")],
+) -> None:
+    """Plot metrics against a swept setting, for several data sets or runs in one picture.
+
+    Points are means over categories, bars are standard deviations over seeds.
+    """
+    from clipspect.benchmark.sweep_figure import draw_sweep, read_points
+
+    name = setting.replace("-", "_")
+    draw_sweep(out, [point for path in rows for point in read_points(path, name)], name)
+    console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _run_with_progress(*arguments: Any, **options: Any) -> list[Result]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

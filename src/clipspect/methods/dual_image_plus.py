@@ -54,9 +54,9 @@ class DualImagePlus(DualImage):
     """Corrupted copies of each image; each costs one more encoding, and one can contain every kind."""
     epochs: int = 5
     """AdamW steps per image; 0 = Dual-Image."""
-    learning_rate: float = 1e-4
-    """Learning rate of AdamW; weight decay is 1e-2."""
-    mask_rule: MaskRule = "text-change"
+    learning_rate: float = 3e-3
+    """Learning rate of AdamW; weight decay is 1e-2. Chosen on rendered scenes (docs/ablations.md)."""
+    mask_rule: MaskRule = "distance"
     """Prediction of a copy's mask: from the increase of the text score over the same patch of the image
     ("text-change"), from the distance of both adapted patches ("distance"), or from the joint score of the copy with
     the image as its reference ("joint").
