@@ -73,7 +73,7 @@ def build_detector(config: DetectorConfig) -> Detector:
     )
     for one in methods:
         prompts.sentences(
-            one.prompts, "object"
+            one.prompts, "object", one.prompt_domain
         )  # a bad domain or phrase is an error before weights are loaded
     backbone = load_backbone(
         config.model,

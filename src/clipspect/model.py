@@ -92,7 +92,7 @@ class AnomalyModel:
     """The images of the set that serve as each other's references."""
     states: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """method → what it prepared from the pool."""
-    _cache: dict[tuple[str, str], TextAnchors] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[tuple[str, str, str], TextAnchors] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the methods and what they ask of the backbone.
@@ -126,7 +126,7 @@ class AnomalyModel:
     @property
     def prompt_digest(self) -> str:
         """Hash of every sentence the methods use."""
-        sentences = [self.prompts.sentences(m.prompts, "object") for m in self.methods]
+        sentences = [self.prompts.sentences(m.prompts, "object", m.prompt_domain) for m in self.methods]
         return hashlib.sha256(repr(sentences).encode()).hexdigest()[:16]
 
     def set_object(self, name: str) -> AnomalyModel:
@@ -136,7 +136,7 @@ class AnomalyModel:
             UsageError: an empty or overlong name.
         """
         name = self.prompts.object_name(name)
-        anchors = {m.name: self._anchors(m.prompts, name) for m in self.methods if m.needs_text}
+        anchors = {m.name: self._anchors(m, name) for m in self.methods if m.needs_text}
         return replace(self, object_name=name, anchors=anchors)
 
     def set_references(self, references: Features | None) -> AnomalyModel:
@@ -317,8 +317,8 @@ class AnomalyModel:
             self.reference_states.get(method.name),
         )
 
-    def _anchors(self, prompt_set: str, name: str) -> TextAnchors:
-        key = (prompt_set, name)
+    def _anchors(self, method: Method, name: str) -> TextAnchors:
+        key = (method.prompts, name, method.prompt_domain)
         anchors = self._cache.pop(key, None)
         if anchors is None:
             anchors = encode_anchors(self.backbone, *self.prompts.sentences(*key))

@@ -77,7 +77,7 @@ class AnoCLIPPlus(AnoCLIP):
 
     def _adapt_each(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Return (B, H, W) maps of rows with an adapter each, and (B,) whether their training stayed finite."""
-        tokens = features.values(self.block).flatten(1, 2)  # (B, N, D)
+        tokens = self.text_patches(features).flatten(1, 2)  # (B, N, D)
         start, noise = self._draw(context.seeds, tokens, context)
         descent = self.adapt(tokens, start, noise, context)
         adapted = self.adapted_map(tokens, descent.layers, context)
@@ -85,7 +85,7 @@ class AnoCLIPPlus(AnoCLIP):
 
     def _adapt_together(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Return the same for adapters that the tiles of an image share."""
-        patches = features.values(self.block)
+        patches = self.text_patches(features)
         sources = features.sources
         groups = [slice(row, row + 1) for row in range(len(patches))] if sources is None else sources.images()
         maps, finite = [], []

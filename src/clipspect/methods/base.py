@@ -134,6 +134,11 @@ class Method(ABC):
         """Return the name of its prompt set (prompts.toml)."""
         return "anoclip"
 
+    @property
+    def prompt_domain(self) -> str:
+        """Return the domain of its prompts, empty for that of the run."""
+        return ""
+
     @abstractmethod
     def request(self) -> FeatureRequest:
         """Return the features it needs from the single encoding of each image."""

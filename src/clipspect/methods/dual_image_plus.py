@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING
 from clipspect.methods.anoclip_plus import DIVERGED
@@ -107,8 +107,7 @@ class DualImagePlus(DualImage):
 
     def text_tokens(self, features: Features) -> Tensor:
         """Return (B, N, D) tokens of the text block."""
-        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
-        return tokens.flatten(1, 2)
+        return self.text_patches(features).flatten(1, 2)
 
     def corrupt(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Encode corrupted copies of the images.
@@ -122,12 +121,7 @@ class DualImagePlus(DualImage):
         if self.textures:
             textures = TextureFolder(Path(self.textures), context.backbone.mean, context.backbone.std)
         copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds, textures)
-        block = frozenset([self.block])
-        request = (
-            FeatureRequest(ordinary_blocks=block)
-            if self.path == "ordinary"
-            else FeatureRequest(value_blocks=block, start_block=self.start_block)
-        )
+        request = self.text_request()
         # Encode the first copy of every image, then the second, to keep the batch size.
         parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -60,6 +60,14 @@ class PromptSet:
         return replace(self, normal=self.normal + normal, abnormal=self.abnormal + abnormal)
 
 
+PARTS: dict[str, Callable[[PromptSet], PromptSet]] = {
+    "one-state": lambda s: replace(s, normal=s.normal[:1], abnormal=s.abnormal[:1]),
+    "no-domain": lambda s: replace(s, domain_aware=False),
+    "one-template": lambda s: replace(s, templates=(min(s.templates, key=len),)),
+}
+"""Reductions of a prompt set for ablations: the first state a side, no domain phrases, the shortest template."""
+
+
 @dataclass(frozen=True)
 class PromptTable:
     """All prompt sets and domains: the shipped ones, merged with a user's file."""
@@ -69,10 +77,20 @@ class PromptTable:
     textures: frozenset[str]
 
     def prompt_set(self, name: str) -> PromptSet:
-        """Return the prompt set of that name. Raises UsageError, which lists the available names."""
-        if name not in self.sets:
-            raise UsageError(f"unknown prompt set {name!r}; there are: {', '.join(sorted(self.sets))}")
-        return self.sets[name]
+        """Return the prompt set of that name, without the parts that follow a slash: ``anoclip/no-domain+one-state``.
+
+        Raises:
+            UsageError: an unknown set or part; the message lists the available names.
+        """
+        base, _, parts = name.partition("/")
+        if base not in self.sets:
+            raise UsageError(f"unknown prompt set {base!r}; there are: {', '.join(sorted(self.sets))}")
+        chosen = self.sets[base]
+        for part in parts.split("+") if parts else ():
+            if part not in PARTS:
+                raise UsageError(f"prompt set {name!r}: unknown part {part!r}; there are: {', '.join(PARTS)}")
+            chosen = PARTS[part](chosen)
+        return chosen
 
     def domain(self, name: str, object_name: str) -> tuple[str, ...]:
         """Return the phrases of a domain; ``auto`` is "texture" for known texture names, else "object"."""
@@ -103,10 +121,10 @@ class PromptConfig:
         """Return an object's name as used in sentences. Raises UsageError for a name without text."""
         return object_words(name, as_is=self.object_as_is)
 
-    def sentences(self, prompt_set: str, object_name: str) -> tuple[list[str], list[str]]:
-        """Return normal and abnormal sentences of a prompt set for an object name."""
+    def sentences(self, prompt_set: str, object_name: str, domain: str = "") -> tuple[list[str], list[str]]:
+        """Return normal and abnormal sentences of a prompt set for an object name, in a domain or the run's."""
         states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
-        return states.sentences(object_name, self.table.domain(self.domain, object_name))
+        return states.sentences(object_name, self.table.domain(domain or self.domain, object_name))
 
 
 def clean_object_name(name: str) -> str:
