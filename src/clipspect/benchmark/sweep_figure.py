@@ -122,6 +122,8 @@ def draw_sweep(path: Path, points: Sequence[Point], setting: str) -> None:
         if not numeric:
             axis.set_xlim(-0.5, len(values) - 0.5)
         axis.tick_params(labelsize=8)
+        if max(len(str(value)) for value in values) > 8:
+            plt.setp(axis.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
         axis.set_xlabel(setting.replace("_", " "), fontsize=9)
         axis.set_title(head, fontsize=10)
         axis.grid(alpha=0.3)
