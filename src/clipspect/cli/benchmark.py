@@ -306,7 +306,10 @@ def _draw(
                 f"{name}, {model} {weights}",
             )
     for setting in swept:
-        draw_sweep(folder / f"sweep-{setting}.png", points_of(rows, setting), setting)
+        try:
+            draw_sweep(folder / f"sweep-{setting}.png", points_of(rows, setting), setting)
+        except UsageError as error:  # what was measured is kept
+            console(stderr=True).print(f"no plot of {setting}: {error}", highlight=False, markup=False)
     console(stderr=True).print(f"wrote figures to {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
