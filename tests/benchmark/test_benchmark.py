@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import clipspect
+from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark import runner as module
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
@@ -328,6 +329,8 @@ def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsy
         with Image.open(tmp_path / "figures" / name) as figure:
             sizes[name] = figure.size
             assert len(np.unique(np.asarray(figure))) > 50
+    assert {row["fingerprint"] for row in rows} == {load_backbone("tiny", device="cpu").fingerprint}
+    assert f"fingerprint of tiny trained: {rows[0]['fingerprint'][:16]}" in (tmp_path / "rows.md").read_text()
     assert sizes["maps-tiny-trained-0-plate.png"][1] > 800  # the image and four maps, one below the other
     again = ["figure", str(tmp_path / "rows.json"), "--setting", "epochs", "--out", str(tmp_path / "e.png")]
     assert command(monkeypatch, *again) == 0

@@ -108,6 +108,8 @@ class Result:
     warnings: Sequence[str]
     kinds: Mapping[str, Figures] = field(default_factory=dict)
     """kind of defect → metrics against the good images."""
+    fingerprint: str = ""
+    """SHA-256 over the weights; empty in results from before it was kept."""
 
 
 def write_unit(path: Path, out: Path, fingerprint: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

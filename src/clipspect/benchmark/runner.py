@@ -258,6 +258,7 @@ def _finish(
         versions(),
         [*unit.category.warnings, *whole.warnings],
         {kind: found for kind, found in figures.items() if kind},
+        detector.backbone.fingerprint,
     )
 
 

@@ -260,6 +260,8 @@ def about_line(rows: Sequence[Row], about: Mapping[str, str]) -> str:
     facts = {"images": str(first.images)} if first else {}
     facts |= {"seeds": " ".join(map(str, seeds))} if seeds else {}
     facts |= {"peak memory": f"{max(memory):.0f} MB"} if memory else {}
+    prints = dict.fromkeys((row.model, row.weights, row.fingerprint) for row in rows if row.fingerprint)
+    facts |= {f"fingerprint of {model} {weights}": digest[:16] for model, weights, digest in prints}
     return ", ".join(f"{key}: {value}" for key, value in {**facts, **about}.items())
 
 
