@@ -48,7 +48,7 @@ def samples(tmp_path):
 
 @pytest.fixture
 def maps(samples):
-    """Maps of two methods with ranges of their own: one finds the defect, the other the left half."""
+    """Maps of two methods with different ranges: one finds the defect, the other the left half."""
     truth = [np.asarray(Image.open(sample.mask)) > 0 for sample in samples]
     left = np.repeat((np.arange(64) < 32)[None], 64, 0)
     found = {f"good a|{i}": 0.5 + 0.01 * m for i, m in enumerate(truth)}
