@@ -20,7 +20,6 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from open_clip import factory, pretrained
 from safetensors.torch import save_file
-from small_models import ARCHITECTURES
 
 from clipspect.backbones import hub
 from clipspect.backbones.features import FeatureRequest
@@ -28,6 +27,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import load_openclip
 from clipspect.backbones.openclip.towers import check_towers
 from clipspect.errors import UsageError, WeightsError
+from helpers.small_models import ARCHITECTURES
 
 E31, E32 = (f"timm/vit_base_patch16_plus_clip_240.laion400m_{epoch}" for epoch in ("e31", "e32"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
