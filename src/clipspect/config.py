@@ -12,6 +12,7 @@ from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
 from clipspect.data.transforms import Aspect, Interpolation
 from clipspect.errors import UsageError
+from clipspect.methods.paper_settings import paper_settings
 from clipspect.registry import DEFAULT_METHOD
 from clipspect.types import PrecisionChoice
 
@@ -105,6 +106,11 @@ class DetectorConfig:
         "A setting of the method: views=official. Repeatable; one that several methods have goes to each.",
         "--set -s", MODEL, repeatable=True, parse=parse_settings,
     )  # fmt: skip
+    preset: str | None = _option(
+        None,
+        "Settings of a paper's run: anovl-mvtec, anovl-visa, dual-image-paper. Options given beside it win.",
+        "--preset", MODEL,
+    )  # fmt: skip
     image_size: int | None = _option(
         None,
         "Input side in pixels, a multiple of the patch.",
@@ -145,6 +151,11 @@ class DetectorConfig:
         "auto, object, texture, medical, x-ray, aerial, microscopy, or your own.",
         "--domain", PROMPTS,
     )  # fmt: skip
+    object_as_is: bool = _option(
+        False,
+        "Use the object's name unchanged (metal_nut), as the official AnoCLIP code does.",
+        "--object-as-is", PROMPTS, bool,
+    )  # fmt: skip
     prompts: Path | None = _option(
         None,
         "A TOML file of your own words (docs/prompts.md), merged over the shipped prompt table.",
@@ -172,7 +183,7 @@ class DetectorConfig:
     seed: int = _option(0, "Seed of random weights.", "--seed", MODEL, int)
 
     def __post_init__(self) -> None:
-        """Check what can be checked before weights are loaded."""
+        """Check what can be checked before weights are loaded. The options of a preset are filled in beforehand."""
         for one in fields(self):
             lowest, value = spec_of(one).at_least, getattr(self, one.name)
             if lowest is not None and not (isinstance(value, int) and value >= lowest):
@@ -182,6 +193,11 @@ class DetectorConfig:
             if getattr(self, name) not in get_args(allowed):
                 known = ", ".join(get_args(allowed))
                 raise UsageError(f"unknown {name} {getattr(self, name)!r}; there are: {known}")
+
+    @property
+    def preset_settings(self) -> Mapping[str, Any]:
+        """Settings of the preset; each is for the methods that have it."""
+        return {} if self.preset is None else paper_settings(self.preset).settings
 
     @property
     def methods(self) -> tuple[str | Method, ...]:
@@ -203,6 +219,18 @@ class DetectorConfig:
         """The same options with some changed. Raises UsageError for an unknown name."""
         check_names(changes)
         return replace(self, **changes)
+
+
+def fill_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those of their preset, which the given ones replace.
+
+    Raises:
+        UsageError: an unknown preset.
+    """
+    if options.get("preset") is None:
+        return dict(options)
+    chosen = paper_settings(options["preset"])
+    return {"method": chosen.methods[-1], **chosen.options, **options}
 
 
 def spec_of(one: Field[Any]) -> OptionSpec:

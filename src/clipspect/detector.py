@@ -95,6 +95,7 @@ class Detector:
             "set_size": self.set_size if self.uses_sets else None,
             "domain": self.model.prompts.domain,
             "prompts": self.model.prompt_digest,
+            **({"object_as_is": True} if self.model.prompts.object_as_is else {}),
         }
 
     @overload

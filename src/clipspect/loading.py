@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from functools import reduce
 from inspect import signature
@@ -10,7 +10,7 @@ from operator import or_
 from typing import Any, ParamSpec
 
 from clipspect.backbones.loader import load_backbone
-from clipspect.config import DetectorConfig, check_names, spec_of
+from clipspect.config import DetectorConfig, check_names, fill_preset, spec_of
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.ranges import ValueRange
 from clipspect.data.transforms import ResizeSpec
@@ -23,6 +23,8 @@ from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.registry import make_method
 
 P = ParamSpec("P")
+POSITIONAL = ("method", "model", "weights")
+"""Options that :func:`load` takes by position too."""
 
 
 def _takes(config: Callable[P, DetectorConfig]) -> Callable[[Callable[..., Detector]], Callable[P, Detector]]:
@@ -53,18 +55,25 @@ def load(*arguments: Any, **options: Any) -> Detector:  # noqa: D417
         WeightsError: weights that are not here; the message says which file and how to pass it.
     """
     check_names(options)
-    return build_detector(DetectorConfig(*arguments, **options))
+    placed = dict(zip(POSITIONAL, arguments, strict=False))
+    if len(arguments) > len(POSITIONAL) or placed.keys() & options:
+        DetectorConfig(*arguments, **options)  # Python's own error
+    return build_detector(DetectorConfig(**fill_preset({**placed, **options})))
 
 
 def build_detector(config: DetectorConfig) -> Detector:
     """Load the detector that a configuration describes. Raises as :func:`load`."""
     methods = _make_methods(config)
     prompts = PromptConfig(
-        load_prompts(config.prompts), config.domain, tuple(config.normal), tuple(config.abnormal)
+        load_prompts(config.prompts),
+        config.domain,
+        tuple(config.normal),
+        tuple(config.abnormal),
+        config.object_as_is,
     )
     for one in methods:
         prompts.sentences(
-            one.prompts, "object"
+            one.prompts, "object", one.prompt_domain
         )  # a bad domain or phrase is an error before weights are loaded
     backbone = load_backbone(
         config.model,
@@ -94,7 +103,7 @@ def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:
 
 def _make_methods(config: DetectorConfig) -> tuple[Method, ...]:
     alone = len(config.methods) == 1
-    methods = tuple(_make(one, config.settings, alone=alone) for one in config.methods)
+    methods = tuple(_make(one, config, alone=alone) for one in config.methods)
     for key in config.settings:
         if not any(key in one.settings() for one in methods):
             names = ", ".join(one.name for one in methods)
@@ -102,10 +111,10 @@ def _make_methods(config: DetectorConfig) -> tuple[Method, ...]:
     return methods
 
 
-def _make(method: str | Method, settings: Mapping[str, Any], *, alone: bool) -> Method:
+def _make(method: str | Method, config: DetectorConfig, *, alone: bool) -> Method:
     if isinstance(method, Method):
         return method
-    if alone:
-        return make_method(method, dict(settings))
     known = make_method(method).settings()
-    return make_method(method, {key: value for key, value in settings.items() if key in known})
+    own = {key: value for key, value in config.settings.items() if alone or key in known}
+    preset = {key: value for key, value in config.preset_settings.items() if key in known}
+    return make_method(method, {**preset, **own})

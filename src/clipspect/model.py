@@ -23,7 +23,7 @@ from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
 from clipspect.methods.scoring import enlarge_layers
 from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
-from clipspect.prompts import PromptConfig, clean_object_name
+from clipspect.prompts import PromptConfig
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
 CACHED_OBJECTS = 32
@@ -92,7 +92,7 @@ class AnomalyModel:
     """The images of the set that serve as each other's references."""
     states: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """method → what it prepared from the pool."""
-    _cache: dict[tuple[str, str], TextAnchors] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[tuple[str, str, str], TextAnchors] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the methods and what they ask of the backbone.
@@ -126,7 +126,7 @@ class AnomalyModel:
     @property
     def prompt_digest(self) -> str:
         """Hash of every sentence the methods use."""
-        sentences = [self.prompts.sentences(m.prompts, "object") for m in self.methods]
+        sentences = [self.prompts.sentences(m.prompts, "object", m.prompt_domain) for m in self.methods]
         return hashlib.sha256(repr(sentences).encode()).hexdigest()[:16]
 
     def set_object(self, name: str) -> AnomalyModel:
@@ -135,8 +135,8 @@ class AnomalyModel:
         Raises:
             UsageError: an empty or overlong name.
         """
-        name = clean_object_name(name)
-        anchors = {m.name: self._anchors(m.prompts, name) for m in self.methods if m.needs_text}
+        name = self.prompts.object_name(name)
+        anchors = {m.name: self._anchors(m, name) for m in self.methods if m.needs_text}
         return replace(self, object_name=name, anchors=anchors)
 
     def set_references(self, references: Features | None) -> AnomalyModel:
@@ -230,6 +230,8 @@ class AnomalyModel:
             method → N scores and maps.
         """
         rows = _Rows(images, sources or Sources.of_tensors(images), paired)
+        if any(method.joins_tiles for method in self.methods):
+            return self._score_rows(rows)
         parts = parallel_map(self._score_rows, rows, self.backbone.device)
         return {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
 
@@ -315,8 +317,8 @@ class AnomalyModel:
             self.reference_states.get(method.name),
         )
 
-    def _anchors(self, prompt_set: str, name: str) -> TextAnchors:
-        key = (prompt_set, name)
+    def _anchors(self, method: Method, name: str) -> TextAnchors:
+        key = (method.prompts, name, method.prompt_domain)
         anchors = self._cache.pop(key, None)
         if anchors is None:
             anchors = encode_anchors(self.backbone, *self.prompts.sentences(*key))

@@ -23,7 +23,6 @@ from clipspect.postprocess.calibration import (
     calibrate_good,
     check_rate,
 )
-from clipspect.prompts import clean_object_name
 from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.registry import REFERENCES_SUFFIX
 from clipspect.scoring import score_images
@@ -95,7 +94,7 @@ def write_references(
         loaded = load_images(images, detector.reader, ahead=detector.ahead)
         calibrations = _calibrate(detector, model, loaded, false_alarm_rate)
     manifest = Manifest(
-        clean_object_name(object),
+        detector.model.prompts.object_name(object),
         detector.backbone.name,
         detector.backbone.fingerprint,
         detector.backbone.image_size,
@@ -143,7 +142,7 @@ def _read_file(detector: Detector, source: Path, object: str) -> tuple[Features,
     stored = load_references(source, detector.backbone.device)
     features = stored.check(
         source,
-        object=clean_object_name(object),
+        object=detector.model.prompts.object_name(object),
         model=detector.backbone.name,
         fingerprint=detector.backbone.fingerprint,
         image_size=detector.backbone.image_size,

@@ -42,11 +42,19 @@ def sources_of(images: Sequence[PreparedImage]) -> Sources:
     """Tell which image each of their N tiles comes from."""
     counts = [len(image.pieces) for image in images]
     signatures = np.stack([image.signature for image in images])
+    offsets = tuple(chain.from_iterable(map(_offsets, images)))
     return Sources(
         tuple(chain.from_iterable([image.content_hash] * n for image, n in zip(images, counts, strict=True))),
         tuple(chain.from_iterable(range(n) for n in counts)),
         torch.from_numpy(signatures).repeat_interleave(torch.tensor(counts), 0),
+        offsets,
     )
+
+
+def _offsets(image: PreparedImage) -> list[tuple[int, int]]:
+    """(top, left) of an image's tiles, in pixels of the input."""
+    scale = image.pieces.shape[1] / max(max(t.height, t.width) for t in image.tiles)
+    return [(round(t.top * scale), round(t.left * scale)) for t in image.tiles]
 
 
 def to_tensors(loaded: Sequence[LoadedImage], backbone: Backbone) -> tuple[Tensor, Sources, Tensor | None]:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import clipspect
+from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark import runner as module
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
@@ -300,7 +301,10 @@ def test_several_categories_get_the_papers_table(tmp_path, pictures):
 
 def test_published_rows_name_their_sources_and_lie_in_range():
     rows = published_rows("mvtecad", 15) + published_rows("visa", 12)
-    assert {row.method for row in rows} == {"WinCLIP", "AnomalyCLIP", "MuSc", "AnomalyVFM"}
+    assert {row.method for row in rows} == {
+        "WinCLIP", "AnomalyCLIP", "MuSc", "CoDeGraph", "AnomalyVFM", "AnomalyVFM, own code", "VisualAD",
+        "SubspaceAD 1-shot", "AnomalyDINO 1-shot",
+    }  # fmt: skip
     assert all(row.source for row in rows)
     assert all(0.1 < v < 1 for row in rows for v in row.values.values() if v is not None)
     assert not any("ours are over" in row.source for row in rows)
@@ -325,7 +329,12 @@ def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsy
         with Image.open(tmp_path / "figures" / name) as figure:
             sizes[name] = figure.size
             assert len(np.unique(np.asarray(figure))) > 50
-    assert sizes["maps-tiny-trained-0-plate.png"][0] > 900  # the image and four maps
+    assert {row["fingerprint"] for row in rows} == {load_backbone("tiny", device="cpu").fingerprint}
+    assert f"fingerprint of tiny trained: {rows[0]['fingerprint'][:16]}" in (tmp_path / "rows.md").read_text()
+    assert sizes["maps-tiny-trained-0-plate.png"][1] > 800  # the image and four maps, one below the other
+    again = ["figure", str(tmp_path / "rows.json"), "--setting", "epochs", "--out", str(tmp_path / "e.png")]
+    assert command(monkeypatch, *again) == 0
+    assert (tmp_path / "e.png").is_file()
     assert "references=2" in capsys.readouterr().out
 
 
@@ -402,3 +411,45 @@ def test_a_depth_that_looks_wrong_is_told_and_can_be_given(own, tmp_path):
     )
     assert right.warnings == []
     assert again.figures.values == right.figures.values != dark.figures.values
+
+
+def test_random_pairs_are_drawn_by_the_seeds_of_a_run(own, tmp_path):
+    """With one random partner each, seeds give other scores; nearest partners have no seed."""
+    found = {}
+    for rule in ("random", "nearest"):
+        candidates = make_candidates(["dual-image"], {"pairing": rule, "references": 1}, {}, None)
+        found[rule] = run_benchmark(
+            "folder",
+            load_categories("folder", own),
+            candidates,
+            tmp_path / rule,
+            settings=SMALL,
+            seeds=[0, 1],
+        )
+    assert [result.seed for result in found["random"]] == [0, 1]
+    assert len({str(v) for v in values(found["random"])}) == 2
+    assert [result.seed for result in found["nearest"]] == [None]
+
+
+def test_a_preset_gives_its_settings_to_the_methods_that_have_them(own, tmp_path, monkeypatch):
+    options = [
+        "--data",
+        "folder",
+        "--root",
+        str(own),
+        "--model",
+        "tiny",
+        "--image-size",
+        "64",
+        "--limit",
+        "2",
+    ]
+    options += ["--preset", "dual-image-paper", "--methods", "anoclip,dual-image", "--pro", "200-thresholds"]
+    options += ["--json", str(tmp_path / "rows.json"), "--out", str(tmp_path / "out")]
+    assert command(monkeypatch, "benchmark", *options) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["method"], row["settings"]) for row in rows] == [("anoclip", {}), ("dual-image", {})]
+    assert all(any("200 thresholds" in text for text in row["warnings"]) for row in rows)
+    (stored,) = (tmp_path / "out" / "results").rglob("*.json")
+    kept = json.loads(stored.read_text())["entrants"]["dual-image"]["settings"]
+    assert (kept["pairing"], kept["references"], kept["fusion"]) == ("random", 1, "mean")

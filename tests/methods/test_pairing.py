@@ -72,3 +72,9 @@ def test_copies_of_an_image_are_never_its_references(rule):
 def test_a_pool_of_one_is_refused():
     with pytest.raises(UsageError, match="given one"):
         pair("random", 1, [5], EMBEDDINGS[:1])
+
+
+def test_another_seed_of_the_run_pairs_the_same_pool_otherwise():
+    cycles = {tuple(pair("random", 1, SEEDS, EMBEDDINGS, seed).cycle) for seed in range(10)}
+    assert len(cycles) > 5
+    assert pair("random", 1, SEEDS, EMBEDDINGS, 0).cycle == pair("random", 1, SEEDS, EMBEDDINGS).cycle

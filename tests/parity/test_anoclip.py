@@ -71,3 +71,14 @@ def test_landscape_images_as_two_square_tiles(parity, close):
         stitched = blend_tiles(list(scores.map.numpy()), tiles, (height, width), taper=False)
         close(stitched, recorded["anomaly_map"][number], 2e-6)
         close(scores.image.mean(), np.float64(recorded["image_score"][number]), 2e-6)
+
+
+def test_ordinary_tokens_in_place_of_the_value_path(parity, images, close):
+    """The ablation of the V-V path: the same map from the ordinary path's recorded tokens."""
+    method = AnoCLIP(path="ordinary")
+    context = scene_of(parity, "bottle", images)
+    recorded = parity.tensor(parity.arrays("vv"), "ori_l12").reshape(2, 5, 5, -1)
+    expected = abnormal_probability(recorded, context.anchors.pair)
+    features = parity.backbone.encode(images, method.request())
+    assert not features.value_patches
+    close(method.patch_map(features, context), expected, 2e-6)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipspect.benchmark.metrics import aupro, image_metrics, pixel_metrics
+from clipspect.benchmark.metrics import PixelCurve, aupro, image_metrics, pixel_metrics
 from clipspect.errors import UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity"
@@ -93,6 +93,28 @@ def test_image_metrics_equal_the_recorded_ones(case, expected, arrays):
         value = recorded(expected, case, name)
         if value is not None:
             assert getattr(found, field) == pytest.approx(value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", ["main", "ties", "perfect_with_jitter", "one_outlier_pixel", "inverted"])
+def test_aupro_with_the_official_thresholds(case, dtype, expected, arrays):
+    masks, maps, _, _ = case_inputs(case, arrays)
+    curve = PixelCurve()
+    for mask, scores in zip(masks, maps.astype(dtype), strict=True):
+        curve.add(mask.astype(bool), scores)
+    name = "aupro_official" if dtype == np.float32 else "aupro_official_float64_maps"
+    assert curve.aupro_at_steps() == pytest.approx(recorded(expected, case, name), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", ["all_normal", "all_anomalous_pixels", "constant", "inf_pixel", "perfect_binary_map"]
+)
+def test_aupro_with_the_official_thresholds_is_undefined_where_the_official_code_fails(case, arrays):
+    masks, maps, _, _ = case_inputs(case, arrays)
+    curve = PixelCurve()
+    for mask, scores in zip(masks, maps, strict=True):
+        curve.add(mask.astype(bool), scores)
+    assert math.isnan(curve.aupro_at_steps())
 
 
 @pytest.mark.parametrize("limit", [0.05, 1.0])

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.methods.base import MethodContext
-from clipspect.methods.scoring import smooth
-from clipspect.methods.tta.adapters import Adapter, Layers
-from clipspect.methods.tta.losses import noise_contrast_loss, state_logits
-from clipspect.methods.tta.optimize import optimize
+from clipspect.methods.scoring import smooth, stitch
+from clipspect.methods.tta.adapters import Layers
+from clipspect.methods.tta.losses import state_logits
 from clipspect.registry import make_method
 
 ADAPTERS = [("text_adapter", "text-bank"), ("adapter", "linear")]
@@ -115,35 +114,21 @@ def test_two_tiles_adapt_as_one_image(parity, close):
     image = parity.tensor(visa, "images")[:1]
     height, width = image.shape[2:]
     tiles = torch.cat([image[..., :height], image[..., width - height :]])
-    features = parity.backbone.encode(tiles, make_method("anoclip").request())
-    pair = parity.anchors("macaroni").pair
-    tokens = features.values(-1).flatten(0, 2)[None]  # (1, 2·N, D)
-    noise = parity.tensor(visa, "adapter.image0.noise").flatten(1, -2)
-
-    def stitched(maps):
-        """(2, C, H, W) of the two tiles → (1, C, height, width), mean in the overlap."""
-        left, right = F.interpolate(maps, (height, height), mode="bilinear", align_corners=True)
-        overlap = 2 * height - width
-        middle = (left[..., height - overlap :] + right[..., :overlap]) / 2
-        return torch.cat([left[..., : height - overlap], middle, right[..., overlap:]], -1)[None]
-
-    def logits(tokens, layers):
-        grid = state_logits(Adapter()(tokens, layers), pair)[0].unflatten(0, (2, *features.grid))
-        return stitched(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
+    method = make_method("anoclip+", {"tiles": "together", "epochs": len(visa["adapter.image0.loss"])})
+    features = parity.backbone.encode(tiles, method.request())
+    context = MethodContext(parity.anchors("macaroni"), (height, height), seeds=(0, 0))
     start = Layers(
         parity.tensor(visa, "adapter.image0.init_weight")[None],
         parity.tensor(visa, "adapter.image0.init_bias")[None],
     )
-
-    def loss(layers, epoch):
-        return noise_contrast_loss(logits(tokens, layers), logits(tokens + noise[epoch], layers))
-
-    tokens, pair = tokens.clone(), pair.clone()
-    descent = optimize(loss, start, len(visa["adapter.image0.loss"]))
+    noise = parity.tensor(visa, "adapter.image0.noise").flatten(1, -2)[None]
+    tokens = features.values(-1).flatten(1, 2)
+    places = ((0, 0), (0, width - height))
+    descent = method.adapt_tiles(tokens, features.grid, places, start, noise, context)
     close(descent.losses[:, 0], visa["adapter.image0.loss"], 2e-6)
     check_weights(descent.layers.weight[0], visa["adapter.image0.final_weight"])
     check_weights(descent.layers.bias[0], visa["adapter.image0.final_bias"])
-    probability = state_logits(Adapter()(tokens, descent.layers), pair).softmax(-1)[0, :, 1]
-    grid = smooth(probability.reshape(2, *features.grid))
-    close(stitched(grid[:, None])[0, 0], visa["adapter.anomaly_map"][0], 2e-6)
+    shared = Layers(*(part.repeat_interleave(2, 0) for part in vars(descent.layers).values()))
+    grid = smooth(method.adapted_map(tokens, shared, context).reshape(2, *features.grid))
+    large = F.interpolate(grid[:, None], (height, height), mode="bilinear", align_corners=True)
+    close(stitch(large, places)[0], visa["adapter.anomaly_map"][0], 2e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipspect.errors import UsageError
-from clipspect.prompts import PromptSet, clean_object_name, load_prompts
+from clipspect.prompts import PromptConfig, PromptSet, clean_object_name, load_prompts
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,26 @@ def test_unknown_names_list_the_known_ones():
         table.domain("astral", "nut")
     with pytest.raises(UsageError, match="anoclip"):
         table.prompt_set("nothing")
+
+
+def test_a_prompt_set_without_parts_keeps_the_rest():
+    table, domain = load_prompts(), ("industrial photo", "industrial image")
+    whole = table.prompt_set("anoclip").sentences("nut", domain)[1]
+    assert len(whole) == 2 * 22 * 7
+    reduced = {
+        "one-state": (44, "a cropped industrial photo of the damaged nut"),
+        "no-domain": (154, "a cropped photo of the damaged nut"),
+        "one-template": (14, "an industrial photo of a damaged nut"),
+        "one-state+no-domain+one-template": (1, "a photo of a damaged nut"),
+    }
+    for parts, (count, first) in reduced.items():
+        found = table.prompt_set(f"anoclip/{parts}").sentences("nut", domain)[1]
+        assert (len(found), found[0]) == (count, first)
+    with pytest.raises(UsageError, match="unknown part 'no-words'; there are: one-state, no-domain"):
+        table.prompt_set("anoclip/no-words")
+
+
+def test_a_method_may_have_a_domain_of_its_own():
+    config = PromptConfig(load_prompts(), domain="object")
+    assert "surface picture" in " ".join(config.sentences("anoclip", "nut", "texture")[0])
+    assert "surface picture" not in " ".join(config.sentences("anoclip", "nut")[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.hub import WeightsFile
 from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
@@ -51,6 +52,8 @@ class Backbone(ABC):
     """Whether :meth:`encode_text` works."""
     supports_int8: bool = False
     """Whether :meth:`with_precision` offers int8."""
+    weights_file: WeightsFile | None = None
+    """Source and SHA-256 of pretrained weights; None for random weights and for a user's own files."""
     level_file: Path | None = None
     """Levels that ship with the weights."""
     _fingerprint: str | None = None

@@ -28,6 +28,8 @@ class Sources:
     """Number of each row's tile within its image, from 0."""
     signatures: Tensor | None = None
     """(N, F) float32 area means of the whole image in grey levels, or None where pixels are not compared."""
+    offsets: tuple[tuple[int, int], ...] | None = None
+    """(top, left) of each row's tile on the whole image, in pixels of the input; None where no image has tiles."""
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -60,18 +62,28 @@ class Sources:
         """The sources of some of the rows."""
         chosen = torch.arange(len(self.hashes))[index].tolist()
         signatures = None if self.signatures is None else self.signatures[chosen]
+        offsets = None if self.offsets is None else tuple(self.offsets[i] for i in chosen)
         return Sources(
-            tuple(self.hashes[i] for i in chosen), tuple(self.tiles[i] for i in chosen), signatures
+            tuple(self.hashes[i] for i in chosen), tuple(self.tiles[i] for i in chosen), signatures, offsets
         )
 
     @staticmethod
     def concat(parts: Sequence[Sources]) -> Sources:
-        """Join sources in order; signatures are dropped where one part has none."""
+        """Join sources in order; signatures and offsets are dropped where one part has none."""
         signatures = [p.signatures for p in parts if p.signatures is not None]
         joined = torch.cat(signatures) if len(signatures) == len(parts) else None
+        offsets = [p.offsets for p in parts if p.offsets is not None]
         return Sources(
-            tuple(h for p in parts for h in p.hashes), tuple(t for p in parts for t in p.tiles), joined
+            tuple(h for p in parts for h in p.hashes),
+            tuple(t for p in parts for t in p.tiles),
+            joined,
+            tuple(o for part in offsets for o in part) if len(offsets) == len(parts) else None,
         )
+
+    def images(self) -> list[slice]:
+        """Return the rows of each image, in order: its tiles lie together."""
+        firsts = [row for row in range(len(self)) if row == 0 or self.hashes[row] != self.hashes[row - 1]]
+        return [slice(a, b) for a, b in zip(firsts, [*firsts[1:], len(self)], strict=True)]
 
     def same_image(self, others: Sources) -> Tensor:
         """Find which of M other rows come from the same image, a copy of it, or a re-saved copy.

@@ -32,6 +32,10 @@ Resolution = Literal["map", "photo"]
 """
 
 
+ProRule = Literal["exact", "200-thresholds"]
+"""Thresholds of AUPRO: all scores, or 200 as in the official AnoCLIP code."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """Metrics of a set of images."""
@@ -53,6 +57,7 @@ class Accumulator:
     """Counter of detections. Memory does not grow with the number of images (see :class:`PixelCurve`)."""
 
     resolution: Resolution = "map"
+    pro: ProRule = "exact"
     curve: PixelCurve = field(default_factory=PixelCurve)
     labels: list[bool] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -96,12 +101,15 @@ class Accumulator:
         """Return the metrics of all images added so far."""
         image = image_metrics(np.array(self.labels, bool), np.array(self.scores))
         pixel = self.curve.metrics()
-        found = (image.auroc, image.ap, image.f1_max, pixel.auroc, pixel.ap, pixel.f1_max, pixel.aupro)
+        aupro = pixel.aupro if self.pro == "exact" else self.curve.aupro_at_steps()
+        found = (image.auroc, image.ap, image.f1_max, pixel.auroc, pixel.ap, pixel.f1_max, aupro)
         values = {
             name: None if math.isnan(value) else value for name, value in zip(METRICS, found, strict=True)
         }
         undefined = {name: self._reason(name) for name, value in values.items() if value is None}
         warnings = [f"{count} images: {text}" for text, count in self.warned.items()]
+        if self.pro != "exact":
+            warnings.append("AUPRO is that of the official AnoCLIP code, with 200 thresholds")
         if self.grey:
             warnings.append(
                 f"{self.grey} masks are not binary; they were thresholded at half their maximum value"
@@ -128,4 +136,8 @@ class Accumulator:
             return "no defective images"
         if not self.masked:
             return "no masks"
-        return "no defective pixels in the masks" if not self.curve.regions else "no normal pixels"
+        if not self.curve.regions:
+            return "no defective pixels in the masks"
+        if metric == "aupro" and self.pro != "exact":
+            return "fewer than two of the 200 thresholds give a false-positive rate below 0.3"
+        return "no normal pixels"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 from clipspect.backbones.features import Features
@@ -43,6 +44,7 @@ def make_candidates(
     settings: Mapping[str, Any],
     sweep: Mapping[str, Sequence[Any]],
     shots: int | None,
+    preset: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Candidate]:
     """Return the candidates of a run.
 
@@ -50,6 +52,7 @@ def make_candidates(
         names: method names; "all" stands for every method of the registry.
         settings: settings; each is passed to the methods that have it.
         sweep: setting → values; a method that has the setting becomes one candidate per value.
+        preset: settings that go to the methods that have them, and are in no label; ``settings`` replace them.
         shots: references for every method that accepts some; None = only for those that require them.
 
     Raises:
@@ -68,7 +71,8 @@ def make_candidates(
     for name in wanted:
         own = {key: value for key, value in settings.items() if key in known[name]}
         for values in _combinations({key: v for key, v in sweep.items() if key in known[name]}):
-            method = make_method(name, {**own, **values})
+            basic = {key: value for key, value in preset.items() if key in known[name]}
+            method = make_method(name, {**basic, **own, **values})
             changed = {key: getattr(method, key) for key in {**own, **values}}
             count = shots if shots is not None else DEFAULT_SHOTS * method.needs_references
             if method.needs_references and count == 0:

@@ -17,7 +17,7 @@ from typing import Any
 from clipspect.benchmark.folders import Layout, find_layout, has_layout, image_suffixes, list_folder
 from clipspect.benchmark.samples import Category, Sample, check_category
 from clipspect.errors import UsageError
-from clipspect.prompts import clean_object_name
+from clipspect.prompts import object_words
 
 GOOD = "good"
 
@@ -156,6 +156,7 @@ def load_categories(
     *,
     object: str | None = None,
     layout: Layout | None = None,
+    as_is: bool = False,
 ) -> list[Category]:
     """Return the categories of a data set on disk.
 
@@ -165,6 +166,7 @@ def load_categories(
         categories: the categories to use; default: all in the folder.
         object: name of the object in the images; default: each category's name.
         layout: layout of a custom folder, if its subfolders have nonstandard names.
+        as_is: whether names are used as the official AnoCLIP code does: ``metal_nut``.
 
     Raises:
         UsageError: an unknown data set, a root without it, or a category that is missing or that anomalib cannot
@@ -175,7 +177,7 @@ def load_categories(
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; --root names the folder of the data. {_advice(data)}")
     if data == FOLDER:
-        return list(_folders(root, categories, object, layout))
+        return list(_folders(root, categories, object, layout, as_is))
     if layout is not None:
         raise UsageError("--normal, --abnormal, --masks and --references describe a --data folder")
     known = DATASETS[data]
@@ -187,7 +189,7 @@ def load_categories(
         raise UsageError(
             f"{root}: no category {missing[0]!r}; there are: {', '.join(there)}. {_advice(data)}"
         )
-    return [_read(data, root, name, object) for name in categories or there]
+    return [_read(data, root, name, object, as_is) for name in categories or there]
 
 
 def _advice(data: str) -> str:
@@ -210,7 +212,7 @@ def _categories_on_disk(data: str, root: Path) -> list[str]:
     return sorted(name.removesuffix(after) if after.startswith(".") else name for name in names)
 
 
-def _read(data: str, root: Path, name: str, object: str | None) -> Category:
+def _read(data: str, root: Path, name: str, object: str | None, as_is: bool) -> Category:
     known = DATASETS[data]
     try:
         table = known.read(root, name)
@@ -234,7 +236,7 @@ def _read(data: str, root: Path, name: str, object: str | None) -> Category:
             samples.append(Sample(path, kind, defective, mask))
         elif row["split"] == "train" and not defective:
             train.append(path)
-    words = clean_object_name(object or known.objects(name))
+    words = object_words(object or known.objects(name), as_is=as_is)
     return check_category(
         Category(name, words, tuple(sorted(samples, key=lambda s: s.path)), tuple(sorted(train)))
     )
@@ -254,13 +256,13 @@ def _missing_masks(folder: Path) -> str:
 
 
 def _folders(
-    root: Path, wanted: Sequence[str], object: str | None, layout: Layout | None
+    root: Path, wanted: Sequence[str], object: str | None, layout: Layout | None, as_is: bool
 ) -> Iterator[Category]:
     """List one product in a folder, or one in each of its subfolders."""
     if layout is not None or has_layout(root):
         if wanted:
             raise UsageError(f"{root}: is one product and has no categories; omit --categories")
-        yield _folder(layout or find_layout(root), root, object)
+        yield _folder(layout or find_layout(root), root, object, as_is)
         return
     there = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and has_layout(folder))
     missing = [name for name in wanted if name not in there]
@@ -271,13 +273,13 @@ def _folders(
             f"{_advice(FOLDER)}, or name them with --normal, --abnormal, --masks, --references"
         )
     for name in wanted or there:
-        yield _folder(find_layout(root / name), root / name, object)
+        yield _folder(find_layout(root / name), root / name, object, as_is)
 
 
-def _folder(layout: Layout, root: Path, object: str | None) -> Category:
+def _folder(layout: Layout, root: Path, object: str | None, as_is: bool) -> Category:
     name = root.resolve().name
     samples, train, warnings = list_folder(layout)
-    words = clean_object_name(object or name)
+    words = object_words(object or name, as_is=as_is)
     return check_category(Category(name, words, tuple(samples), tuple(train), tuple(warnings)))
 
 

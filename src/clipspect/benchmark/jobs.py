@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clipspect.benchmark.accumulator import Figures, Resolution
+from clipspect.benchmark.accumulator import Figures, ProRule, Resolution
 from clipspect.benchmark.candidates import Candidate
 from clipspect.benchmark.samples import Category, Sample
 from clipspect.config import DetectorConfig
@@ -39,6 +39,7 @@ class Settings:
     resolution: Resolution = "map"
     by_defect: bool = False
     """Whether to also compute metrics of each kind of defect against the good images."""
+    pro: ProRule = "exact"
 
     def identity(self) -> dict[str, Any]:
         """What figures depend on, as JSON-serializable values; device and batch size change speed alone."""
@@ -54,9 +55,12 @@ class Settings:
             "prompts",
         ]
         # results from before these options existed are resumed
-        names += [name for name in ("bit_depth", "window", "normal", "abnormal") if values[name]]
+        names += [
+            name for name in ("bit_depth", "window", "normal", "abnormal", "object_as_is") if values[name]
+        ]
         kept = {name: values[name] for name in names}
-        return {**kept, "resolution": self.resolution, "by_defect": self.by_defect}
+        rule = {} if self.pro == "exact" else {"pro": self.pro}
+        return {**kept, "resolution": self.resolution, "by_defect": self.by_defect, **rule}
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Result:
     warnings: Sequence[str]
     kinds: Mapping[str, Figures] = field(default_factory=dict)
     """kind of defect → metrics against the good images."""
+    fingerprint: str = ""
+    """SHA-256 over the weights; empty in results from before it was kept."""
 
 
 def write_unit(path: Path, out: Path, fingerprint: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

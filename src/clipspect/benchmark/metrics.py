@@ -22,6 +22,8 @@ from clipspect.errors import UsageError
 
 AUPRO_LIMIT = 0.3
 """Upper false-positive rate of the AUPRO integral, the usual value in the literature."""
+OFFICIAL_STEPS = 200
+"""Thresholds of the official AnoCLIP code's PRO."""
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 
 Array = NDArray[np.float64]
@@ -172,6 +174,26 @@ class PixelCurve:
         at_limit = np.interp(limit, rate, covered)
         x, y = np.append(rate[:inside], limit), np.append(covered[:inside], at_limit)
         return float(np.trapezoid(y, x) / limit)
+
+    def aupro_at_steps(self, steps: int = OFFICIAL_STEPS, limit: float = AUPRO_LIMIT) -> float:
+        """Return AUPRO as the official AnoCLIP code computes it, for comparison with published figures.
+
+        It takes equally spaced thresholds between the lowest and the highest score instead of all scores, keeps points
+        below the limit, and stretches their false-positive rates to [0, 1]. NaN where fewer than two points remain.
+        """
+        self._sort_in()
+        scores, (normal, _, overlap) = self._cells.low, self._cells.weights
+        if not self.regions or not normal.sum() or not np.isfinite(scores).all() or scores[0] == scores[-1]:
+            return float("nan")
+        thresholds = np.arange(scores[0], scores[-1], (scores[-1] - scores[0]) / steps)
+        first = np.searchsorted(scores, thresholds, side="right")  # of the scores above each threshold
+        above = [np.append(np.cumsum(w[::-1])[::-1], 0.0)[first] for w in (normal, overlap)]
+        rate, covered = above[0] / normal.sum(), above[1] / self.regions
+        rate, covered = rate[rate < limit], covered[rate < limit]
+        if len(rate) < 2 or rate.max() == rate.min():
+            return float("nan")
+        stretched = (rate - rate.min()) / (rate.max() - rate.min())
+        return float(np.trapezoid(covered[::-1], stretched[::-1]))
 
     def _downwards(self) -> Array:
         """Return (3, K) weights of the cells from the highest score to the lowest."""

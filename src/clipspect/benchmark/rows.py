@@ -45,6 +45,8 @@ class Row:
     versions: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     """Source of a published row; empty for measured rows."""
+    fingerprint: str = ""
+    """SHA-256 over the weights, of the first seed."""
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -93,6 +95,7 @@ def _row(group: Sequence[Result], figures: Sequence[Figures], suffix: str) -> Ro
         () if suffix else first.warnings,
         first.machine,
         first.versions,
+        fingerprint=first.fingerprint,
     )
 
 

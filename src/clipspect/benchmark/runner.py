@@ -15,7 +15,7 @@ from typing import Any, cast
 import clipspect
 from clipspect.backbones.base import RANDOM, Backbone
 from clipspect.backbones.loader import load_backbone
-from clipspect.benchmark.accumulator import Accumulator, Figures, Resolution
+from clipspect.benchmark.accumulator import Accumulator, Figures
 from clipspect.benchmark.candidates import Candidate, Measured
 from clipspect.benchmark.datasets import digest
 from clipspect.benchmark.jobs import (
@@ -67,8 +67,8 @@ def run_benchmark(
 ) -> list[Result]:
     """Measure everything that is not measured yet, and return all results in order.
 
-    A seed only draws random weights and the references of few-shot methods. Candidates that use neither are measured
-    under the first seed only.
+    A seed only draws random weights, the references of few-shot methods and random pairs. Candidates that use none of
+    them are measured under the first seed only.
 
     Args:
         data: name of the data set, for the tables.
@@ -109,7 +109,8 @@ def run_benchmark(
 
 def uses_seed(candidate: Candidate, weights: str) -> bool:
     """Return whether a candidate's metrics depend on the seed."""
-    return weights.startswith(RANDOM) or candidate.shots > 0
+    pairs = candidate.method.uses_seed and not candidate.shots
+    return weights.startswith(RANDOM) or candidate.shots > 0 or pairs
 
 
 class _Station:
@@ -137,7 +138,11 @@ class _Station:
     def detector(self, measured: Sequence[Measured]) -> Detector:
         config = self.settings.config
         prompts = PromptConfig(
-            load_prompts(config.prompts), config.domain, tuple(config.normal), tuple(config.abnormal)
+            load_prompts(config.prompts),
+            config.domain,
+            tuple(config.normal),
+            tuple(config.abnormal),
+            config.object_as_is,
         )
         methods = cast(Sequence[Method], measured)
         model = AnomalyModel(self.backbone, tuple(methods), prompts, config.batch_size)
@@ -185,7 +190,7 @@ def _measure(
     unit: Unit, candidates: Sequence[Candidate], station: _Station, progress: Progress | None
 ) -> tuple[list[Result], dict[str, Any]]:
     """Score every image of a category once with all candidates."""
-    measured = [Measured(candidate) for candidate in candidates]
+    measured = [Measured(replace(c, method=c.method.with_seed(unit.seed))) for c in candidates]
     detector = station.detector(measured)
     category = unit.category
     for one in measured:
@@ -193,7 +198,7 @@ def _measure(
     samples = {sample.path: sample for sample in category.samples}
     kept = [sample.path for sample in examples(category)]
     kinds = sorted({s.kind for s in category.samples if s.defective}) if station.settings.by_defect else []
-    tallies = {one.name: _tallies(station.settings.resolution, kinds) for one in measured}
+    tallies = {one.name: _tallies(station.settings, kinds) for one in measured}
     maps: dict[str, Any] = {}
     found = detector.stream(
         list(samples),
@@ -220,11 +225,11 @@ def _measure(
     ], maps
 
 
-def _tallies(resolution: Resolution, kinds: Sequence[str]) -> dict[str, Accumulator]:
+def _tallies(settings: Settings, kinds: Sequence[str]) -> dict[str, Accumulator]:
     """Return one accumulator for all images, and a smaller one for each kind of defect."""
     return {
-        "": Accumulator(resolution),
-        **{kind: Accumulator(resolution, PixelCurve(1 << 17)) for kind in kinds},
+        "": Accumulator(settings.resolution, settings.pro),
+        **{kind: Accumulator(settings.resolution, settings.pro, PixelCurve(1 << 17)) for kind in kinds},
     }
 
 
@@ -253,6 +258,7 @@ def _finish(
         versions(),
         [*unit.category.warnings, *whole.warnings],
         {kind: found for kind, found in figures.items() if kind},
+        detector.backbone.fingerprint,
     )
 
 

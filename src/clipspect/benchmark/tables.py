@@ -232,13 +232,20 @@ def _seconds(row: Row) -> str:
 
 
 def _best(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the best measured value in each column, without controls; -1 if there is nothing to compare."""
+    """Return the best measured value in each column, without controls.
+
+    It is -1 where there is nothing to compare, or where several rows show the best value to three digits.
+    """
     own = [row for row in rows if not row.source and not row.weights.startswith("random")]
     if len(own) < 2 or len({row.category for row in own}) > 1:
         return dict.fromkeys(METRICS, -1.0)
-    return {
-        name: max((v for row in own if (v := row.values[name]) is not None), default=-1.0) for name in METRICS
-    }
+    best = {}
+    for name in METRICS:
+        values = [value for row in own if (value := row.values[name]) is not None]
+        highest = max(values, default=-1.0)
+        tied = sum(f"{value:.3f}" == f"{highest:.3f}" for value in values) > 1
+        best[name] = -1.0 if tied else highest
+    return best
 
 
 def _long_heads() -> list[str]:
@@ -253,6 +260,8 @@ def about_line(rows: Sequence[Row], about: Mapping[str, str]) -> str:
     facts = {"images": str(first.images)} if first else {}
     facts |= {"seeds": " ".join(map(str, seeds))} if seeds else {}
     facts |= {"peak memory": f"{max(memory):.0f} MB"} if memory else {}
+    prints = dict.fromkeys((row.model, row.weights, row.fingerprint) for row in rows if row.fingerprint)
+    facts |= {f"fingerprint of {model} {weights}": digest[:16] for model, weights, digest in prints}
     return ", ".join(f"{key}: {value}" for key, value in {**facts, **about}.items())
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipspect import __version__
-from clipspect.cli.benchmark import benchmark
+from clipspect.cli.benchmark import benchmark, figure
 from clipspect.cli.catalog import methods, models_app
 from clipspect.cli.demo import demo
 from clipspect.cli.detect import detect
@@ -45,6 +45,7 @@ app.command(cls=StrictCommand)(detect)
 app.command(cls=StrictCommand)(demo)
 app.command(cls=StrictCommand)(methods)
 app.command(cls=StrictCommand)(benchmark)
+app.command(cls=StrictCommand)(figure)
 app.command(cls=StrictCommand)(ui)
 app.command(cls=StrictCommand)(serve)
 app.command(cls=StrictCommand)(export)

@@ -11,6 +11,7 @@ from clipspect.cli import options as opt
 from clipspect.cli.output import console
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
+from clipspect.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ EXIT_SOME_FAILED = 3
 
 
 @opt.detector_options(
-    "settings", "image_size", "device", "precision", "batch_size", "set_size", "aspect", "interpolation", "tile",
+    "settings", "preset", "object_as_is",
+    "image_size", "device", "precision", "batch_size", "set_size", "aspect", "interpolation", "tile",
     "max_pixels", "bit_depth", "window", "domain", "prompts",
 )  # fmt: skip
 def benchmark(
@@ -83,11 +85,22 @@ def benchmark(
         ),
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="anoclip,dual-image … or all.", rich_help_panel=RUN)
-    ] = "anoclip",
+        str | None,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="anoclip,dual-image … or all (default: anoclip, or those of --preset).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="One or several: tiny,ViT-B-16-plus-240.", rich_help_panel=RUN)
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            "--model",
+            help="One or several: tiny,ViT-B-16-plus-240 (default: tiny, or that of --preset).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -115,6 +128,14 @@ def benchmark(
             "--sweep", help="Each value in turn: references=1,2,4,8. Repeatable.", rich_help_panel=RUN
         ),
     ] = None,
+    pro: Annotated[
+        opt.ProRule,
+        typer.Option(
+            "--pro",
+            help="AUPRO over all scores, or over 200 thresholds as in the official AnoCLIP code.",
+            rich_help_panel=RUN,
+        ),
+    ] = opt.ProRule.exact,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -170,20 +191,27 @@ def benchmark(
     from clipspect.benchmark.rows import make_rows
     from clipspect.benchmark.samples import thinned
     from clipspect.benchmark.tables import check_suffix, write_table
+    from clipspect.methods.paper_settings import paper_settings
 
     documents = [*(table or ()), *([json] if json else ())]
     for document in documents:
         check_suffix(document)
     swept = {name: values.split(",") for name, values in map(_pair, sweep or ())}
-    candidates = make_candidates(_words(methods), dict(config.settings), swept, shots)
+    names = _words(methods) or (
+        list(paper_settings(config.preset).methods) if config.preset else [DEFAULT_METHOD]
+    )
+    candidates = make_candidates(names, dict(config.settings), swept, shots, preset=config.preset_settings)
     layout = given_layout(root, normal, _words(abnormal), masks, references)
-    chosen = load_categories(data, root, _words(categories), object=object, layout=layout)
+    chosen = load_categories(
+        data, root, _words(categories), object=object, layout=layout, as_is=config.object_as_is
+    )
     if limit is not None:
         chosen = [thinned(category, limit) for category in chosen]
-    settings = Settings(config, "photo" if full_size else "map", by_defect)
+    settings = Settings(config, "photo" if full_size else "map", by_defect, pro.value)
     target = out or Path(f"{data}-benchmark")
     results = _run_with_progress(
-        data, chosen, candidates, target, models=_words(model), weights=_words(weights), seeds=_numbers(seeds),
+        data, chosen, candidates, target,
+        models=_words(model or config.model), weights=_words(weights), seeds=_numbers(seeds),
         settings=settings, overwrite=overwrite,
     )  # fmt: skip
     rows = make_rows(results)
@@ -195,6 +223,24 @@ def benchmark(
         _draw(figures, target, chosen, results, rows, list(swept))
     if any(row.failed for row in rows):
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def figure(
+    rows: Annotated[
+        list[Path], typer.Argument(help="Files written by benchmark --json.", show_default=False)
+    ],
+    setting: Annotated[str, typer.Option("--setting", help="The swept setting: epochs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png or .pdf.")],
+) -> None:
+    """Plot metrics against a swept setting, for several data sets or runs in one picture.
+
+    Points are means over categories, bars are standard deviations over seeds.
+    """
+    from clipspect.benchmark.sweep_figure import draw_sweep, read_points
+
+    name = setting.replace("-", "_")
+    draw_sweep(out, [point for path in rows for point in read_points(path, name)], name)
+    console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_with_progress(*arguments: Any, **options: Any) -> list[Result]:
@@ -240,8 +286,9 @@ def _draw(
     rows: Sequence[Row],
     swept: Sequence[str],
 ) -> None:
-    from clipspect.benchmark.figures import draw_grid, draw_sweep
+    from clipspect.benchmark.figures import draw_maps, draw_masks
     from clipspect.benchmark.jobs import examples, read_examples
+    from clipspect.benchmark.sweep_figure import draw_sweep, points_of
 
     units: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:  # of several seeds the first one is drawn
@@ -250,15 +297,19 @@ def _draw(
             own.append(result)
     by_name = {category.name: category for category in categories}
     for (model, weights, name), own in units.items():
-        draw_grid(
-            folder / f"maps-{own[0].unit.replace('/', '-')}.png",
-            examples(by_name[name]),
-            read_examples(out, own[0].unit),
-            [result.label for result in own],
-            f"{name}, {model} {weights}",
-        )
+        for kind, draw in (("maps", draw_maps), ("masks", draw_masks)):
+            draw(
+                folder / f"{kind}-{own[0].unit.replace('/', '-')}.png",
+                examples(by_name[name]),
+                read_examples(out, own[0].unit),
+                [result.label for result in own],
+                f"{name}, {model} {weights}",
+            )
     for setting in swept:
-        draw_sweep(folder / f"sweep-{setting}.png", rows, setting)
+        try:
+            draw_sweep(folder / f"sweep-{setting}.png", points_of(rows, setting), setting)
+        except UsageError as error:  # what was measured is kept
+            console(stderr=True).print(f"no plot of {setting}: {error}", highlight=False, markup=False)
     console(stderr=True).print(f"wrote figures to {folder}", highlight=False, markup=False, soft_wrap=True)
 
 

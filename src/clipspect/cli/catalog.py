@@ -46,6 +46,48 @@ def models(context: typer.Context) -> None:
 
 
 @models_app.command(cls=StrictCommand)
+@opt.detector_options("weights", "image_size")
+def show(
+    model: Annotated[str, typer.Argument(help="A preset, or what else --model takes.")],
+    config: DetectorConfig,
+) -> None:
+    """Load a model and show which weights it has: source, SHA-256 and fingerprint.
+
+    The fingerprint is the SHA-256 over all tensors. It is the same in every file format and on every machine.
+    """
+    from rich.table import Table
+
+    from clipspect.backbones.features import resolve_start
+    from clipspect.backbones.loader import load_backbone
+
+    backbone = load_backbone(model, config.weights, image_size=config.image_size, device="cpu")
+    file = backbone.weights_file
+    facts = {
+        "model": backbone.name,
+        "weights": backbone.weights,
+        "source": "this machine" if file is None else file.source,
+        "SHA-256": "" if file is None else f"{file.sha256} ({_published(file.published)})",
+        "fingerprint": backbone.fingerprint,
+        "input": f"{backbone.image_size} px, patches of {backbone.patch} px",
+        "blocks": f"{backbone.depth}, V-V stream from block {resolve_start('auto', backbone.depth) + 1}",
+        "text tower": "yes" if backbone.has_text else "no",
+    }
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, value)
+    console().print(table, highlight=False)
+
+
+def _published(digits: str) -> str:
+    if not digits:
+        return "none is published"
+    return "as published" if len(digits) == 64 else f"as published: {digits}…"
+
+
+@models_app.command(cls=StrictCommand)
 @opt.detector_options("model", "weights", "image_size", "device", method="anoclip")
 def calibrate(
     config: DetectorConfig,

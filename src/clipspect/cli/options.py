@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipspect.config import IMAGES, REFERENCES, DetectorConfig, spec_of
+from clipspect.config import IMAGES, REFERENCES, DetectorConfig, fill_preset, spec_of
 
 
 class Maps(str, Enum):
@@ -43,6 +43,13 @@ class Overlays(str, Enum):
     all = "all"
     flagged = "flagged"
     none = "none"
+
+
+class ProRule(str, Enum):
+    """Thresholds of AUPRO."""
+
+    exact = "exact"
+    official = "200-thresholds"
 
 
 JUDGE = "Thresholds"
@@ -173,7 +180,7 @@ def detector_options(*names: str, **defaults: Any) -> Callable[[Callable[..., No
             parsed = {
                 name: parse(value) if (parse := parsers[name]) else value for name, value in values.items()
             }
-            command(**given, config=DetectorConfig(**{**defaults, **parsed}))
+            command(**given, config=DetectorConfig(**fill_preset({**defaults, **parsed})))
 
         own = signature(command, eval_str=True)
         options = [_as_parameter(one, defaults.get(one.name)) for one in offered]

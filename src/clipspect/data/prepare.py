@@ -38,6 +38,7 @@ class PreparedImage:
     height: int
     width: int
     tiles: Sequence[Tile]
+    """Places of the pieces, in pixels of the image; of square tiles in pixels of the resized image."""
     pieces: NDArray[np.uint8]
     """(n, S, S, 3)."""
     thumbnail: NDArray[np.uint8]
@@ -61,7 +62,8 @@ class ImageLoader:
 
     fit: ResizeSpec
     tile: int | Literal["square"] | None = None
-    """Side of the tiles in image pixels; "square" = the shorter side, AnoCLIP's official setting for VisA."""
+    """Side of the tiles in image pixels; "square" = AnoCLIP's official setting for VisA: the image is resized until its
+    shorter side is the input size, then cut into squares."""
     max_pixels: int = MAX_PIXELS
     value_range: ValueRange = FILE_RANGE
     """Value range of images with more than 8 bits."""
@@ -75,6 +77,7 @@ class ImageLoader:
     def preparation(self) -> str:
         """Return a description of tiling and resizing: equal descriptions give equal inputs of equal images."""
         tiles = "whole" if self.tile is None else f"tiles of {self.tile}"
+        tiles = "squares of the resized image" if self.tile == "square" else tiles
         values = self.value_range
         depth = "" if values.bit_depth is None else f", {values.bit_depth} bits"
         window = "" if values.window is None else f", window {values.window[0]:g} to {values.window[1]:g}"
@@ -122,8 +125,13 @@ class ImageLoader:
                 *notes,
                 f"nearly constant (grey level {thumbnail.mean():.0f}): nothing can be seen; check the camera",
             )
-        tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
-        pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
+        if self.tile == "square":  # the official VisA order: resize, then cut
+            cut = self.fit.shrink_to_side(pixels)
+            tiles = plan_tiles(cut.shape[0], cut.shape[1], "square")
+            pieces = np.stack([cut[t.slices] for t in tiles])
+        else:
+            tiles = [Tile(0, 0, height, width)] if self.tile is None else plan_tiles(height, width, self.tile)
+            pieces = np.stack([self.fit.apply(np.ascontiguousarray(pixels[t.slices])) for t in tiles])
         return PreparedImage(label, digest, height, width, tiles, pieces, thumbnail, again, notes)
 
     def stitch_tiles(self, image: PreparedImage, maps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -42,6 +42,15 @@ class ResizeSpec:
         below, right = self.size - top - height, self.size - left - width
         return np.pad(np.asarray(image), ((top, below), (left, right), (0, 0)), mode="edge")
 
+    def shrink_to_side(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize (H, W, 3) in proportion until the shorter side is ``size``, as torchvision's ``Resize(size)`` does."""
+        height, width = pixels.shape[:2]
+        short = min(height, width)
+        if short == self.size:
+            return pixels
+        tall, wide = (int(self.size * side / short) for side in (height, width))
+        return np.asarray(Image.fromarray(pixels).resize((wide, tall), _FILTERS[self.interpolation]))
+
     def undo(self, score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
         """Crop the padding from a square map of any side, for an image of that height and width."""
         share = len(score_map) / self.size

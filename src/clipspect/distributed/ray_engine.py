@@ -28,7 +28,6 @@ from clipspect.detection import Detection
 from clipspect.distributed.sources import ImageSource
 from clipspect.distributed.worker import FAILURE, Numbered, ScoreBatch, hash_batch, pool_name
 from clipspect.errors import ClipspectError, UsageError
-from clipspect.prompts import clean_object_name
 from clipspect.results.rows import detection_to_row
 from clipspect.types import Step
 
@@ -204,7 +203,7 @@ class RayEngine:
                 content_hash="",
                 width=0,
                 height=0,
-                object=clean_object_name(self.object),
+                object=self.detector.model.prompts.object_name(self.object),
                 method=method.name,
                 model=self.detector.backbone.name,
                 weights=self.detector.backbone.weights,

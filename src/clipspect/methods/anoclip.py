@@ -38,19 +38,52 @@ class AnoCLIP(Method):
     start_block: StartBlock = "auto"
     """Number of blocks before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
 
+    path: Literal["value", "ordinary"] = "value"
+    """Patch tokens of the V-V path, or of the ordinary Q-K path, for comparison."""
+    prompt_set: str = "anoclip"
+    """Prompt set of the table (docs/prompts.md); for ablations with parts left out: anoclip/one-state,
+    anoclip/no-domain, anoclip/one-template, or several joined by "+".
+    """
+    domain: str = ""
+    """Domain of this method's prompts in place of the run's (--domain), for comparing domains."""
+
     def __post_init__(self) -> None:
         """Check the settings."""
+        self.check_path()
         check_choice("views", self.views, ("none", "official"))
         check_range("temperature", self.temperature, 1e-4, 1e4)
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise UsageError(f"smoothing={self.smoothing}; it is the side of a window: an odd number from 1")
         object.__setattr__(self, "start_block", _parse_start(self.start_block))
 
+    def check_path(self) -> None:
+        """Raise UsageError for an unknown path."""
+        check_choice("path", self.path, ("value", "ordinary"))
+
+    @property
+    def prompts(self) -> str:
+        """Return the name of the prompt set."""
+        return self.prompt_set
+
+    @property
+    def prompt_domain(self) -> str:
+        """Return the domain of the prompts, empty for that of the run."""
+        return self.domain
+
     def request(self) -> FeatureRequest:
-        """Return the request: one block's V-V tokens, and the views if they are averaged."""
-        return FeatureRequest(
-            value_blocks=frozenset([self.block]), start_block=self.start_block, views=self.views == "official"
-        )
+        """Return the request: one block's tokens, and the views if they are averaged."""
+        return self.text_request() | FeatureRequest(views=self.views == "official")
+
+    def text_request(self) -> FeatureRequest:
+        """Return the request for the tokens that are compared with text."""
+        block = frozenset([self.block])
+        if self.path == "ordinary":
+            return FeatureRequest(ordinary_blocks=block)
+        return FeatureRequest(value_blocks=block, start_block=self.start_block)
+
+    def text_patches(self, features: Features) -> Tensor:
+        """Return the (B, H, W, D) tokens that are compared with text, not normalized."""
+        return features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Score images by docs/methods.md §3: map from V-V tokens, image score from the class token."""
@@ -63,7 +96,7 @@ class AnoCLIP(Method):
 
     def patch_map(self, features: Features, context: MethodContext) -> Tensor:
         """Return (B, H, W) abnormal probabilities on the patch grid, before smoothing."""
-        return abnormal_probability(features.values(self.block), context.anchors.pair, self.temperature)
+        return abnormal_probability(self.text_patches(features), context.anchors.pair, self.temperature)
 
     def finish(self, patch_map: Tensor, context: MethodContext) -> Tensor:
         """Smooth a map (B, H, W) and resize it to the input size (B, S, T)."""

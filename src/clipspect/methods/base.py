@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -116,9 +116,28 @@ class Method(ABC):
     """Inherited settings that mean nothing to it: neither listed nor accepted."""
 
     @property
+    def joins_tiles(self) -> bool:
+        """Return whether :meth:`score` needs all tiles of an image at once."""
+        return False
+
+    @property
+    def uses_seed(self) -> bool:
+        """Return whether results depend on the seed of a run."""
+        return False
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the method for a run with this seed."""
+        return self
+
+    @property
     def prompts(self) -> str:
         """Return the name of its prompt set (prompts.toml)."""
         return "anoclip"
+
+    @property
+    def prompt_domain(self) -> str:
+        """Return the domain of its prompts, empty for that of the run."""
+        return ""
 
     @abstractmethod
     def request(self) -> FeatureRequest:

@@ -6,8 +6,8 @@ Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class DualImage(JointMethod):
     """Number of partners of each image, averaged so that a defective one has little influence; 1 as in the paper. All
     explicit references are used.
     """
+    pair_seed: int = 0
+    """Seed of random pairs; a benchmark takes that of the run (--seeds), so that its deviation is over pairs."""
     explicit: Literal["nearest", "mean"] = "nearest"
     """Rule for several explicit references, such as known-good images: the nearest patch of any, or the mean."""
 
@@ -52,12 +54,21 @@ class DualImage(JointMethod):
         check_range("references", self.references, 1, 1024)
         check_choice("explicit", self.explicit, ("nearest", "mean"))
 
+    @property
+    def uses_seed(self) -> bool:
+        """Return whether pairs are random."""
+        return self.pairing == "random"
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the method with the pairs of a run's seed."""
+        return replace(self, pair_seed=seed)
+
     def gather(self, pool: Features, context: MethodContext) -> PairedReferences | None:
         """Return the explicit references, or the pool with its pairs; None if each image has its own reference."""
         if context.paired_references is not None:
             return None
         if context.references is None:
-            pairing = pair(self.pairing, self.references, context.seeds, pool.image)
+            pairing = pair(self.pairing, self.references, context.seeds, pool.image, self.pair_seed)
             return PairedReferences(pool.sources, len(pool), True, self.visual_tokens(pool), pairing)
         known = context.references
         return PairedReferences(known.sources, len(known), False, self.visual_tokens(known), None)

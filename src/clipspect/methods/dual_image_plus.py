@@ -1,21 +1,22 @@
 """Dual-Image+: Dual-Image with a linear layer trained for a few steps on the image and corrupted copies of it.
 
-Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; docs/methods.md §6. The paper's public text leaves two points open. Here
-the layer starts as the identity. The mask of a copy is predicted from the increase in abnormality over the same patch
-of the image. Therefore training does not make a true defect, which both contain, look normal.
+Zhang, Deng, Bao, Li (arXiv 2405.04782), §3.4; docs/methods.md §6. The public text leaves most choices open; each is
+a setting. The layer starts as the identity, so that zero epochs give Dual-Image's map.
 
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.features import Features
+from clipspect.errors import UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING
 from clipspect.methods.anoclip_plus import DIVERGED
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
@@ -30,11 +31,11 @@ from clipspect.methods.tta.losses import (
     state_logits,
 )
 from clipspect.methods.tta.optimize import Optimized, optimize, trainable
-from clipspect.methods.tta.pseudo_anomalies import Kind, corrupted_copies
+from clipspect.methods.tta.pseudo_anomalies import Kind, TextureFolder, corrupted_copies
 
-TEMPERATURE = 0.07
-"""Temperature of the adapted probabilities; at 1, similar text embeddings could not reach the joint map's range."""
 _UNCHANGED = 2.0  # σ(−2) = 0.12 is the predicted corruption of a patch that is not more abnormal
+
+MaskRule = Literal["text-change", "distance", "joint"]
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,57 @@ class DualImagePlus(DualImage):
     name: ClassVar[str] = "dual-image+"
 
     anomalies: Kind = "mixed"
-    """Corruption of a copy: "cut-paste", "perlin", "noise", or all three at different positions."""
+    """Corruption of a copy: "cut-paste", "perlin", "noise", all three at different positions ("mixed"), or "draem":
+    irregular regions filled from a folder of textures.
+    """
+    textures: str = ""
+    """Folder of texture images for anomalies=draem, such as the Describable Textures Dataset."""
     copies: int = 1
     """Corrupted copies of each image; each costs one more encoding, and one can contain every kind."""
     epochs: int = 5
-    """AdamW steps per image; 0 = Dual-Image's text at a sharper temperature."""
-    learning_rate: float = 1e-4
-    """Learning rate of AdamW; weight decay is 1e-2."""
+    """AdamW steps per image; 0 = Dual-Image."""
+    learning_rate: float = 3e-3
+    """Learning rate of AdamW; weight decay is 1e-2. Chosen on rendered scenes (docs/ablations.md)."""
+    mask_rule: MaskRule = "distance"
+    """Prediction of a copy's mask: from the increase of the text score over the same patch of the image
+    ("text-change"), from the distance of both adapted patches ("distance"), or from the joint score of the copy with
+    the image as its reference ("joint").
+    """
+    training_temperature: float = 0.07
+    """Divisor of the cosines in the losses; at 1, similar text embeddings cannot reach the joint map's range. The final
+    map uses ``temperature``, as Dual-Image's.
+    """
+    adapted_weight: float = 0.5
+    """Share of the map with adapted text in the final one; the rest is Dual-Image's map."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        check_choice("anomalies", self.anomalies, ("mixed", "cut-paste", "perlin", "noise"))
+        check_choice("anomalies", self.anomalies, ("mixed", "cut-paste", "perlin", "noise", "draem"))
+        check_choice("mask_rule", self.mask_rule, ("text-change", "distance", "joint"))
+        check_range("training_temperature", self.training_temperature, 1e-4, 1e4)
+        check_range("adapted_weight", self.adapted_weight, 0, 1)
+        if (self.anomalies == "draem") != bool(self.textures):
+            raise UsageError("anomalies=draem and textures=FOLDER go together; set both or neither")
         check_range("copies", self.copies, 1, 64)
         check_range("epochs", self.epochs, 0, 1000)
         check_range("learning_rate", self.learning_rate, 0, 1e30)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
-        """Return Dual-Image's scores, its map averaged with the adapted one; a diverged image keeps the joint map."""
+        """Return Dual-Image's scores, its map averaged with that of the adapted text score.
+
+        Both maps have the same temperature and fusion. A diverged image keeps Dual-Image's map.
+        """
         text, visual, highest = self.both_maps(features, context)
         image, joint = self.join(text, visual, highest, features, context)
         tokens = self.text_tokens(features)
         corrupted, masks = self.corrupt(features, context)
         descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
-        adapted = abnormal_probability(_adapt(tokens, descent.layers), context.anchors.pair, TEMPERATURE)
-        grid = (joint + adapted.reshape(joint.shape)) / 2
+        adapted = abnormal_probability(
+            _adapt(tokens, descent.layers), context.anchors.pair, self.temperature
+        ).reshape(joint.shape)
+        _, adapted_joint = self.join(adapted, visual, highest, features, context)
+        grid = torch.lerp(joint, adapted_joint, self.adapted_weight)
         grid = keep_where(descent.finite, grid, joint)
         notes = [
             note if finite else (*note, DIVERGED)
@@ -80,8 +107,7 @@ class DualImagePlus(DualImage):
 
     def text_tokens(self, features: Features) -> Tensor:
         """Return (B, N, D) tokens of the text block."""
-        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
-        return tokens.flatten(1, 2)
+        return self.text_patches(features).flatten(1, 2)
 
     def corrupt(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Encode corrupted copies of the images.
@@ -91,13 +117,11 @@ class DualImagePlus(DualImage):
         """
         assert context.images is not None
         assert context.backbone is not None
-        copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds)
-        block = frozenset([self.block])
-        request = (
-            FeatureRequest(ordinary_blocks=block)
-            if self.path == "ordinary"
-            else FeatureRequest(value_blocks=block, start_block=self.start_block)
-        )
+        textures = None
+        if self.textures:
+            textures = TextureFolder(Path(self.textures), context.backbone.mean, context.backbone.std)
+        copies, masks = corrupted_copies(context.images, self.anomalies, self.copies, context.seeds, textures)
+        request = self.text_request()
         # Encode the first copy of every image, then the second, to keep the batch size.
         parts = [self.text_tokens(context.backbone.encode(part, request)) for part in copies.unbind(1)]
         shares = F.adaptive_avg_pool2d(masks, features.grid).flatten(2)
@@ -120,16 +144,37 @@ class DualImagePlus(DualImage):
         corrupted, shares = trainable(corrupted).flatten(1, 2), trainable(shares).flatten(1)
 
         def loss(layers: Layers, step: int) -> Tensor:
-            logits = state_logits(_adapt(tokens, layers), pair, TEMPERATURE)
-            others = state_logits(_adapt(corrupted, layers), pair, TEMPERATURE)
-            abnormal = logits[..., 1] - logits[..., 0]
-            change = others[..., 1] - others[..., 0] - abnormal.repeat(1, self.copies)
-            predicted = (change - _UNCHANGED).sigmoid()
+            images, copies = _adapt(tokens, layers), _adapt(corrupted, layers)
+            logits = state_logits(images, pair, self.training_temperature)
+            others = state_logits(copies, pair, self.training_temperature)
+            predicted = self.predict_masks(logits, others, images, copies)
             recovery = focal_loss(predicted, shares) + dice_loss(predicted, shares)
             return soft_cross_entropy(logits, joint) + recovery
 
         start = Layers(tokens.new_zeros(count, dim, dim), tokens.new_zeros(count, dim))
         return optimize(loss, start, self.epochs, learning_rate=self.learning_rate)
+
+    def predict_masks(self, logits: Tensor, others: Tensor, images: Tensor, copies: Tensor) -> Tensor:
+        """Predict which patches of the copies are corrupted, by :attr:`mask_rule`.
+
+        Args:
+            logits: (B, N, 2) normal and abnormal logits of the adapted images.
+            others: (B, C·N, 2) the same of their copies.
+            images: (B, N, D) adapted tokens of the images.
+            copies: (B, C·N, D) adapted tokens of the copies.
+
+        Returns:
+            (B, C·N) in [0, 1].
+        """
+        if self.mask_rule == "text-change":
+            abnormal = logits[..., 1] - logits[..., 0]
+            change = others[..., 1] - others[..., 0] - abnormal.repeat(1, self.copies)
+            return (change - _UNCHANGED).sigmoid()
+        known, unit = F.normalize(images, dim=-1), F.normalize(copies, dim=-1)
+        if self.mask_rule == "distance":
+            return (1 - (unit * known.repeat(1, self.copies, 1)).sum(-1)) / 2
+        nearest = (1 - (unit @ known.mT).amax(-1)) / 2
+        return (others.softmax(-1)[..., 1] + nearest) / 2
 
 
 def _adapt(tokens: Tensor, layers: Layers) -> Tensor:

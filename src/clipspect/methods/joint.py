@@ -15,7 +15,7 @@ from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
-from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
+from clipspect.methods.scoring import log_odds, smooth, verdict_layers
 from clipspect.methods.visual import non_self_indices, normalize_tokens, reference_notes
 
 FEWEST_SCORES = 8
@@ -61,7 +61,11 @@ class JointMethod(AnoCLIP):
     """How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or "temperature"."""
     text_weight: float = 0.5
     """Share of the language score in the joint one."""
-    path: Literal["value", "ordinary", "hidden"] = "value"
+    image_rule: Literal["mean", "map", "text"] = "mean"
+    """Image score of the joint output: the mean of language score and highest visual value, the highest value of the
+    joint map ("map"), or the language score alone ("text").
+    """
+    path: Literal["value", "ordinary", "hidden"] = "value"  # type: ignore[assignment]
     """Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual score alone,
     hidden states: ordinary tokens before the final norm and projection, as MuSc takes them."""
     visual_features: Literal["both", "trunk", "blocks"] = "both"
@@ -79,13 +83,17 @@ class JointMethod(AnoCLIP):
         super().__post_init__()
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
-        check_choice("path", self.path, ("value", "ordinary", "hidden"))
+        check_choice("image_rule", self.image_rule, ("mean", "map", "text"))
         check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
         if self.blocks:
             parse_blocks(self.blocks)
         check_range("text_weight", self.text_weight, 0, 1)
         check_range("blocks_to", self.blocks_to, 1e-6, 1)
         check_range("blocks_from", self.blocks_from, 0, self.blocks_to)
+
+    def check_path(self) -> None:
+        """Raise UsageError for an unknown path."""
+        check_choice("path", self.path, ("value", "ordinary", "hidden"))
 
     @property
     def visual_parts(self) -> tuple[frozenset[int], frozenset[Span]]:
@@ -103,13 +111,12 @@ class JointMethod(AnoCLIP):
         blocks, spans = self.visual_parts
         if self.path == "ordinary":
             visual = FeatureRequest(ordinary_blocks=blocks, ordinary_spans=spans)
-            text = FeatureRequest(ordinary_blocks=frozenset([self.block]), views=self.views == "official")
         else:
             hidden = FeatureRequest(hidden_blocks=blocks, hidden_spans=spans)
             value = FeatureRequest(value_blocks=blocks, value_spans=spans, start_block=self.start_block)
-            visual, text = value if self.path == "value" else hidden, super().request()
+            visual = value if self.path == "value" else hidden
         visual |= FeatureRequest(trunk=self.visual_features != "blocks")
-        return text | visual if self.needs_text else visual
+        return super().request() | visual if self.needs_text else visual
 
     @abstractmethod
     def gather(self, pool: Features, context: MethodContext) -> References | None:
@@ -238,15 +245,13 @@ class JointMethod(AnoCLIP):
             return highest, visual
         if self.output == "text":
             return self.image_score(features, context), text
-        return (
-            state.scores(self.image_score(features, context), highest, self.text_weight),
-            state.maps(text, visual, self.text_weight),
-        )
-
-    def patch_map(self, features: Features, context: MethodContext) -> Tensor:
-        """(B, H, W) abnormal probabilities of the path's tokens, before smoothing."""
-        tokens = features.ordinary(self.block) if self.path == "ordinary" else features.values(self.block)
-        return abnormal_probability(tokens, context.anchors.pair, self.temperature)
+        joint = state.maps(text, visual, self.text_weight)
+        if self.image_rule == "map":
+            return joint.amax((1, 2)), joint
+        language = self.image_score(features, context)
+        if self.image_rule == "text":
+            return language, joint
+        return state.scores(language, highest, self.text_weight), joint
 
     def visual_tokens(self, features: Features) -> list[Tensor]:
         """(B, N, D) unit tokens of each visual block, and of the trunk."""

@@ -49,17 +49,18 @@ class Pairing:
         return [row for row in following if row in set(allowed)][: self.count]
 
 
-def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pairing:
+def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor, run_seed: int = 0) -> Pairing:
     """Pair the images of a pool.
 
-    "random" is a derangement drawn from the contents of the whole pool: the same set gives the same pairs in any file
-    order.
+    "random" is a derangement drawn from the contents of the whole pool and the seed of the run: the same set gives the
+    same pairs in any file order.
 
     Args:
         rule: "random", or "nearest" by image embedding.
         count: number of references of each image.
         seeds: M seeds of the images' contents.
         embeddings: (M, D) unit image embeddings.
+        run_seed: draws other pairs of the same pool.
 
     Raises:
         UsageError: a pool of one image, which has no partner.
@@ -70,6 +71,7 @@ def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor) -> Pa
             " product, or known-good images with --reference"
         )
     cycle = sorted(range(len(seeds)), key=lambda i: (seeds[i], i))
-    contents = hashlib.sha256(repr(sorted(seeds)).encode()).digest()
+    drawn_from = repr(sorted(seeds)) + (f" {run_seed}" if run_seed else "")
+    contents = hashlib.sha256(drawn_from.encode()).digest()
     random.Random(contents).shuffle(cycle)
     return Pairing(rule, count, embeddings, cycle)

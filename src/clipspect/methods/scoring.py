@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,3 +67,24 @@ def smooth(maps: Tensor, kernel: int = 3) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
     """Resize (B, H, W) to (B, S, T), bilinear."""
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=align_corners)[:, 0]
+
+
+def stitch(maps: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
+    """Stitch maps of tiles to one map, the plain mean where tiles overlap: the official VisA rule, differentiable.
+
+    Args:
+        maps: (T, C, S, S).
+        offsets: (top, left) of each tile on the whole map.
+
+    Returns:
+        (C, H, W).
+    """
+    side = maps.shape[-1]
+    height, width = (max(place[axis] for place in offsets) + side for axis in (0, 1))
+
+    def placed(tile: Tensor, top: int, left: int) -> Tensor:
+        return F.pad(tile, (left, width - left - side, top, height - top - side))
+
+    total = torch.stack([placed(tile, *place) for tile, place in zip(maps, offsets, strict=True)]).sum(0)
+    ones = torch.ones_like(maps[0, 0])
+    return total / torch.stack([placed(ones, *place) for place in offsets]).sum(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from clipspect.errors import UsageError
+
+OFFICIAL_NAMES = {"macaroni1": "macaroni", "macaroni2": "macaroni"}
+"""Data set names that the official AnoCLIP code changes; it takes all others as they are."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class PromptSet:
         return replace(self, normal=self.normal + normal, abnormal=self.abnormal + abnormal)
 
 
+PARTS: dict[str, Callable[[PromptSet], PromptSet]] = {
+    "one-state": lambda s: replace(s, normal=s.normal[:1], abnormal=s.abnormal[:1]),
+    "no-domain": lambda s: replace(s, domain_aware=False),
+    "one-template": lambda s: replace(s, templates=(min(s.templates, key=len),)),
+}
+"""Reductions of a prompt set for ablations: the first state a side, no domain phrases, the shortest template."""
+
+
 @dataclass(frozen=True)
 class PromptTable:
     """All prompt sets and domains: the shipped ones, merged with a user's file."""
@@ -66,10 +77,20 @@ class PromptTable:
     textures: frozenset[str]
 
     def prompt_set(self, name: str) -> PromptSet:
-        """Return the prompt set of that name. Raises UsageError, which lists the available names."""
-        if name not in self.sets:
-            raise UsageError(f"unknown prompt set {name!r}; there are: {', '.join(sorted(self.sets))}")
-        return self.sets[name]
+        """Return the prompt set of that name, without the parts that follow a slash: ``anoclip/no-domain+one-state``.
+
+        Raises:
+            UsageError: an unknown set or part; the message lists the available names.
+        """
+        base, _, parts = name.partition("/")
+        if base not in self.sets:
+            raise UsageError(f"unknown prompt set {base!r}; there are: {', '.join(sorted(self.sets))}")
+        chosen = self.sets[base]
+        for part in parts.split("+") if parts else ():
+            if part not in PARTS:
+                raise UsageError(f"prompt set {name!r}: unknown part {part!r}; there are: {', '.join(PARTS)}")
+            chosen = PARTS[part](chosen)
+        return chosen
 
     def domain(self, name: str, object_name: str) -> tuple[str, ...]:
         """Return the phrases of a domain; ``auto`` is "texture" for known texture names, else "object"."""
@@ -92,11 +113,18 @@ class PromptConfig:
     """Additional normal states, such as "{} fresh from the mould"."""
     abnormal: tuple[str, ...] = ()
     """Additional abnormal states, such as "{} with a scratch"."""
+    object_as_is: bool = False
+    """Whether an object's name is used as the official AnoCLIP code does: unchanged, ``metal_nut``, but for
+    ``macaroni1`` and ``macaroni2``, which are ``macaroni``."""
 
-    def sentences(self, prompt_set: str, object_name: str) -> tuple[list[str], list[str]]:
-        """Return normal and abnormal sentences of a prompt set for an object name."""
+    def object_name(self, name: str) -> str:
+        """Return an object's name as used in sentences. Raises UsageError for a name without text."""
+        return object_words(name, as_is=self.object_as_is)
+
+    def sentences(self, prompt_set: str, object_name: str, domain: str = "") -> tuple[list[str], list[str]]:
+        """Return normal and abnormal sentences of a prompt set for an object name, in a domain or the run's."""
         states = self.table.prompt_set(prompt_set).with_states(self.normal, self.abnormal)
-        return states.sentences(object_name, self.table.domain(self.domain, object_name))
+        return states.sentences(object_name, self.table.domain(domain or self.domain, object_name))
 
 
 def clean_object_name(name: str) -> str:
@@ -119,6 +147,20 @@ def clean_object_name(name: str) -> str:
             f"the object's name is {len(words)} characters long; use a short object name of up to 80"
         )
     return words
+
+
+def object_words(name: str, *, as_is: bool = False) -> str:
+    """Return an object's name as used in sentences: cleaned, or unchanged as in the official AnoCLIP code.
+
+    Args:
+        name: such as ``metal_nut``.
+        as_is: whether only ``macaroni1`` and ``macaroni2`` change, to ``macaroni``.
+
+    Raises:
+        UsageError: no text, an empty result, or a name longer than a sentence can contain.
+    """
+    cleaned = clean_object_name(name)
+    return OFFICIAL_NAMES.get(name, name.replace("{", "").replace("}", "")) if as_is else cleaned
 
 
 def load_prompts(path: Path | None = None) -> PromptTable:

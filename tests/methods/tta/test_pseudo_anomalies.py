@@ -1,9 +1,12 @@
 """Pseudo-anomalies: from the image alone, visible exactly where the mask says, repeatable."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from clipspect.methods.tta.pseudo_anomalies import corrupted_copies, perlin_noise
+from clipspect.errors import UsageError
+from clipspect.methods.tta.pseudo_anomalies import TextureFolder, corrupted_copies, perlin_noise
 from clipspect.registry import make_method
 
 KINDS = ["mixed", "cut-paste", "perlin", "noise"]
@@ -68,3 +71,28 @@ def test_a_flat_picture_has_no_visible_cut_paste_without_relighting():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_chosen_by_name(kind):
     assert make_method("dual-image+", {"anomalies": kind}).settings()["anomalies"] == kind
+
+
+@pytest.fixture
+def textures(tmp_path):
+    """A folder with one red texture, normalized by (x − 0.5) / 0.5."""
+    Image.fromarray(np.full((40, 30, 3), (255, 0, 0), np.uint8)).save(tmp_path / "red.png")
+    return TextureFolder(tmp_path, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_draem_fills_the_region_from_the_folder(images, textures):
+    copies, masks = corrupted_copies(images, "draem", 6, [1, 2], textures)
+    change = copies - images[:, None]
+    assert change.abs().amax(2)[masks == 0].max() <= 0.1
+    inside = masks > 0
+    assert inside.any()
+    filling = copies[:, :, 0][inside].mean() - copies[:, :, 1][inside].mean()
+    assert filling > 0.2  # red above green, which the images are not
+    again = corrupted_copies(images, "draem", 6, [1, 2], textures)
+    assert torch.equal(again[0], copies)
+
+
+def test_a_folder_without_textures_is_refused(tmp_path, images):
+    for folder, message in ((tmp_path / "none", "no such folder"), (tmp_path, "no images")):
+        with pytest.raises(UsageError, match=message):
+            corrupted_copies(images, "draem", 1, [1, 2], TextureFolder(folder, (0.5,) * 3, (0.5,) * 3))

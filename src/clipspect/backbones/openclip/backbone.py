@@ -205,16 +205,21 @@ def load_openclip(
     """Load a preset, an open_clip architecture, "hf-hub:org/name", a folder or a checkpoint file."""
     from clipspect.backbones.openclip.checkpoints import build_model
 
-    built, tokenizer, label = build_model(model, weights, seed)
+    loaded = build_model(model, weights, seed)
+    built: Any = loaded.network
+    tokenizer, label = loaded.tokenizer, loaded.label
     if type(built.visual).__name__ == "TimmModel":
         from clipspect.backbones.timm.backbone import TimmCLIPBackbone
 
-        return TimmCLIPBackbone(
+        timm_backbone = TimmCLIPBackbone(
             built, tokenizer, name=model, weights=label, image_size=image_size, device=device
         )
+        timm_backbone.weights_file = loaded.file
+        return timm_backbone
     backbone = OpenClipBackbone(
         built, tokenizer, name=model, weights=label, image_size=image_size, device=device
     )
+    backbone.weights_file = loaded.file
     folder = Path(PRESETS[model].architecture if model in PRESETS else model)
     if weights is None and folder.is_dir():
         backbone.level_file = folder / LEVEL_FILE

@@ -11,11 +11,10 @@ import contextlib
 import hashlib
 import json
 import logging
-import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,28 +22,47 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipspect.backbones.base import RANDOM
+from clipspect.backbones.hub import (
+    WeightsFile,
+    fetch_weights,
+    hub_access,
+    identify,
+    is_release,
+    weights_config,
+)
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, initialize, is_plain_config
 from clipspect.backbones.openclip.torchscript import is_torchscript, read_tensors
+from clipspect.backbones.openclip.towers import check_towers
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.trunk import STRIDE, TRUNKS
-from clipspect.errors import UsageError, WeightsError
+from clipspect.errors import ClipspectError, UsageError, WeightsError
 
 _CONFIG = "open_clip_config.json"
 _DIGEST_SUFFIX = ".sha256"
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 
-def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, Any, str]:
-    """Return an open_clip model, its tokenizer and a label of its weights.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights."""
+
+    network: nn.Module
+    """In float32 on the CPU, in evaluation mode."""
+    tokenizer: Any
+    label: str
+    """Label of the weights: "random (seed 0)", a tag or a file name."""
+    file: WeightsFile | None = None
+    """Source and SHA-256 of pretrained weights; None for random ones and for a user's own files."""
+
+
+def build_model(model: str, weights: str | None, seed: int) -> LoadedModel:
+    """Build an open_clip model with its weights.
 
     Args:
         model: a preset, an open_clip architecture, ``hf-hub:org/name``, a folder with ``open_clip_config.json``,
             or an OpenAI checkpoint file.
         weights: a pretrained tag, a checkpoint file, ``"random"``, or None for the model's default.
         seed: seed of random weights; unused otherwise.
-
-    Returns:
-        The model in float32 on the CPU, in evaluation mode; a tokenizer; "random (seed 0)", a tag or a file name.
 
     Raises:
         UsageError: an unknown architecture, or weights that the model does not accept.
@@ -65,7 +83,7 @@ def build_model(model: str, weights: str | None, seed: int) -> tuple[nn.Module, 
         return _from_architecture(model, weights)
 
 
-def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
+def _random(model: str, seed: int) -> LoadedModel:
     import open_clip
 
     if model.startswith("hf-hub:"):
@@ -78,15 +96,16 @@ def _random(model: str, seed: int) -> tuple[nn.Module, Any, str]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             initialize(plain)
-        return plain.eval(), LazyTokenizer(plain.context_length), f"{RANDOM} (seed {seed})"
+        return LoadedModel(plain.eval(), LazyTokenizer(plain.context_length), f"{RANDOM} (seed {seed})")
     name = f"local-dir:{model}" if Path(model).is_dir() else _known(model)
+    check_towers(open_clip.get_model_config(name), model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
-    return built.eval(), _tokenizer(name), f"{RANDOM} (seed {seed})"
+    return LoadedModel(built.eval(), _tokenizer(name), f"{RANDOM} (seed {seed})")
 
 
-def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+def _from_architecture(name: str, weights: str | None) -> LoadedModel:
     import open_clip
 
     name = _known(name)
@@ -97,31 +116,43 @@ def _from_architecture(name: str, weights: str | None) -> tuple[nn.Module, Any, 
             f" a checkpoint file, or 'random' for a control"
         )
     if Path(weights).is_file():
+        check_towers(open_clip.get_model_config(name), name)
+        file = identify(Path(weights)) if is_release(Path(weights)) else None
         quick = _is_openai(Path(weights))
         built = open_clip.create_model(name, force_quick_gelu=quick, pretrained_text=False)
         _load(built, Path(weights), f"the architecture {name}")
-        return built.eval(), _tokenizer(name), Path(weights).name
+        return LoadedModel(built.eval(), _tokenizer(name), Path(weights).name, file)
     if weights not in tags:
         raise WeightsError(
             f"weights {weights!r} for {name}: neither a file here nor a known tag; tags: {', '.join(tags) or 'none'}"
         )
-    config = open_clip.get_pretrained_cfg(name, weights)
-    source = _source_in_words(config)
+    check_towers(open_clip.get_model_config(name), name)
+    config = weights_config(name, weights)
+    tokenizer = _tokenizer(name)
     try:
-        with hub_access():
-            built = open_clip.create_model(
-                name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu", False))
-            )
+        file = fetch_weights(config)
+    except WeightsError:
+        raise
     except Exception as error:  # open_clip and the hub client raise many types if weights are unavailable
         raise WeightsError(
-            f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed: {source}."
-            f" Fetch it on a connected machine and pass it with --weights FILE (Python: weights='FILE'), or use the"
-            f" model that ships with clipspect (--model tiny)."
+            f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed:"
+            f" {_source_in_words(config)}. Fetch it on a connected machine and pass it with --weights FILE (Python:"
+            " weights='FILE'), or use the model that ships with clipspect (--model tiny)."
         ) from error
-    return built.eval(), _tokenizer(name), weights
+    quick = bool(config.get("quick_gelu", False))
+    prepared = {key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in config}
+    built = open_clip.create_model(
+        name,
+        load_weights=False,
+        force_quick_gelu=quick,
+        force_preprocess_cfg=prepared,
+        pretrained_text=False,
+    )
+    _load(built, file.path, f"the architecture {name}")
+    return LoadedModel(built.eval(), tokenizer, weights, file)
 
 
-def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
+def _from_hub(model: str, weights: str | None) -> LoadedModel:
     import open_clip
 
     if weights is not None:
@@ -129,17 +160,21 @@ def _from_hub(model: str, weights: str | None) -> tuple[nn.Module, Any, str]:
     repository = model.removeprefix("hf-hub:")
     try:
         with hub_access():
+            check_towers(open_clip.get_model_config(model), model)
+            tokenizer, file = _tokenizer(model), fetch_weights({"hf_hub": f"{repository}/"})
             built = open_clip.create_model(model, require_pretrained=True)
-            return built.eval(), _tokenizer(model), repository
+    except ClipspectError:
+        raise
     except Exception as error:  # as above
         raise WeightsError(
             f"{model} is not on this machine and could not be downloaded. Needed: {_CONFIG} and"
             f" open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub. Put both into"
             " one folder and pass it with --model FOLDER."
         ) from error
+    return LoadedModel(built.eval(), tokenizer, repository, file)
 
 
-def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+def _from_folder(folder: Path, weights: str | None) -> LoadedModel:
     if not (folder / _CONFIG).is_file():
         raise WeightsError(f"{folder} holds no {_CONFIG}; a model folder needs it beside its weights")
     if weights is None:
@@ -155,16 +190,17 @@ def _from_folder(folder: Path, weights: str | None) -> tuple[nn.Module, Any, str
     try:
         plain = path.suffix == ".safetensors" and _plain_folder(folder, path)
         if plain:
-            return (*plain, path.name)
+            return LoadedModel(*plain, path.name)
         import open_clip
 
         name = f"local-dir:{folder}"
+        check_towers(open_clip.get_model_config(name), str(folder))
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         tokenizer = _tokenizer(name)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({_first_line(error)})") from error
     _load(built, path, f"the configuration in {folder}")
-    return built.eval(), tokenizer, path.name
+    return LoadedModel(built.eval(), tokenizer, path.name)
 
 
 def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
@@ -204,7 +240,7 @@ def _plain(description: dict[str, Any]) -> PlainCLIP:
     return built
 
 
-def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, str]:
+def _from_openai_file(path: Path, weights: str | None) -> LoadedModel:
     import open_clip
 
     if weights is not None:
@@ -224,7 +260,8 @@ def _from_openai_file(path: Path, weights: str | None) -> tuple[nn.Module, Any, 
     except (KeyError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({_first_line(error)})") from error
     length = int(state["positional_embedding"].shape[0])
-    return built.float().eval(), open_clip.SimpleTokenizer(context_length=length), path.name
+    tokenizer = open_clip.SimpleTokenizer(context_length=length)
+    return LoadedModel(built.float().eval(), tokenizer, path.name)
 
 
 def _tokenizer(name: str) -> Any:
@@ -359,19 +396,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def hub_access() -> Iterator[None]:
-    """Restrict the hub client to its cache if the hub is unreachable; otherwise it retries for a minute."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

@@ -13,6 +13,7 @@ from torch import nn
 
 from clipspect.backbones.base import RANDOM
 from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.hub import WeightsFile, hub_access, identify
 from clipspect.backbones.timm.backbone import TimmBackbone, refuse_values
 from clipspect.backbones.timm.tower import check_trunk, value_path_problem
 from clipspect.errors import UsageError, WeightsError
@@ -62,7 +63,7 @@ class TimmLoader:
         """
         from timm.data.config import resolve_model_data_config
 
-        name = _known(model)
+        name, file = _known(model), None
         if weights == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -77,9 +78,10 @@ class TimmLoader:
             tagged = _tagged(name, weights)
             with torch.device("meta"):
                 check_trunk(_create(tagged), model)
-            trunk, label = _download(tagged, model), tagged
+            trunk, file = _download(tagged, model)
+            label = tagged
         config = resolve_model_data_config(trunk)
-        return TimmBackbone(
+        backbone = TimmBackbone(
             trunk,
             name=model,
             weights=label,
@@ -88,6 +90,8 @@ class TimmLoader:
             image_size=image_size,
             device=device,
         )
+        backbone.weights_file = file
+        return backbone
 
 
 load_timm = TimmLoader()
@@ -153,25 +157,24 @@ def _tagged(name: str, tag: str | None) -> str:
     return f"{architecture}.{chosen}" if chosen else architecture
 
 
-def _download(name: str, model: str) -> Any:
+def _download(name: str, model: str) -> tuple[Any, WeightsFile]:
     """Build a model with the weights of its repository, read as safetensors alone."""
     from huggingface_hub import hf_hub_download
-
-    from clipspect.backbones.openclip.checkpoints import hub_access
 
     repository = weights_repository(name)
     try:
         with hub_access():
-            path = hf_hub_download(repository, _WEIGHTS)
+            path = Path(hf_hub_download(repository, _WEIGHTS))
     except Exception as error:  # the hub client raises many kinds, all meaning "not to be had"
         raise WeightsError(
             f"the weights of {model} are not on this machine and could not be downloaded. Needed: {_WEIGHTS} of the"
             f" repository {repository!r} on the Hugging Face hub. Fetch it on a connected machine and pass it with"
             " --weights FILE (Python: weights='FILE'), or use the model that ships with clipspect (--model tiny)."
         ) from error
+    file = identify(path, repository)
     trunk = _create(name)
-    _load_file(trunk, Path(path), model)
-    return trunk
+    _load_file(trunk, path, model)
+    return trunk, file
 
 
 def weights_repository(name: str) -> str:

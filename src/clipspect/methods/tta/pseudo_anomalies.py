@@ -1,7 +1,7 @@
 """Pseudo-anomalies generated from the image itself (docs/methods.md §6): a corrupted copy and its mask.
 
 Dual-Image Enhanced CLIP (arXiv 2405.04782), §3.4, similar to CutPaste (arXiv 2104.04015) and DRAEM (arXiv 2108.07610),
-without their texture data sets. A generator seeded by the image's content draws every copy.
+without their texture data sets, or with one. A generator seeded by the image's content draws every copy.
 
 """
 
@@ -9,39 +9,92 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Kind = Literal["mixed", "cut-paste", "perlin", "noise"]
+from clipspect.data.decode import read_image
+from clipspect.data.find import find_images
+from clipspect.data.transforms import normalize
+from clipspect.errors import UsageError
+
+Kind = Literal["mixed", "cut-paste", "perlin", "noise", "draem"]
 
 _VISIBLE = 0.1  # normalized units; smaller changes are invisible
 _AREA = (0.01, 0.12)  # share of the image
 
 
-def corrupted_copies(images: Tensor, kind: Kind, copies: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class TextureFolder:
+    """Texture images that irregular regions are filled with, as DRAEM (arXiv 2108.07610) does."""
+
+    folder: Path
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Normalization of the backbone, per channel."""
+
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Return (3, S, T) normalized values of a random crop of a random texture.
+
+        Raises:
+            UsageError: no such folder, or no image in it.
+            ImageError: the image that was drawn cannot be read.
+        """
+        paths = _texture_paths(self.folder)
+        pixels = read_image(paths[_place(generator, len(paths) - 1)])[0]
+        texture = torch.from_numpy(normalize(pixels[None], self.mean, self.std))[0]
+        height, width = texture.shape[1:]
+        share = _uniform(generator, 0.5, 1.0)
+        tall, wide = max(int(height * share), 2), max(int(width * share), 2)
+        top, left = _place(generator, height - tall), _place(generator, width - wide)
+        crop = texture[None, :, top : top + tall, left : left + wide]
+        turned = torch.rot90(crop, _place(generator, 3), (2, 3))
+        return _relit(F.interpolate(turned, size, mode="bilinear", align_corners=False)[0], generator)
+
+
+@cache
+def _texture_paths(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise UsageError(f"textures={folder}: no such folder; give one with texture images")
+    paths = tuple(find_images(folder))
+    if not paths:
+        raise UsageError(f"textures={folder}: no images in this folder")
+    return paths
+
+
+def corrupted_copies(
+    images: Tensor, kind: Kind, copies: int, seeds: Sequence[int], textures: TextureFolder | None = None
+) -> tuple[Tensor, Tensor]:
     """Return corrupted copies of each image.
 
     Args:
         images: (B, 3, S, T) normalized.
         kind: "cut-paste" (a piece of the image at another position), "perlin" (an irregular region shows an enlarged
-            piece with other lighting), "noise" (noise in an irregular region), or "mixed": all three on every copy.
+            piece with other lighting), "noise" (noise in an irregular region), "mixed": all three on every copy, or
+            "draem" (an irregular region shows a texture).
         copies: number C of copies of each image.
         seeds: B seeds of the images' contents.
+        textures: for "draem".
 
     Returns:
         (B, C, 3, S, T) copies and (B, C, S, T) masks of 0 and 1: the pixels that visibly changed.
     """
     pictures, masks = [], []
+    known = dict(_CORRUPTIONS)
+    if textures is not None:
+        known["draem"] = partial(_textured, textures=textures)
     kinds = tuple(_CORRUPTIONS) if kind == "mixed" else (kind,)
     for image, seed in zip(images, seeds, strict=True):
         generator = torch.Generator().manual_seed(seed % (1 << 63))
         for _ in range(copies):
             changed, region = image, torch.zeros_like(image[0])
             for one in kinds:
-                changed, part = _CORRUPTIONS[one](changed, generator)
+                changed, part = known[one](changed, generator)
                 region = torch.maximum(region, part)
             visible = (changed - image).abs().amax(0) > _VISIBLE
             pictures.append(changed)
@@ -82,6 +135,13 @@ def _noise(image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     region = _ragged_region(image, generator)
     grain = torch.randn(image.shape[1:], generator=generator).to(image)  # gray: equal in all channels
     return image + region * _uniform(generator, 0.5, 1.5) * grain, region
+
+
+def _textured(image: Tensor, generator: torch.Generator, *, textures: TextureFolder) -> tuple[Tensor, Tensor]:
+    region = _ragged_region(image, generator)
+    filling = textures.draw((int(image.shape[1]), int(image.shape[2])), generator).to(image)
+    opacity = region * _uniform(generator, 0.2, 1.0)  # DRAEM's β is at most 0.8
+    return image * (1 - opacity) + filling * opacity, region
 
 
 _CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]] = {
