@@ -37,11 +37,13 @@ def test_identical_images_have_no_visual_difference_and_no_nan(detect, photos, n
     joint = detect(make_method(name, {**settings, "fusion": fusion}), same, identify=False)
     visual = detect(make_method(name, {**settings, "output": "visual"}), same, identify=False)
     assert visual.map.max() < 1e-6
+    # copies may differ by rounding, and a rank then by the share of the pool that the five copies of a value are
+    tolerance = 5 / 64 if fusion == "rank" else 1e-5
     for values in (joint.map, joint.image):
         assert values.isfinite().all()
         assert values.min() >= 0
         assert values.max() <= 1
-        torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)
+        torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual"])

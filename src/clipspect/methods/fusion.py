@@ -22,6 +22,8 @@ Scale = Callable[[Tensor], Tensor]
 """Monotone map of each value into [0, 1]."""
 
 _QUANTILES = 1024
+_ROUNDING = 1e-5
+"""Range of a pool whose values agree but for the rounding of float32; it is treated as constant on every machine."""
 _BEND = 30.0  # robust deviations at which a z-score reaches ¾; nearly linear below
 
 
@@ -67,11 +69,13 @@ def _identity(values: Tensor) -> Tensor:
 
 def _min_max(pool: Tensor) -> Scale:
     low, high = pool.min(), pool.max()
-    width = torch.where(high > low, high - low, torch.ones_like(low))
+    width = torch.where(high - low > _ROUNDING, high - low, torch.ones_like(low))
     return lambda values: ((values - low) / width).clamp(0, 1)
 
 
 def _rank(pool: Tensor) -> Scale:
+    if pool.max() - pool.min() <= _ROUNDING:
+        return lambda values: torch.full_like(values, 0.5)
     ordered = pool.flatten().sort().values
     places = torch.linspace(0, len(ordered) - 1, min(_QUANTILES, len(ordered)), device=pool.device)
     known = ordered[places.round().long()]
@@ -112,6 +116,6 @@ def _centre_and_spread(pool: Tensor) -> tuple[Tensor, Tensor]:
     centre = pool.median()
     deviations = (pool - centre).abs()
     for spread in (deviations.median(), deviations.mean()):
-        if spread > 1e-9:
+        if spread > _ROUNDING / 10:
             return centre, spread
     return centre, torch.ones_like(centre)
