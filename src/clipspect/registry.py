@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clipspect.errors import UsageError
@@ -123,10 +124,13 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def backbone_loader(model: str) -> BackboneLoader:
-    """Find what loads a model: timm or a plug-in for its ``prefix:``, open_clip for everything else."""
+    """Find what loads a model: timm or a plug-in for its ``prefix:``, timm for its folders, open_clip otherwise."""
     prefix, colon, _ = model.partition(":")
     plugins = _plugins("clipspect.backbones")
     loader: BackboneLoader
+    folder = Path(model)
+    if (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
+        prefix, colon = "timm", ":"  # a folder in timm's format
     if colon and prefix in BUILT_IN_BACKBONES:
         module, _, attribute = BUILT_IN_BACKBONES[prefix].partition(":")
         loader = getattr(import_module(module), attribute)
