@@ -75,6 +75,7 @@ def build_detector(config: DetectorConfig) -> Detector:
         prompts.sentences(
             one.prompts, "object", one.prompt_domain
         )  # a bad domain or phrase is an error before weights are loaded
+        _ = one.anchor_source  # and so is a file of learned prompts
     backbone = load_backbone(
         config.model,
         config.weights,

@@ -38,6 +38,10 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
     "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
     "musc": ("musc:MuSc", "all other images of the set as references, without text (MuSc)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "anomaly-clip": (
+        "anomaly_clip:AnomalyCLIP",
+        "learned prompts, one image at a time; needs their checkpoint (AnomalyCLIP)",
+    ),
     "anomaly-dino": (
         "anomaly_dino:AnomalyDINO",
         "nearest patches of a few known-good images, without text (AnomalyDINO)",

@@ -19,6 +19,7 @@ from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
 from clipspect.types import Precision
+from clipspect.prompts.learned import LearnedPrompts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Floating-point precision → dtype."""
@@ -92,6 +93,20 @@ class Backbone(ABC):
             UsageError: there is no text tower, or a sentence is too long for it.
         """
         raise UsageError(f"{self.name} has no text tower")
+
+    def encode_prompts(self, prompts: LearnedPrompts) -> Tensor:
+        """Embed learned prompts.
+
+        Args:
+            prompts: P prompts of token embeddings.
+
+        Returns:
+            (P, D) float32, not normalized.
+
+        Raises:
+            UsageError: the text tower is not CLIP's, or of another size.
+        """
+        raise UsageError(f"{self.name} takes no learned prompts; use ViT-L-14-336")
 
     def with_precision(self, precision: Precision) -> Self:
         """Return a copy whose matmuls run in another precision.
