@@ -111,7 +111,7 @@ class AnomalyModel:
                     " choose a CLIP model, or a method without text (clipspect methods)"
                 )
         self.backbone.check(self.request)
-        self.request.resolved(self.backbone.depth)
+        self.backbone.resolve(self.request)
 
     @cached_property
     def request(self) -> FeatureRequest:

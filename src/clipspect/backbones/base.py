@@ -18,8 +18,8 @@ from clipspect.backbones.hub import WeightsFile
 from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
-from clipspect.types import Precision
 from clipspect.prompts.learned import LearnedPrompts
+from clipspect.types import Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Floating-point precision → dtype."""
@@ -75,6 +75,10 @@ class Backbone(ABC):
         Raises:
             UsageError: something this backbone cannot give.
         """
+
+    def resolve(self, request: FeatureRequest) -> FeatureRequest:
+        """Return a request with this backbone's block numbers. Raises UsageError for a block it does not have."""
+        return request.resolved(self.depth)
 
     def check(self, request: FeatureRequest) -> None:
         """Raise UsageError for a request that this backbone cannot serve, before anything is encoded."""
@@ -133,7 +137,7 @@ class Backbone(ABC):
         Raises:
             UsageError: a block, window or view this backbone cannot give.
         """
-        resolved = request.resolved(self.depth)
+        resolved = self.resolve(request)
 
         @torch.inference_mode()
         def encode(part: Tensor) -> Features:

@@ -112,6 +112,12 @@ class FeatureRequest:
     """Whether image embeddings without the final norm are needed (AnomalyCLIP)."""
     positions: PositionRule = "bicubic"
     """Interpolation of position embeddings at sizes the backbone was not trained at."""
+    visual: FeatureRequest | None = None
+    """Features that images are compared by; of the second backbone where there are two, of the same one otherwise."""
+
+    def merged(self) -> FeatureRequest:
+        """Return the request of one backbone that gives the visual features too."""
+        return self if self.visual is None else replace(self, visual=None) | self.visual
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """Return the request that serves both.
@@ -142,14 +148,26 @@ class FeatureRequest:
             reference_rotations=max(self.reference_rotations, other.reference_rotations),
             raw_class=self.raw_class or other.raw_class,
             positions=asks[0].positions if asks else "bicubic",
+            visual=self.visual | other.visual
+            if self.visual is not None and other.visual is not None
+            else self.visual or other.visual,
         )
 
-    def resolved(self, depth: int) -> FeatureRequest:
+    def resolved(self, depth: int, visual_depth: int | None = None) -> FeatureRequest:
         """Return the request with every block number in 1…depth, and no spans.
+
+        Args:
+            depth: of the backbone.
+            visual_depth: of the second backbone, whose features stay a part of their own; None = there is one backbone.
 
         Raises:
             UsageError: a block the backbone does not have, or whose V-V stream has not started.
         """
+        if self.visual is not None:
+            if visual_depth is None:
+                return self.merged().resolved(depth)
+            own = replace(self, visual=None).resolved(depth)
+            return replace(own, visual=self.visual.resolved(visual_depth))
 
         def resolve(blocks: frozenset[int], spans: frozenset[Span]) -> frozenset[int]:
             numbers = block_numbers(blocks, spans, depth)
@@ -207,6 +225,8 @@ class Features:
     """block → (B, H, W, width) ordinary patch tokens before the final norm and projection."""
     raw_class: Tensor | None = None
     """(B, D) unit image embeddings without the final norm."""
+    visual: Features | None = None
+    """Features of a second backbone on the same grid, by which images are compared; None if there is one backbone."""
     sources: Sources | None = None
     """Source image of each row; None if nothing is excluded from references."""
 
@@ -267,4 +287,5 @@ class Features:
             one("trunk"),
             each("hidden_patches"),
             one("raw_class"),
+            None if first.visual is None else Features._map(combine, [p.visual for p in parts if p.visual]),
         )

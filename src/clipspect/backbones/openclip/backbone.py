@@ -29,8 +29,8 @@ from clipspect.backbones.openclip.value_attention import (
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
-from clipspect.types import Precision
 from clipspect.prompts.learned import LearnedPrompts, check_width
+from clipspect.types import Precision
 
 _SENTENCES_PER_PASS = 512
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
