@@ -76,6 +76,13 @@ def test_two_groups_are_two_communities_and_at_most_half_of_the_set_is_left_out(
     assert repeated_images(weights) == [0, 1, 2]
 
 
+def test_tiles_of_two_images_are_two_images_not_four():
+    weights = torch.zeros(10, 10)
+    weights[:4, :4] = 4 * (1 - torch.eye(4))
+    assert repeated_images(weights) == [0, 1, 2, 3]
+    assert repeated_images(weights, ["a", "a", "b", "b", "c", "d", "e", "f", "g", "h"]) == []
+
+
 def test_an_image_without_others_links_nothing():
     assert link_images(torch.zeros(2, 2, 4), [[], []]).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 

@@ -182,7 +182,8 @@ class Mutual(JointMethod):
                 return nearest_distances(tokens[i], known).to("cpu", torch.float16)
 
             distances += map_images(compare, pool.image) / len(compared.patches)
-        return frozenset(repeated_images(link_images(distances, allowed)))
+        owners = None if pool.sources is None else pool.sources.hashes
+        return frozenset(repeated_images(link_images(distances, allowed), owners))
 
     def allowed(
         self, features: Features, context: MethodContext, compared: References | None

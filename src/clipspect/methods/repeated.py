@@ -85,14 +85,15 @@ def find_communities(weights: Tensor) -> list[list[int]]:
     return [sorted(part) for part in found]
 
 
-def repeated_images(weights: Tensor) -> list[int]:
+def repeated_images(weights: Tensor, owners: Sequence[str] | None = None) -> list[int]:
     """Find images that share a pattern which most of the set has not.
 
     Args:
         weights: (M, M) of :func:`link_images`.
+        owners: names the image of each row, where rows are tiles; None = each row is an image.
 
     Returns:
-        Numbers of the images to leave out as references, at most half of the set.
+        Numbers of the rows to leave out as references, at most half of the set.
     """
     found: list[tuple[float, list[int]]] = []
     for part in find_communities(weights):
@@ -101,7 +102,8 @@ def repeated_images(weights: Tensor) -> list[int]:
             image for image, own in zip(part, inside, strict=True) if own > MIN_MEMBER * inside.median()
         ]
         pairs = len(part) * (len(part) - 1)
-        if len(members) >= MIN_COMMUNITY and float(inside.sum()) >= MIN_LINKS * pairs:
+        images = len(members) if owners is None else len({owners[row] for row in members})
+        if images >= MIN_COMMUNITY and float(inside.sum()) >= MIN_LINKS * pairs:
             found.append((float(inside.sum()) / pairs, members))
     left_out: list[int] = []
     for _, members in sorted(found, reverse=True):
