@@ -100,8 +100,8 @@ def measure(pictures: RepeatedSet, backbone: Backbone, weights: str) -> list[Row
 def markdown(rows: Sequence[Row]) -> str:
     """Return a table: a line per kind of set, weights and rule; means over the products."""
     out = [
-        "| sets | weights | `repeated` | image AUROC | pixel AUROC | AUPRO | left out rightly | wrongly |",
-        "|---|---|---|---|---|---|---|---|",
+        "| sets | weights | products | `repeated` | image AUROC | pixel AUROC | AUPRO | left out rightly | wrongly |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         for weights in ("trained", "random"):
@@ -117,7 +117,9 @@ def markdown(rows: Sequence[Row]) -> str:
                     for key in ("left_out_right", "repeated", "left_out_wrong")
                 )
                 shown = " | ".join(f"{m:.3f}" for m in means)
-                out.append(f"| {kind} | {weights} | {rule} | {shown} | {right} of {repeated} | {wrong} |")
+                out.append(
+                    f"| {kind} | {weights} | {len(own)} | {rule} | {shown} | {right} of {repeated} | {wrong} |"
+                )
     return "\n".join(out)
 
 
@@ -129,7 +131,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for repeated.json")
     parser.add_argument("--page", type=Path, help="documentation page whose table is replaced")
     parser.add_argument("--products", type=int, default=4)
-    parser.add_argument("--images", type=int, default=24, help="per set; 30 %% of them carry the same defect")
+    parser.add_argument("--images", type=int, default=24, help="per set")
+    parser.add_argument("--share", type=float, default=0.3, help="of the images, with the same defect")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     arguments = parser.parse_args()
     rows: list[Row] = []
     about: dict[str, Any] = provenance("python benchmarks/repeated_defects.py")
@@ -138,7 +142,11 @@ def main() -> None:
             warnings.simplefilter("ignore")
             backbone = load_backbone("tiny", None if weights == "trained" else "random", device="cpu")
         about[f"tiny, {weights}"] = backbone.fingerprint[:12]
-        for pictures in repeated_sets(backbone.image_size, arguments.products, arguments.images):
+        for pictures in repeated_sets(
+            backbone.image_size, arguments.products, arguments.images, arguments.share
+        ):
+            if pictures.kind not in arguments.kinds:
+                continue
             rows += measure(pictures, backbone, weights)
             for row in rows[-len(RULES) :]:
                 print(row, flush=True)
