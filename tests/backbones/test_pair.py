@@ -16,8 +16,6 @@ from clipspect.backbones.pair import BackbonePair, resample
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.export.exported_model import ExportedDetector
 
-TIMM = "timm:vit_tiny_patch16_224"
-
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory):
@@ -32,6 +30,16 @@ def other_model(tmp_path_factory):
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     return folder
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    """A folder of a timm model without text, at 96 pixels; its weights are drawn."""
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224"}')
+    (folder / "clipspect_model.json").write_text('{"image_size": 96}')
+    return str(folder)
 
 
 def maps(detector, plates):
@@ -67,14 +75,16 @@ def test_each_image_is_encoded_once_by_each(small_model, other_model, plates, mo
     assert rows == {"text": 10, "visual": 10}
 
 
-def test_another_grid_size_and_kind_of_model(small_model, plates, tmp_path):
-    detector = clipspect.load("dual-image", str(small_model), "random", visual_model=TIMM, device="cpu")
+def test_another_grid_size_and_kind_of_model(small_model, timm_folder, plates, tmp_path):
+    detector = clipspect.load(
+        "dual-image", str(small_model), "random", visual_model=timm_folder, device="cpu"
+    )
     backbone = detector.backbone
     assert isinstance(backbone, BackbonePair)
-    assert (backbone.image_size, backbone.is_random) == (224, True)
-    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert (backbone.image_size, backbone.is_random) == (96, True)
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     features = backbone.encode(images, detector.model.request)
-    assert features.grid == features.visual.grid == (4, 4)  # DINO's 14×14 on the grid of the text
+    assert features.grid == features.visual.grid == (4, 4)  # 6×6 on the grid of the text
     alone = backbone.visual.encode((images - 0.5) / 0.5, detector.model.request.visual)
     block = max(alone.value_patches)
     expected = torch.nn.functional.interpolate(
