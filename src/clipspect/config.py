@@ -180,6 +180,11 @@ class DetectorConfig:
         "Maximum number of images of a set that serve as each other's references.",
         "--set-size", REFERENCES, int, at_least=2,
     )  # fmt: skip
+    visual_model: str | None = _option(
+        None,
+        "A second model that images are compared by, such as DINOv2-B-518; --model compares them with sentences.",
+        "--visual-model", MODEL, absent="one model does both",
+    )  # fmt: skip
     seed: int = _option(0, "Seed of random weights.", "--seed", MODEL, int)
 
     def __post_init__(self) -> None:
@@ -193,6 +198,9 @@ class DetectorConfig:
             if getattr(self, name) not in get_args(allowed):
                 known = ", ".join(get_args(allowed))
                 raise UsageError(f"unknown {name} {getattr(self, name)!r}; there are: {known}")
+
+        if self.visual_model is not None and self.precision != "fp32":
+            raise UsageError(f"two models run in fp32; leave precision={self.precision} or visual_model out")
 
     @property
     def preset_settings(self) -> Mapping[str, Any]:

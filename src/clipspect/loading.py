@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import reduce
 from inspect import signature
 from operator import or_
 from typing import Any, ParamSpec
 
+from clipspect.backbones.base import RANDOM, Backbone
 from clipspect.backbones.loader import load_backbone
+from clipspect.backbones.pair import BackbonePair
 from clipspect.config import DetectorConfig, check_names, fill_preset, spec_of
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.ranges import ValueRange
@@ -75,19 +77,39 @@ def build_detector(config: DetectorConfig) -> Detector:
         prompts.sentences(
             one.prompts, "object", one.prompt_domain
         )  # a bad domain or phrase is an error before weights are loaded
-    backbone = load_backbone(
-        config.model,
-        config.weights,
-        image_size=config.image_size,
-        device=config.device,
-        seed=config.seed,
-        request=reduce(or_, (one.request() for one in methods)),
-        needs_text=any(one.needs_text for one in methods),
-    )
+        _ = one.anchor_source  # and so is a file of learned prompts
+    backbone = _load_backbones(config, methods)
     backbone, agreement = resolve_precision(backbone, config.precision)
     model = AnomalyModel(backbone, methods, prompts, config.batch_size)
     reader = make_reader(config, backbone.image_size)
     return Detector(model, reader, set_size=config.set_size, agreement=agreement, config=config)
+
+
+def _load_backbones(config: DetectorConfig, methods: Sequence[Method]) -> Backbone:
+    """Load the model, or the two models, of a configuration."""
+    request = reduce(or_, (one.request() for one in methods))
+    needs_text = any(one.needs_text for one in methods)
+    options: dict[str, Any] = {"device": config.device, "seed": config.seed}
+    visual = None
+    if config.visual_model is not None:
+        if request.visual is None or not needs_text:
+            names = ", ".join(one.name for one in methods)
+            raise UsageError(
+                f"visual_model goes with a method that compares images with sentences and with each other, such as"
+                f" dual-image or mutual, not with {names} alone; name the one model with --model"
+            )
+        weights = RANDOM if config.weights == RANDOM else None  # other weights belong to the first model
+        visual = load_backbone(config.visual_model, weights, request=request.visual, **options)
+        request = replace(request, visual=None)
+    text = load_backbone(
+        config.model,
+        config.weights,
+        image_size=config.image_size,
+        request=request,
+        needs_text=needs_text,
+        **options,
+    )
+    return text if visual is None else BackbonePair(text, visual)
 
 
 def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:

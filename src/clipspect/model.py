@@ -111,7 +111,7 @@ class AnomalyModel:
                     " choose a CLIP model, or a method without text (clipspect methods)"
                 )
         self.backbone.check(self.request)
-        self.request.resolved(self.backbone.depth)
+        self.backbone.resolve(self.request)
 
     @cached_property
     def request(self) -> FeatureRequest:
@@ -125,9 +125,14 @@ class AnomalyModel:
 
     @property
     def prompt_digest(self) -> str:
-        """Hash of every sentence the methods use."""
-        sentences = [self.prompts.sentences(m.prompts, "object", m.prompt_domain) for m in self.methods]
-        return hashlib.sha256(repr(sentences).encode()).hexdigest()[:16]
+        """Hash of every sentence and learned prompt the methods use."""
+        sources = [
+            self.prompts.sentences(m.prompts, "object", m.prompt_domain)
+            if m.anchor_source is None
+            else m.anchor_source.digest
+            for m in self.methods
+        ]
+        return hashlib.sha256(repr(sources).encode()).hexdigest()[:16]
 
     def set_object(self, name: str) -> AnomalyModel:
         """Name what is on the images. Text anchors are encoded once per object and cached on disk.
@@ -318,9 +323,12 @@ class AnomalyModel:
         )
 
     def _anchors(self, method: Method, name: str) -> TextAnchors:
-        key = (method.prompts, name, method.prompt_domain)
+        source = method.anchor_source
+        key = (method.prompts if source is None else source.digest, name, method.prompt_domain)
         anchors = self._cache.pop(key, None)
-        if anchors is None:
+        if anchors is None and source is not None:
+            anchors = source.anchors(self.backbone, name)
+        elif anchors is None:
             anchors = encode_anchors(self.backbone, *self.prompts.sentences(*key))
         self._cache[key] = anchors  # the latest comes last
         if len(self._cache) > CACHED_OBJECTS:

@@ -29,6 +29,8 @@ _FORMAT = "clipspect references 3"
 """3: each row's source; 2: the header holds a digest of everything else in the file."""
 _OLD_FORMAT = "clipspect references 2"
 _KEY = "clipspect"
+_VISUAL = "visual."
+"""How the names of a second backbone's tensors start."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class References:
         for what, there, here in pairs:
             if there != here:
                 raise ReferencesError(f"{path} was made for another {what}: {there!r}, not {here!r}; {again}")
-        missing = _missing(self.request, request.resolved(self.features.depth))
+        missing = _missing(self.request, _resolved(request, self.features))
         if missing:
             raise ReferencesError(
                 f"{path} was made for another method: it lacks {', '.join(missing)}; {again}"
@@ -136,9 +138,10 @@ def save_references(
     header = {
         "format": _FORMAT,
         "manifest": asdict(manifest),
-        "request": _request_to_json(request.resolved(features.depth)),
+        "request": _request_to_json(_resolved(request, features)),
         "grid": features.grid,
         "depth": features.depth,
+        "visual_depth": None if features.visual is None else features.visual.depth,
         "sources": None if features.sources is None else features.sources.keys,
         "calibrations": {method: one.to_dict() for method, one in calibrations.items()},
     }
@@ -173,7 +176,7 @@ def load_references(path: Path, device: torch.device | str = "cpu") -> Reference
         if header.pop("digest", None) != _digest(header, tensors):
             raise ReferencesError(f"{path} is damaged: it is not what was written; copy or build it again")
         manifest = Manifest(**header["manifest"])
-        features = _features(tensors, tuple(header["grid"]), int(header["depth"]))
+        features = _features(tensors, tuple(header["grid"]), int(header["depth"]), header.get("visual_depth"))
         sources = _sources(header, manifest, tensors.get("signatures"))
         features = replace(features, sources=sources)
         request = _request_from_json(header["request"])
@@ -218,10 +221,14 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     for name in ("views", "unprojected", "trunk"):
         if getattr(features, name) is not None:
             tensors[name] = getattr(features, name)
+    if features.visual is not None:
+        tensors |= {f"{_VISUAL}{name}": tensor for name, tensor in _tensors(features.visual).items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
+def _features(tensors: dict[str, Tensor], grid: Any, depth: int, visual_depth: int | None) -> Features:
+    visual = {name.removeprefix(_VISUAL): t for name, t in tensors.items() if name.startswith(_VISUAL)}
+
     def each(name: str) -> dict[int, Tensor]:
         prefix = f"{name}."
         return {int(key.removeprefix(prefix)): t for key, t in tensors.items() if key.startswith(prefix)}
@@ -237,16 +244,25 @@ def _features(tensors: dict[str, Tensor], grid: Any, depth: int) -> Features:
         windows=each("windows"),
         unprojected=tensors.get("unprojected"),
         trunk=tensors.get("trunk"),
+        visual=_features(visual, grid, visual_depth, None) if visual_depth is not None else None,
     )
+
+
+def _resolved(request: FeatureRequest, features: Features) -> FeatureRequest:
+    """The request with the block numbers of the backbone, or of the two, that made the features."""
+    return request.resolved(features.depth, None if features.visual is None else features.visual.depth)
 
 
 def _request_to_json(request: FeatureRequest) -> dict[str, Any]:
     values = {f.name: getattr(request, f.name) for f in fields(request)}
+    values["visual"] = None if request.visual is None else _request_to_json(request.visual)
     return {name: sorted(v) if isinstance(v, frozenset) else v for name, v in values.items()}
 
 
 def _request_from_json(values: dict[str, Any]) -> FeatureRequest:
     sets: dict[str, Any] = {name: frozenset(v) if isinstance(v, list) else v for name, v in values.items()}
+    if sets.get("visual") is not None:
+        sets["visual"] = _request_from_json(sets["visual"])
     return FeatureRequest(**sets)
 
 
@@ -264,4 +280,6 @@ def _missing(stored: FeatureRequest, wanted: FeatureRequest) -> list[str]:
         missing.append("tokens before the projection")
     if wanted.value_blocks and stored.value_blocks and wanted.start_block != stored.start_block:
         missing.append(f"V-V tokens that start at block {wanted.start_block}")
+    if wanted.visual is not None:
+        missing += _missing(stored.visual or FeatureRequest(), wanted.visual)
     return missing

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clipspect.errors import UsageError
@@ -37,6 +38,10 @@ BUILT_IN_METHODS: dict[str, tuple[str, str]] = {
     "mutual": ("mutual:Mutual", "text, and all other images of the set as references"),
     "musc": ("musc:MuSc", "all other images of the set as references, without text (MuSc)"),
     "clip": ("clip:CLIP", "the image embedding against two anchors: the baseline (CLIP-AC)"),
+    "anomaly-clip": (
+        "anomaly_clip:AnomalyCLIP",
+        "learned prompts, one image at a time; needs their checkpoint (AnomalyCLIP)",
+    ),
     "anomaly-dino": (
         "anomaly_dino:AnomalyDINO",
         "nearest patches of a few known-good images, without text (AnomalyDINO)",
@@ -123,10 +128,13 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def backbone_loader(model: str) -> BackboneLoader:
-    """Find what loads a model: timm or a plug-in for its ``prefix:``, open_clip for everything else."""
+    """Find what loads a model: timm or a plug-in for its ``prefix:``, timm for its folders, open_clip otherwise."""
     prefix, colon, _ = model.partition(":")
     plugins = _plugins("clipspect.backbones")
     loader: BackboneLoader
+    folder = Path(model)
+    if (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
+        prefix, colon = "timm", ":"  # a folder in timm's format
     if colon and prefix in BUILT_IN_BACKBONES:
         module, _, attribute = BUILT_IN_BACKBONES[prefix].partition(":")
         loader = getattr(import_module(module), attribute)

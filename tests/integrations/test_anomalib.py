@@ -29,12 +29,16 @@ from clipspect.errors import UsageError
 from clipspect.integrations.anomalib import (
     AnoClip,
     AnoClipPlus,
+    AnomalyDino,
     ClipspectModule,
     DualImage,
     DualImagePlus,
+    MuSc,
     Mutual,
+    Subspace,
 )
 from clipspect.integrations.anomalib_resize import ClipspectResize
+from clipspect.registry import list_methods
 from clipspect.training.layouts import render_pictures, write_layout
 from helpers.cases import CASES
 
@@ -155,6 +159,14 @@ def test_a_model_that_knows_no_object_says_so(root, engine, small_model):
         engine.predict(model=model(AnoClip, small_model), data_path=root / "own" / "plate" / "dent")
 
 
+def test_every_method_has_a_model(small_model):
+    kinds = {kind.method_name: kind for kind in ClipspectModule.__subclasses__()}
+    assert set(kinds) == set(list_methods())
+    for kind in (AnomalyDino, Subspace):
+        with pytest.raises(UsageError, match=r"good=detector\.calibrate"):
+            model(kind, small_model)
+
+
 @pytest.mark.slow
 def test_anomalibs_command_line_runs_it(root, tmp_path):
     command = [
@@ -182,7 +194,16 @@ def test_files_that_anomalib_reads_differently_score_as_in_detect(engine, small_
         np.testing.assert_allclose(theirs.anomaly_map.squeeze().numpy(), one.score_map, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "method"), [(AnoClip, "anoclip"), (DualImage, "dual-image")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (AnoClip, "anoclip"),
+        (DualImage, "dual-image"),
+        (MuSc, "musc"),
+        (AnomalyDino, "anomaly-dino"),
+        (Subspace, "subspace"),
+    ],
+)
 def test_with_known_good_images_labels_are_those_of_detect(engine, root, small_model, kind, method):
     folder = root / "own" / "plate" / "dent"
     detector = clipspect.load(method, str(small_model), image_size=64, device="cpu")

@@ -72,6 +72,36 @@ def test_residuals(recorded, halves, close, settings, name, atol):
     assert subspace.components.shape[1] == recorded[kept[name]]
 
 
+@pytest.mark.parametrize(
+    ("settings", "name", "atol"),
+    [
+        ({"rule": "euclidean"}, "euclidean", 2e-2),
+        ({"rule": "mahalanobis"}, "mahalanobis", 2e-5),
+        ({"rule": "cosine"}, "cosine", 2e-6),
+        ({"drop_components": 2}, "reconstruction_drop2", 1e-2),
+    ],
+)
+def test_optional_scores(recorded, halves, close, settings, name, atol):
+    method = make(recorded, **settings)
+    subspace = method.prepare_references(halves[0]).whole
+    close(subspace.scores(method.tokens(halves[1]), method.rule), recorded[f"score.{name}"], atol)
+    own = subspace.scores(subspace_tokens(method, halves), method.rule).mean()
+    if method.rule != "cosine":
+        assert float(own) == pytest.approx(subspace.mean_score(method.rule), rel=0.01)
+    scores = method.score(halves[1], MethodContext(None, (50, 50), [], references=halves[0]))
+    assert 0 <= scores.map.min() <= scores.map.max() <= 1
+
+
+def subspace_tokens(method, halves):
+    return method.tokens(halves[0]).double()
+
+
+def test_optional_image_scores_are_other_shares_of_the_map(recorded, close):
+    maps = torch.from_numpy(recorded["anomaly_map"]).flatten(1)
+    for name, share, atol in (("max", 1e-6, 5e-4), ("mtop5", 5 / maps.shape[1], 2e-4), ("mean", 1.0, 2e-4)):
+        close(highest_mean(maps, share), recorded[f"image_score.{name}"], atol)
+
+
 def test_residuals_in_float64(recorded, halves, close):
     method = make(recorded)
     subspace = method.prepare_references(halves[0]).whole

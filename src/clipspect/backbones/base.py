@@ -18,6 +18,7 @@ from clipspect.backbones.hub import WeightsFile
 from clipspect.backbones.levels import level_cache, read_levels
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
+from clipspect.prompts.learned import LearnedPrompts
 from clipspect.types import Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,6 +76,10 @@ class Backbone(ABC):
             UsageError: something this backbone cannot give.
         """
 
+    def resolve(self, request: FeatureRequest) -> FeatureRequest:
+        """Return a request with this backbone's block numbers. Raises UsageError for a block it does not have."""
+        return request.resolved(self.depth)
+
     def check(self, request: FeatureRequest) -> None:
         """Raise UsageError for a request that this backbone cannot serve, before anything is encoded."""
         return
@@ -92,6 +97,20 @@ class Backbone(ABC):
             UsageError: there is no text tower, or a sentence is too long for it.
         """
         raise UsageError(f"{self.name} has no text tower")
+
+    def encode_prompts(self, prompts: LearnedPrompts) -> Tensor:
+        """Embed learned prompts.
+
+        Args:
+            prompts: P prompts of token embeddings.
+
+        Returns:
+            (P, D) float32, not normalized.
+
+        Raises:
+            UsageError: the text tower is not CLIP's, or of another size.
+        """
+        raise UsageError(f"{self.name} takes no learned prompts; use ViT-L-14-336")
 
     def with_precision(self, precision: Precision) -> Self:
         """Return a copy whose matmuls run in another precision.
@@ -118,7 +137,7 @@ class Backbone(ABC):
         Raises:
             UsageError: a block, window or view this backbone cannot give.
         """
-        resolved = request.resolved(self.depth)
+        resolved = self.resolve(request)
 
         @torch.inference_mode()
         def encode(part: Tensor) -> Features:

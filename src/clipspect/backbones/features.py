@@ -34,12 +34,16 @@ PUBLISHED_BLOCKS = 12
 """The official AnoCLIP code replaces the attention of this many blocks, the last ones, whatever the depth."""
 
 StartBlock = int | Literal["auto"]
-"""How many blocks pass before the V-V stream starts; "auto" as published: all but the last 12 (docs/methods.md §1)."""
+"""How many blocks pass before the V-V stream starts; "auto" as published: all but the last 12 (docs/methods.md §1).
+Negative numbers count from the end: −19 is all but the last 19."""
+PositionRule = Literal["bicubic", "bilinear"]
+"""Interpolation of position embeddings."""
 
 
 def resolve_start(start_block: StartBlock, depth: int) -> int:
     """Number of blocks before the V-V stream in a backbone of ``depth`` blocks."""
-    return max(depth - PUBLISHED_BLOCKS, 0) if start_block == "auto" else start_block
+    start = -PUBLISHED_BLOCKS if start_block == "auto" else start_block
+    return max(depth + start, 0) if start < 0 else start
 
 
 def parse_blocks(text: str) -> tuple[frozenset[int], frozenset[Span]]:
@@ -104,6 +108,16 @@ class FeatureRequest:
     """Blocks of hidden states by relative depth."""
     reference_rotations: int = 1
     """Rotated copies of each reference image, itself among them; other images are encoded as they are."""
+    raw_class: bool = False
+    """Whether image embeddings without the final norm are needed (AnomalyCLIP)."""
+    positions: PositionRule = "bicubic"
+    """Interpolation of position embeddings at sizes the backbone was not trained at."""
+    visual: FeatureRequest | None = None
+    """Features that images are compared by; of the second backbone where there are two, of the same one otherwise."""
+
+    def merged(self) -> FeatureRequest:
+        """Return the request of one backbone that gives the visual features too."""
+        return self if self.visual is None else replace(self, visual=None) | self.visual
 
     def __or__(self, other: FeatureRequest) -> FeatureRequest:
         """Return the request that serves both.
@@ -116,6 +130,9 @@ class FeatureRequest:
             raise UsageError(
                 f"methods that share one encoding must share start_block; these ask for {sorted(starts, key=str)}"
             )
+        asks = [r for r in (self, other) if r != FeatureRequest()]
+        if len({r.positions for r in asks}) > 1:
+            raise UsageError("anomaly-clip interpolates positions in its own way; run it alone")
         return FeatureRequest(
             value_blocks=self.value_blocks | other.value_blocks,
             ordinary_blocks=self.ordinary_blocks | other.ordinary_blocks,
@@ -129,14 +146,28 @@ class FeatureRequest:
             hidden_blocks=self.hidden_blocks | other.hidden_blocks,
             hidden_spans=self.hidden_spans | other.hidden_spans,
             reference_rotations=max(self.reference_rotations, other.reference_rotations),
+            raw_class=self.raw_class or other.raw_class,
+            positions=asks[0].positions if asks else "bicubic",
+            visual=self.visual | other.visual
+            if self.visual is not None and other.visual is not None
+            else self.visual or other.visual,
         )
 
-    def resolved(self, depth: int) -> FeatureRequest:
+    def resolved(self, depth: int, visual_depth: int | None = None) -> FeatureRequest:
         """Return the request with every block number in 1…depth, and no spans.
+
+        Args:
+            depth: of the backbone.
+            visual_depth: of the second backbone, whose features stay a part of their own; None = there is one backbone.
 
         Raises:
             UsageError: a block the backbone does not have, or whose V-V stream has not started.
         """
+        if self.visual is not None:
+            if visual_depth is None:
+                return self.merged().resolved(depth)
+            own = replace(self, visual=None).resolved(depth)
+            return replace(own, visual=self.visual.resolved(visual_depth))
 
         def resolve(blocks: frozenset[int], spans: frozenset[Span]) -> frozenset[int]:
             numbers = block_numbers(blocks, spans, depth)
@@ -163,6 +194,8 @@ class FeatureRequest:
             trunk=self.trunk,
             hidden_blocks=resolve(self.hidden_blocks, self.hidden_spans),
             reference_rotations=self.reference_rotations,
+            raw_class=self.raw_class,
+            positions=self.positions,
         )
 
 
@@ -190,6 +223,10 @@ class Features:
     """(B, H, W, C) features of the convolutional trunk; None if the backbone has none."""
     hidden_patches: Mapping[int, Tensor] = field(default_factory=dict)
     """block → (B, H, W, width) ordinary patch tokens before the final norm and projection."""
+    raw_class: Tensor | None = None
+    """(B, D) unit image embeddings without the final norm."""
+    visual: Features | None = None
+    """Features of a second backbone on the same grid, by which images are compared; None if there is one backbone."""
     sources: Sources | None = None
     """Source image of each row; None if nothing is excluded from references."""
 
@@ -249,4 +286,6 @@ class Features:
             one("unprojected"),
             one("trunk"),
             each("hidden_patches"),
+            one("raw_class"),
+            None if first.visual is None else Features._map(combine, [p.visual for p in parts if p.visual]),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import get_args
 
 from clipspect.backbones.base import Backbone, check_device
 from clipspect.backbones.features import FeatureRequest
+from clipspect.backbones.fetch import folder_image_size
 from clipspect.backbones.presets import DEFAULT_MODEL, PRESETS
 from clipspect.errors import UsageError
 from clipspect.registry import backbone_loader
@@ -28,8 +30,8 @@ def load_backbone(
 
     Args:
         model: a preset ("tiny", "ViT-B-16-plus-240", …), any open_clip ViT or ResNet architecture, "hf-hub:org/name",
-            "timm:NAME" for a vision transformer of timm without text, a folder with ``open_clip_config.json`` and
-            weights, or an OpenAI checkpoint file.
+            "timm:NAME" for a vision transformer of timm without text, a folder with weights and open_clip's
+            ``open_clip_config.json`` or timm's ``config.json``, or an OpenAI checkpoint file.
         weights: a pretrained tag, a checkpoint file (safetensors, or ``.pt`` read with ``weights_only``), "random"
             for a seeded control, or None for the preset's own.
         image_size: input side in pixels, a multiple of the patch; None for the preset's or the model's own.
@@ -46,8 +48,8 @@ def load_backbone(
     if precision not in get_args(Precision):
         raise UsageError(f"unknown precision {precision!r}; there are: {', '.join(get_args(Precision))}")
     device = check_device(device)
-    if image_size is None and model in PRESETS:
-        image_size = PRESETS[model].image_size
+    if image_size is None:
+        image_size = PRESETS[model].image_size if model in PRESETS else folder_image_size(Path(model))
     architecture = model
     if model in PRESETS and PRESETS[model].architecture.startswith("timm:"):
         architecture, weights = PRESETS[model].architecture, weights or PRESETS[model].weights

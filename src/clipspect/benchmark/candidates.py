@@ -12,7 +12,7 @@ from typing import Any
 from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
-from clipspect.registry import list_methods, make_method
+from clipspect.registry import list_methods, make_method, method_class
 
 DEFAULT_SHOTS = 4
 """Number of references for methods that require some, as WinCLIP+ is usually reported."""
@@ -49,7 +49,8 @@ def make_candidates(
     """Return the candidates of a run.
 
     Args:
-        names: method names; "all" stands for every method of the registry.
+        names: method names; "all" stands for every method of the registry; one that needs a checkpoint only if
+            that is among the settings.
         settings: settings; each is passed to the methods that have it.
         sweep: setting → values; a method that has the setting becomes one candidate per value.
         preset: settings that go to the methods that have them, and are in no label; ``settings`` replace them.
@@ -58,7 +59,10 @@ def make_candidates(
     Raises:
         UsageError: an unknown method, a setting no method has, a name given twice.
     """
-    wanted = list(list_methods()) if list(names) == ["all"] else list(names)
+    wanted = list(names)
+    if wanted == ["all"]:
+        without = {name for name in list_methods() if method_class(name).needs_file}
+        wanted = [name for name in list_methods() if name not in without or "checkpoint" in settings]
     if len(set(wanted)) < len(wanted):
         raise UsageError("name each method only once")
     known = {name: make_method(name).settings() for name in wanted}

@@ -12,7 +12,9 @@ from clipspect.cli.output import console
 from clipspect.cli.strict import StrictCommand
 from clipspect.config import DetectorConfig
 
-models_app = typer.Typer(help="List models, or measure a model's level for one image alone.")
+models_app = typer.Typer(
+    help="List models, fetch one for use offline, or measure a model's level for one image alone."
+)
 
 
 @models_app.callback(invoke_without_command=True)
@@ -41,7 +43,8 @@ def models(context: typer.Context) -> None:
     console().print(
         "Also: any ViT or ResNet of open_clip with --weights TAG or FILE (ViT-B-32, RN50 …), hf-hub:org/name,\n"
         "timm:NAME for a vision transformer of timm without text (timm:vit_small_patch14_reg4_dinov2),\n"
-        "a folder with open_clip_config.json and weights, an OpenAI checkpoint file."
+        "a folder with weights and open_clip_config.json, or config.json of timm, an OpenAI checkpoint file.\n"
+        "For a machine without a network: clipspect models fetch NAME --to FOLDER, then --model FOLDER."
     )
 
 
@@ -85,6 +88,34 @@ def _published(digits: str) -> str:
     if not digits:
         return "none is published"
     return "as published" if len(digits) == 64 else f"as published: {digits}…"
+
+
+@models_app.command(cls=StrictCommand)
+def fetch(
+    name: Annotated[str, typer.Argument(help="A model of this list, or timm:NAME.", show_default=False)],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            help="Write a folder that works offline on another machine [default: the hub's cache here].",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Download a model's files; print size, license and SHA-256.
+
+    With --to the files go into a folder of their own. Copy it to another machine and pass it with --model FOLDER.
+    """
+    from clipspect.backbones.fetch import fetch_model, license_of
+
+    with console(stderr=True).status(f"fetching {name}"):
+        files = fetch_model(name, to)
+    for file in files:
+        line = f"{file.sha256}  {file.path.name}  {file.size / 1e6:.1f} MB"
+        console().print(line, highlight=False, soft_wrap=True)
+    console().print(f"license of the weights: {license_of(name)}", highlight=False)
+    where = name if to is None else str(to)
+    console().print(f"use it with: --model {where}", highlight=False, soft_wrap=True)
 
 
 @models_app.command(cls=StrictCommand)

@@ -25,7 +25,7 @@ EXIT_SOME_FAILED = 3
 
 
 @opt.detector_options(
-    "method", "settings", "model", "weights", "preset", "object_as_is",
+    "method", "settings", "model", "visual_model", "weights", "preset", "object_as_is",
     "image_size", "device", "precision", "batch_size", "aspect",
     "interpolation", "tile", "max_pixels", "bit_depth", "window", "domain", "prompts", "normal", "abnormal", "set_size",
 )  # fmt: skip

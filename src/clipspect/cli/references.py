@@ -26,8 +26,8 @@ def _references() -> None:
 
 @references_app.command(cls=StrictCommand)
 @opt.detector_options(
-    "method", "settings", "model", "weights", "image_size", "device", "precision", "aspect", "interpolation", "tile",
-    "max_pixels", "bit_depth", "window", method="dual-image",
+    "method", "settings", "model", "visual_model", "weights", "image_size", "device", "precision", "aspect",
+    "interpolation", "tile", "max_pixels", "bit_depth", "window", method="dual-image",
 )  # fmt: skip
 def build(
     good: Annotated[Path, typer.Argument(help="A known-good image, or a folder.", show_default=False)],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipspect.backbones.pair import BackbonePair
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.model import calibrated
@@ -41,11 +42,13 @@ class ExportedDetector(nn.Module):
             raise UsageError(
                 "views=official encodes every image 23 times and is not exported; use views=none"
             )
+        if isinstance(detector.backbone, BackbonePair):
+            raise UsageError("two backbones are not exported; load the detector without visual_model")
         if detector.backbone.precision != "fp32":
             raise UsageError("export needs fp32 weights; load the detector with precision fp32")
         self.model = detector.model.set_object(object)
         self.backbone, self.method = detector.backbone, detector.methods[0]
-        self.request = self.model.request.resolved(self.backbone.depth)
+        self.request = self.backbone.resolve(self.model.request)
         self.network = self.backbone.network  # registered, so that its weights are the graph's
         self.calibration = calibration
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))

@@ -43,7 +43,7 @@ from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel, calibrated
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.references import GoodImages
-from clipspect.registry import make_method
+from clipspect.registry import make_method, method_class
 
 
 class ClipspectModel(nn.Module):
@@ -189,9 +189,13 @@ class ClipspectModule(AnomalibModule):
             visualizer: an anomalib visualizer, or whether to use the default.
 
         Raises:
-            UsageError: an unknown backbone, setting or domain.
+            UsageError: an unknown backbone, setting or domain, or no ``good`` for a method that needs it.
             WeightsError: missing weights.
         """
+        if method_class(self.method_name).needs_references and good is None:
+            raise UsageError(
+                f"{self.method_name} learns from known-good images; pass good=detector.calibrate(folder, object)"
+            )
         model = ClipspectModel(make_method(self.method_name, settings), backbone, weights, image_size)
         own = model.backbone
         super().__init__(
@@ -366,3 +370,45 @@ class Mutual(ClipspectModule):
     """Mutual scoring: all other images of the set as references (after MuSc, arXiv 2401.16753)."""
 
     method_name = "mutual"
+
+
+class MuSc(ClipspectModule):
+    """MuSc: all other images of the set as references, without text (arXiv 2401.16753)."""
+
+    method_name = "musc"
+
+
+class AnomalyDino(ClipspectModule):
+    """AnomalyDINO: nearest patches of known-good images, without text (arXiv 2405.14529)."""
+
+    method_name = "anomaly-dino"
+
+
+class Subspace(ClipspectModule):
+    """SubspaceAD: distance from the subspace of known-good patches, without text."""
+
+    method_name = "subspace"
+
+
+class AnomalyClip(ClipspectModule):
+    """AnomalyCLIP: learned prompts; ``settings={"checkpoint": FILE}`` (arXiv 2310.18961)."""
+
+    method_name = "anomaly-clip"
+
+
+class Clip(ClipspectModule):
+    """CLIP-AC: the image embedding against two anchors, the baseline."""
+
+    method_name = "clip"
+
+
+class WinClip(ClipspectModule):
+    """WinCLIP: windows at several scales against sentences (arXiv 2303.14814)."""
+
+    method_name = "winclip"
+
+
+class WinClipPlus(ClipspectModule):
+    """WinCLIP+: WinCLIP with a few known-good images (arXiv 2303.14814)."""
+
+    method_name = "winclip+"

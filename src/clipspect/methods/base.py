@@ -13,6 +13,7 @@ from torch import Tensor
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import UsageError
 from clipspect.prompts.anchors import TextAnchors
+from clipspect.prompts.learned import AnchorSource
 
 if TYPE_CHECKING:
     from clipspect.backbones.base import Backbone
@@ -112,6 +113,8 @@ class Method(ABC):
     needs_text: ClassVar[bool] = True
     """Whether it uses text embeddings; False for methods that run on a backbone without a text encoder."""
 
+    needs_file: ClassVar[bool] = False
+    """Whether one of its settings names a file that it cannot run without."""
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Inherited settings that mean nothing to it: neither listed nor accepted."""
 
@@ -138,6 +141,15 @@ class Method(ABC):
     def prompt_domain(self) -> str:
         """Return the domain of its prompts, empty for that of the run."""
         return ""
+
+    @property
+    def anchor_source(self) -> AnchorSource | None:
+        """Return where its text anchors come from; None = the sentences of :attr:`prompts`.
+
+        Raises:
+            UsageError, WeightsError: a file that is needed and not given, or not readable.
+        """
+        return None
 
     @abstractmethod
     def request(self) -> FeatureRequest:

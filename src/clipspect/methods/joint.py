@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -116,7 +116,7 @@ class JointMethod(AnoCLIP):
             value = FeatureRequest(value_blocks=blocks, value_spans=spans, start_block=self.start_block)
             visual = value if self.path == "value" else hidden
         visual |= FeatureRequest(trunk=self.visual_features != "blocks")
-        return super().request() | visual if self.needs_text else visual
+        return replace(super().request(), visual=visual) if self.needs_text else FeatureRequest(visual=visual)
 
     @abstractmethod
     def gather(self, pool: Features, context: MethodContext) -> References | None:
@@ -155,7 +155,9 @@ class JointMethod(AnoCLIP):
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
-            if references is not None and (references.trunk is None) != (pool.trunk is None):
+            if references is not None and (compared_by(references).trunk is None) != (
+                compared_by(pool).trunk is None
+            ):
                 raise ReferencesError(
                     "the references were encoded with another setting of visual_features; build them again"
                 )
@@ -259,6 +261,7 @@ class JointMethod(AnoCLIP):
 
     def visual_patches(self, features: Features) -> list[Tensor]:
         """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized."""
+        features = compared_by(features)
         kinds: dict[str, Mapping[int, Tensor]] = {
             "value": features.value_patches,
             "ordinary": features.ordinary_patches,
@@ -268,3 +271,8 @@ class JointMethod(AnoCLIP):
         if features.trunk is None or self.visual_features == "blocks":
             return blocks
         return [features.trunk, *(blocks if self.visual_features == "both" else [])]
+
+
+def compared_by(features: Features) -> Features:
+    """Return the features that images are compared by: those of the second backbone where there are two."""
+    return features if features.visual is None else features.visual

@@ -8,17 +8,21 @@ code by ``tests/parity2/test_subspace.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features, block_numbers, parse_blocks
-from clipspect.methods.base import MethodContext, Scores, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
 from clipspect.methods.few_shot import FewShot, distinct_rows, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
 from clipspect.methods.visual import reference_notes
 
+Rule = Literal["reconstruction", "euclidean", "mahalanobis", "cosine"]
+_LEAST_VARIANCE = 1e-6
+"""Added to the variances of "mahalanobis", as in the official code."""
 _BLUR_SIGMA, _BLUR_RADIUS = 4.0, 1
 """The official blur: a Gaussian of sigma 4 cut to 3×3, close to a mean filter."""
 
@@ -33,11 +37,46 @@ class Subspace:
     """(D, K) float64, orthonormal columns."""
     eigenvalues: Tensor
     """(D,) float64 variances of all components, descending."""
+    dropped: int = 0
+    """Number of first components that are left out of :attr:`components`."""
+
+    @property
+    def kept_variances(self) -> Tensor:
+        """(K,) float64 variances of the components."""
+        return self.eigenvalues[self.dropped : self.dropped + self.components.shape[1]].clamp_min(0)
 
     @property
     def mean_residual(self) -> float:
         """Mean squared residual of the patches it was fitted to."""
-        return float(self.eigenvalues[self.components.shape[1] :].clamp_min(0).sum())
+        return float((self.eigenvalues.clamp_min(0).sum() - self.kept_variances.sum()).clamp_min(0))
+
+    def mean_score(self, rule: Rule) -> float:
+        """Mean score of the patches it was fitted to; for "cosine", 1, the half of its range."""
+        if rule == "reconstruction":
+            return self.mean_residual
+        inside = float(self.kept_variances.sum())
+        return {"euclidean": inside, "mahalanobis": float(len(self.kept_variances)), "cosine": 1.0}[rule]
+
+    def scores(self, tokens: Tensor, rule: Rule) -> Tensor:
+        """Score tokens by one of the official rules.
+
+        Args:
+            tokens: (..., D).
+            rule: "reconstruction": :meth:`residuals`. "euclidean": squared length inside the subspace. "mahalanobis":
+                the same, each component divided by its variance. "cosine": 1 − cosine of token and reconstruction.
+
+        Returns:
+            (...) in the tokens' dtype.
+        """
+        if rule == "reconstruction":
+            return self.residuals(tokens)
+        components, mean = self.components.to(tokens.dtype), self.mean.to(tokens.dtype)
+        inside = (tokens - mean) @ components
+        if rule == "euclidean":
+            return inside.square().sum(-1)
+        if rule == "mahalanobis":
+            return (inside.square() / (self.kept_variances.to(tokens.dtype) + _LEAST_VARIANCE)).sum(-1)
+        return 1 - F.cosine_similarity(tokens, mean + inside @ components.T, dim=-1)
 
     def residuals(self, tokens: Tensor) -> Tensor:
         """Squared length of each token's part outside the subspace.
@@ -86,6 +125,11 @@ class SubspaceAD(FewShot):
     """Share of the variance the subspace keeps; the rest is the distance."""
     components: int = 0
     """Number of components in place of that share; 0 = by the share."""
+    drop_components: int = 0
+    """Number of first components that do not belong to the subspace."""
+    rule: Rule = "reconstruction"
+    """Score of a patch: "reconstruction" (squared distance from the subspace, the official default), "euclidean" and
+    "mahalanobis" (distance from the mean inside it), or "cosine" (angle to the projection)."""
     top_share: float = 0.01
     """Share of the map's pixels, the highest, whose mean is the image score."""
 
@@ -98,6 +142,8 @@ class SubspaceAD(FewShot):
             parse_blocks(self.blocks)
         check_range("variance", self.variance, 0.01, 0.999999)
         check_range("components", self.components, 0, 1e6)
+        check_range("drop_components", self.drop_components, 0, 1e6)
+        check_choice("rule", self.rule, ("reconstruction", "euclidean", "mahalanobis", "cosine"))
         check_range("top_share", self.top_share, 1e-6, 1)
 
     def request(self) -> FeatureRequest:
@@ -128,7 +174,8 @@ class SubspaceAD(FewShot):
         values, vectors = torch.linalg.eigh(covariance)
         values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
         kept = self.components or kept_components(values, self.variance)
-        return Subspace(shift + offset, vectors[:, :kept], values)
+        dropped = min(self.drop_components, kept - 1)  # one component is always kept
+        return Subspace(shift + offset, vectors[:, dropped:kept], values, dropped)
 
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Residual map, upsampled and blurred; the mean of its highest pixels is the image score.
@@ -144,8 +191,8 @@ class SubspaceAD(FewShot):
             if not rows:  # the row's note says that no other image was there
                 continue
             subspace = self.without(known, rows)
-            grids[images] = subspace.residuals(tokens[images])
-            scales[images] = max(subspace.mean_residual, 1e-12)
+            grids[images] = subspace.scores(tokens[images], self.rule).clamp_min(0)
+            scales[images] = max(subspace.mean_score(self.rule), 1e-12)
         blurred = self.finish(grids, context.size)
         image = highest_mean(blurred.flatten(1), self.top_share)
         wide = scales.view(-1, 1, 1)

@@ -18,7 +18,7 @@ from clipspect.backbones.features import FeatureRequest, Features, resolve_start
 from clipspect.backbones.levels import LEVEL_FILE
 from clipspect.backbones.openclip.blocks import cast_products, fast_bf16
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainVision
-from clipspect.backbones.openclip.text_tower import encode_sentences, is_standard_text
+from clipspect.backbones.openclip.text_tower import encode_learned, encode_sentences, is_standard_text
 from clipspect.backbones.openclip.value_attention import (
     Tokens,
     check_vit,
@@ -29,6 +29,7 @@ from clipspect.backbones.openclip.value_attention import (
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.views import official_views
 from clipspect.errors import UsageError
+from clipspect.prompts.learned import LearnedPrompts, check_width
 from clipspect.types import Precision
 
 _SENTENCES_PER_PASS = 512
@@ -141,6 +142,11 @@ class OpenClipBackbone(Backbone):
             None if tokens.unprojected is None else tokens.unprojected.float().unflatten(1, grid),
             None if tokens.trunk is None else tokens.trunk.float().unflatten(1, grid),
             hidden_patches={block: t.float().unflatten(1, grid) for block, t in tokens.hidden.items()},
+            raw_class=(
+                F.normalize(tokens.raw_class.float(), dim=-1)
+                if request.raw_class and tokens.raw_class is not None
+                else None
+            ),
         )
 
     def _forward(self, images: Tensor, request: FeatureRequest) -> tuple[Tokens, tuple[int, int]]:
@@ -155,7 +161,10 @@ class OpenClipBackbone(Backbone):
                 start_block=resolve_start(request.start_block, self.depth),
                 unprojected=request.unprojected,
                 trunk=request.trunk,
+                positions=request.positions,
             )
+        if request.raw_class or request.positions != "bicubic":
+            raise UsageError("anomaly-clip needs a vision transformer; this backbone is a ResNet")
         if request.unprojected or request.hidden_blocks:
             raise UsageError("a ResNet backbone has no hidden states; use a ViT, or musc with path=ordinary")
         images = images.to(self._dtype)
@@ -185,6 +194,20 @@ class OpenClipBackbone(Backbone):
         tokens = self.tokenize(sentences).to(self.device)
         encode = partial(encode_sentences, self._model) if self._own_text else self._model.encode_text
         return torch.cat([encode(part).float() for part in tokens.split(_SENTENCES_PER_PASS)])
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: LearnedPrompts) -> Tensor:
+        """Return (P, D) float32 embeddings of learned prompts, not normalized."""
+        if not self._own_text:
+            return super().encode_prompts(prompts)
+        context, width = self._model.positional_embedding.shape
+        check_width(prompts, width, context, len(self._model.transformer.resblocks), self.name)
+        moved = LearnedPrompts(
+            prompts.embeddings.to(self.device),
+            prompts.ends.to(self.device),
+            tuple(tokens.to(self.device) for tokens in prompts.deep),
+        )
+        return encode_learned(self._model, moved).float()
 
 
 def _is_vit(visual: nn.Module, name: str) -> bool:

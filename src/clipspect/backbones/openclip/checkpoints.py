@@ -129,16 +129,7 @@ def _from_architecture(name: str, weights: str | None) -> LoadedModel:
     check_towers(open_clip.get_model_config(name), name)
     config = weights_config(name, weights)
     tokenizer = _tokenizer(name)
-    try:
-        file = fetch_weights(config)
-    except WeightsError:
-        raise
-    except Exception as error:  # open_clip and the hub client raise many types if weights are unavailable
-        raise WeightsError(
-            f"the weights {weights!r} of {name} are not on this machine and could not be downloaded. Needed:"
-            f" {_source_in_words(config)}. Fetch it on a connected machine and pass it with --weights FILE (Python:"
-            " weights='FILE'), or use the model that ships with clipspect (--model tiny)."
-        ) from error
+    file = download_weights(name, weights)
     quick = bool(config.get("quick_gelu", False))
     prepared = {key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in config}
     built = open_clip.create_model(
@@ -150,6 +141,25 @@ def _from_architecture(name: str, weights: str | None) -> LoadedModel:
     )
     _load(built, file.path, f"the architecture {name}")
     return LoadedModel(built.eval(), tokenizer, weights, file)
+
+
+def download_weights(name: str, tag: str) -> WeightsFile:
+    """Find an architecture's pretrained weights on this machine, or download them.
+
+    Raises:
+        WeightsError: they are neither here nor on the hub, or not what their publisher says.
+    """
+    config = weights_config(name, tag)
+    try:
+        return fetch_weights(config)
+    except WeightsError:
+        raise
+    except Exception as error:  # open_clip and the hub client raise many types if weights are unavailable
+        raise WeightsError(
+            f"the weights {tag!r} of {name} are not on this machine and could not be downloaded. Needed:"
+            f" {_source_in_words(config)}. Fetch it on a connected machine (clipspect models fetch) and pass it with"
+            " --weights FILE (Python: weights='FILE'), or use the model that ships with clipspect (--model tiny)."
+        ) from error
 
 
 def _from_hub(model: str, weights: str | None) -> LoadedModel:
@@ -310,7 +320,7 @@ def _is_openai(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     from open_clip.factory import load_state_dict
 
-    _check_digest(path)
+    check_digest(path)
     try:
         if is_torchscript(path):
             return dict(read_tensors(path))
@@ -341,7 +351,7 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
         raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
 
 
-def _check_digest(path: Path) -> None:
+def check_digest(path: Path) -> None:
     """Check a file against ``FILE.sha256`` next to it, in sha256sum's format, if that file exists."""
     beside = path.with_name(f"{path.name}{_DIGEST_SUFFIX}")
     if not beside.is_file():
@@ -357,7 +367,7 @@ def _check_digest(path: Path) -> None:
 
 def _check_safetensors(path: Path) -> None:
     """Check header and length only, to read a large file once; check all bytes if a SHA-256 file exists."""
-    _check_digest(path)
+    check_digest(path)
     try:
         with safe_open(path, framework="pt"):
             pass

@@ -20,6 +20,7 @@ from clipspect.backbones.openclip.blocks import (
     mlp_residual,
     project_heads,
 )
+from clipspect.prompts.learned import LearnedPrompts
 
 
 def is_standard_text(model: Any) -> bool:
@@ -45,11 +46,33 @@ def encode_sentences(model: Any, tokens: Tensor) -> Tensor:
     # The end-of-text token has the highest id in CLIP's vocabulary, or a configured id in others.
     ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
     pooled: Tensor = model.ln_final(x[places.gather(1, ends.argmax(1, keepdim=True))[:, 0]])
+    return _project(model, pooled)
+
+
+def _project(model: Any, pooled: Tensor) -> Tensor:
     projection = model.text_projection
     if projection is None:
         return pooled
     projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
     return projected
+
+
+def encode_learned(model: Any, prompts: LearnedPrompts) -> Tensor:
+    """Return (P, D) embeddings of learned prompts, not normalized.
+
+    Deep prompts replace the tokens after the start token before each block from the second on (AnomalyCLIP, arXiv
+    2310.18961, §3.2).
+    """
+    x = prompts.embeddings + model.positional_embedding  # (P, L, C)
+    for number, block in enumerate(model.transformer.resblocks):
+        if 0 < number <= len(prompts.deep):
+            tokens = prompts.deep[number - 1]
+            x = torch.cat([x[:, :1], tokens.expand(len(x), -1, -1), x[:, 1 + len(tokens) :]], 1)
+        q, k, v = project_heads(block, x)
+        x = x + attention_residual(block, attend(q, k, v, causal=True))
+        x = x + mlp_residual(block, x)
+    pooled: Tensor = model.ln_final(x[torch.arange(len(x), device=x.device), prompts.ends])
+    return _project(model, pooled)
 
 
 def shared_beginnings(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipspect.backbones.cpu.linear import linear
+from clipspect.backbones.features import PositionRule
 from clipspect.backbones.openclip.blocks import (
     attend,
     attention_residual,
@@ -46,15 +47,20 @@ class Tokens:
     """(B, N, C) features of the convolutional trunk, for comparing images; None without a trunk."""
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     """block → (B, N, width) ordinary patch tokens before ``ln_post``."""
+    raw_class: Tensor | None = None
+    """(B, D) class tokens through the projection without ``ln_post``; None for a ResNet."""
 
 
-def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings to another patch grid: bicubic, antialiased, class token unchanged.
+def interpolate_positions(
+    positions: Tensor, grid: tuple[int, int], base: tuple[int, int], rule: PositionRule = "bicubic"
+) -> Tensor:
+    """Interpolate position embeddings to another patch grid; the class token's stays.
 
     Args:
         positions: (1 + h·w, C) as trained.
         grid: target (H, W).
         base: trained (h, w).
+        rule: "bicubic", antialiased; or "bilinear", not antialiased, as AnomalyCLIP's official code.
 
     Returns:
         (1 + H·W, C).
@@ -63,12 +69,12 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], base: tuple[
         return positions
     cls, patches = positions[:1], positions[1:]
     image = patches.float().unflatten(0, base).permute(2, 0, 1)[None]  # (1, C, h, w)
-    image = F.interpolate(image, grid, mode="bicubic", antialias=True, align_corners=False)
+    image = F.interpolate(image, grid, mode=rule, antialias=rule == "bicubic", align_corners=False)
     return torch.cat([cls, image[0].flatten(1).T.to(positions.dtype)])
 
 
 def embed_patches(
-    visual: Any, images: Tensor, features: Tensor | None = None
+    visual: Any, images: Tensor, features: Tensor | None = None, positions: PositionRule = "bicubic"
 ) -> tuple[Tensor, tuple[int, int]]:
     """Return patch and class tokens with positions, before ``ln_pre``, for any size divisible by the patch.
 
@@ -76,6 +82,7 @@ def embed_patches(
         visual: an open_clip ``VisionTransformer``, or a ``PlainVision``.
         images: (B, 3, S, T) normalized.
         features: (B, C, H, W) of the vision encoder's trunk if already computed.
+        positions: rule of :func:`interpolate_positions`.
 
     Returns:
         (B, 1 + H·W, width) tokens and (H, W).
@@ -101,9 +108,9 @@ def embed_patches(
         vectors = features.flatten(2).transpose(1, 2)  # (B, N, C)
     weight = visual.conv1.weight
     patches = linear(vectors.to(weight.dtype), weight.flatten(1))
-    cls, positions = visual.class_embedding, visual.positional_embedding
+    cls, trained = visual.class_embedding, visual.positional_embedding
     tokens = torch.cat([cls.expand(patches.shape[0], 1, -1), patches.to(cls.dtype)], 1)
-    return tokens + interpolate_positions(positions, grid, tuple(visual.grid_size)), grid
+    return tokens + interpolate_positions(trained, grid, tuple(visual.grid_size), positions), grid
 
 
 def check_vit(visual: Any) -> None:
@@ -128,6 +135,7 @@ def encode_vit(
     unprojected: bool = False,
     trunk: bool = False,
     features: Tensor | None = None,
+    positions: PositionRule = "bicubic",
 ) -> tuple[Tokens, tuple[int, int]]:
     """Run an open_clip vision transformer and its V-V stream in one pass (docs/methods.md §1).
 
@@ -144,6 +152,7 @@ def encode_vit(
         unprojected: also the ordinary patch tokens after ``ln_post`` alone.
         trunk: also the features of the trunk, where the vision tower has one.
         features: (B, C, H, W) of the trunk where they are known already.
+        positions: rule of :func:`interpolate_positions`.
 
     Returns:
         The tokens, and the (H, W) of the patch grid.
@@ -161,7 +170,7 @@ def encode_vit(
 
     if features is None and getattr(visual, "trunk", None) is not None:
         features = visual.trunk(images)
-    x, grid = embed_patches(visual, images, features)
+    x, grid = embed_patches(visual, images, features, positions)
     x = visual.ln_pre(visual.patch_dropout(x))
     stream, value, ordinary, hidden = x, {}, {}, {}
     for number, block in enumerate(blocks, start=1):
@@ -185,7 +194,8 @@ def encode_vit(
     pooled, _ = visual._pool(x)
     pooled = pooled if visual.proj is None else pooled @ visual.proj
     compared = visual.trunk.compared(features) if trunk and features is not None else None
-    return Tokens(pooled, value, ordinary, raw, compared, hidden), grid
+    raw_class = x[:, 0] if visual.proj is None else x[:, 0] @ visual.proj
+    return Tokens(pooled, value, ordinary, raw, compared, hidden, raw_class), grid
 
 
 def encode_resnet(

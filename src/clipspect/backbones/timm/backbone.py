@@ -94,8 +94,11 @@ class TimmBackbone(Backbone):
 
     def check(self, request: FeatureRequest) -> None:
         """Raise UsageError for windows, and for V-V tokens where they are not defined."""
+        request = request.merged()
         if (request.value_blocks or request.value_spans) and self._problem is not None:
             raise refuse_values(self.name, self._problem)
+        if request.raw_class:
+            raise UsageError(f"{self.name}: anomaly-clip needs one of open_clip's own vision transformers")
         if request.windows:
             raise UsageError(
                 f"{self.name}: WinCLIP's windows need one of open_clip's own vision transformers"

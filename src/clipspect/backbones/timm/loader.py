@@ -1,7 +1,8 @@
-"""From ``timm:NAME`` to a backbone: pretrained weights, a local file, or seeded random weights."""
+"""From ``timm:NAME`` or a folder to a backbone: pretrained weights, a local file, or seeded random weights."""
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from clipspect.backbones.timm.tower import check_trunk, value_path_problem
 from clipspect.errors import UsageError, WeightsError
 
 PREFIX = "timm:"
-_WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+_CONFIG = "config.json"
 
 
 class TimmLoader:
-    """Loads ``timm:NAME``, ``timm:NAME.TAG`` and ``timm:hf-hub:org/name``."""
+    """Loads ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:org/name`` and folders with timm's ``config.json``."""
 
     def check(self, model: str, request: FeatureRequest, *, needs_text: bool) -> None:
         """Refuse what a model cannot give before its weights are downloaded.
@@ -50,7 +52,7 @@ class TimmLoader:
         """Load a backbone in float32.
 
         Args:
-            model: ``timm:`` and a name of timm, with or without a pretrained tag.
+            model: ``timm:`` and a name of timm, with or without a pretrained tag; or a folder.
             weights: a tag, a checkpoint file (safetensors, or read with ``weights_only``), "random", or None for the
                 name's own.
             image_size: input side in pixels; None for the model's own.
@@ -63,7 +65,11 @@ class TimmLoader:
         """
         from timm.data.config import resolve_model_data_config
 
-        name, file = _known(model), None
+        name, file, kept = _known(model), None, _folder_config(model)
+        if kept and weights is None:
+            weights = str(Path(model) / WEIGHTS_FILE)
+            if not Path(weights).is_file():
+                raise WeightsError(f"{model} holds no weights; {WEIGHTS_FILE} is looked for")
         if weights == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -80,7 +86,7 @@ class TimmLoader:
                 check_trunk(_create(tagged), model)
             trunk, file = _download(tagged, model)
             label = tagged
-        config = resolve_model_data_config(trunk)
+        config = {**resolve_model_data_config(trunk), **kept.get("pretrained_cfg", {})}
         backbone = TimmBackbone(
             trunk,
             name=model,
@@ -107,6 +113,7 @@ def check_architecture(name: str, model: str, request: FeatureRequest) -> None:
         trunk = _create(name)
     check_trunk(trunk, model)
     problem = value_path_problem(trunk)
+    request = request.merged()
     if (request.value_blocks or request.value_spans) and problem is not None:
         raise refuse_values(model, problem)
     request.resolved(len(trunk.blocks))
@@ -116,13 +123,33 @@ def _known(model: str) -> str:
     """The name below ``timm:``. Raises UsageError with a suggestion for an unknown one."""
     import timm
 
-    name = model.removeprefix(PREFIX)
+    config = _folder_config(model)
+    name = str(config["architecture"]) if config else model.removeprefix(PREFIX)
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "names are those of timm.list_models()"
         raise UsageError(f"timm knows no model {architecture!r}; {hint}")
     return name
+
+
+def _folder_config(model: str) -> dict[str, Any]:
+    """Read timm's description of a model folder; empty for a name. Raises WeightsError for a damaged one."""
+    path = Path(model) / _CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = config.get("pretrained_cfg") or {}
+        sides = {key: tuple(kept[key]) for key in ("mean", "std") if key in kept}
+        return {"architecture": config["architecture"], "pretrained_cfg": sides}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: not timm's description of a model ({error})") from error
+
+
+def tagged_name(model: str) -> str:
+    """Name a model as timm does, with its pretrained tag, from ``timm:NAME``. Raises UsageError for an unknown one."""
+    return _tagged(_known(model), None)
 
 
 def _create(name: str) -> Any:
@@ -164,10 +191,10 @@ def _download(name: str, model: str) -> tuple[Any, WeightsFile]:
     repository = weights_repository(name)
     try:
         with hub_access():
-            path = Path(hf_hub_download(repository, _WEIGHTS))
+            path = Path(hf_hub_download(repository, WEIGHTS_FILE))
     except Exception as error:  # the hub client raises many kinds, all meaning "not to be had"
         raise WeightsError(
-            f"the weights of {model} are not on this machine and could not be downloaded. Needed: {_WEIGHTS} of the"
+            f"the weights of {model} are not on this machine and could not be downloaded. Needed: {WEIGHTS_FILE} of the"
             f" repository {repository!r} on the Hugging Face hub. Fetch it on a connected machine and pass it with"
             " --weights FILE (Python: weights='FILE'), or use the model that ships with clipspect (--model tiny)."
         ) from error
@@ -201,6 +228,9 @@ def _load_file(trunk: nn.Module, path: Path, model: str) -> None:
     """Load a local checkpoint of timm's or of the original publisher; every tensor must fit."""
     from timm.models import eva, vision_transformer
 
+    from clipspect.backbones.openclip.checkpoints import check_digest
+
+    check_digest(path)
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
