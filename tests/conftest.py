@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from helpers.images import plate
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if (
+    WORKERS > 1
+):  # the cores are divided among the processes; tests of parallel paths set their number of threads
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
 
 SMALL_VIT = {
     "embed_dim": 24,

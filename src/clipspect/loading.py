@@ -105,7 +105,7 @@ def _load_backbones(config: DetectorConfig, methods: Sequence[Method]) -> Backbo
         config.model,
         config.weights,
         image_size=config.image_size,
-        request=request,
+        request=request if visual is not None else request.merged(),
         needs_text=needs_text,
         **options,
     )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clipspect.backbones.base import Backbone
 from clipspect.backbones.cpu.batch_parallel import parallel_map
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.backbones.pair import BackbonePair
 from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
@@ -116,7 +117,8 @@ class AnomalyModel:
     @cached_property
     def request(self) -> FeatureRequest:
         """What all methods together need from one encoding."""
-        return reduce(or_, (m.request() for m in self.methods))
+        wanted = reduce(or_, (m.request() for m in self.methods))
+        return wanted if isinstance(self.backbone, BackbonePair) else wanted.merged()
 
     @property
     def uses_sets(self) -> bool:

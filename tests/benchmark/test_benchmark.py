@@ -89,7 +89,8 @@ def test_the_figures_are_those_of_the_detector(own, tmp_path):
 
 
 def test_all_methods_in_one_run_and_again_are_the_same(own, tmp_path):
-    first, second = (run(own, tmp_path / name, "all") for name in ("one", "two"))
+    small = Settings(DetectorConfig(image_size=32))
+    first, second = (run(own, tmp_path / name, "all", small) for name in ("one", "two"))
     without_file = [name for name in list_methods() if not method_class(name).needs_file]
     assert [r.method for r in first] == without_file
     assert values(first) == values(second)

@@ -65,7 +65,11 @@ def _files(number: int) -> dict:
 
 
 def test_the_service_is_ready_and_answers_each_with_its_own(client):
-    assert client.get("/readyz").json() == {"status": "ready"}
+    for _ in range(10):  # each probe waits a while for a replica; a busy machine may need several
+        answer = client.get("/readyz").json()
+        if answer == {"status": "ready"}:
+            break
+    assert answer == {"status": "ready"}
 
     def one(number: int):
         return number, ask(client, number)
