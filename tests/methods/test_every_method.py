@@ -43,7 +43,9 @@ def test_identical_images_get_identical_scores(detect, photos, name):
     same = photos[:1].repeat(3, 1, 1, 1)
     scores = detect(make_method(name), same, identify=False, **options(name, photos))
     assert scores.map.isfinite().all()
-    torch.testing.assert_close(scores.map, scores.map[:1].expand_as(scores.map), rtol=0, atol=1e-5)
+    # Euclidean distances of tokens that agree but for rounding are the root of that rounding
+    tolerance = 1e-3 if name == "musc" else 1e-5
+    torch.testing.assert_close(scores.map, scores.map[:1].expand_as(scores.map), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", REFERENCE_FREE)
