@@ -1,6 +1,6 @@
 """Run the papers' ablations with the offline model, and with the same network under random weights.
 
-    python benchmarks/ablations.py --data ../shared/data --out runs/ablations --page docs/ablations.md
+    python benchmarks/ablations.py --data data --out runs/ablations --page docs/ablations.md
 
 prints the metrics, writes ``ablations.json``, ``ablations.md`` and ``claims.md`` (the values behind each sentence of
 the page, for editing its prose), and inserts the tables into the page. Every image is encoded once; all variants of the

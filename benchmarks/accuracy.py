@@ -1,6 +1,6 @@
 """Measure the accuracy of methods × weights on real images and rendered held-out scenes, with a random control.
 
-    python benchmarks/accuracy.py --data ../shared/data --out runs/accuracy
+    python benchmarks/accuracy.py --data data --out runs/accuracy
 
 prints a table and writes ``accuracy.json`` and ``accuracy.md``. The README of ``--data`` describes the data sets;
 missing folders are skipped. These images are never used for tuning, only for reports.

@@ -1,6 +1,6 @@
 """Measure the parts of the tiny model's training with short training runs that differ in one part each.
 
-    python benchmarks/training_ablations.py --data ../shared/data --out runs/training-ablations
+    python benchmarks/training_ablations.py --data data --out runs/training-ablations
 
 Every model is trained from scratch for the same number of operations on the same kind of windows, much shorter than the
 shipped one, and measured as in ``benchmarks/ablations.py``. The script writes the table and the metrics to
