@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,7 +12,7 @@ from clipspect.data.convert import MAX_PIXELS
 from clipspect.data.transforms import Aspect, Interpolation
 from clipspect.errors import UsageError
 from clipspect.methods.paper_settings import paper_settings
-from clipspect.registry import DEFAULT_METHOD
+from clipspect.registry import DEFAULT_METHOD, suggest
 from clipspect.types import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -253,9 +252,8 @@ def check_names(options: Mapping[str, Any]) -> None:
     known = [one.name for one in fields(DetectorConfig)]
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}"
-            raise UsageError(f"unknown option {name!r}{hint}")
+            hint = suggest(name, known).rstrip() or f"there are: {', '.join(known)}"
+            raise UsageError(f"unknown option {name!r}; {hint}")
 
 
 def _plain(value: Any) -> Any:

@@ -66,13 +66,7 @@ def load(*arguments: Any, **options: Any) -> Detector:  # noqa: D417
 def build_detector(config: DetectorConfig) -> Detector:
     """Load the detector that a configuration describes. Raises as :func:`load`."""
     methods = _make_methods(config)
-    prompts = PromptConfig(
-        load_prompts(config.prompts),
-        config.domain,
-        tuple(config.normal),
-        tuple(config.abnormal),
-        config.object_as_is,
-    )
+    prompts = make_prompts(config)
     for one in methods:
         prompts.sentences(
             one.prompts, "object", one.prompt_domain
@@ -105,11 +99,22 @@ def _load_backbones(config: DetectorConfig, methods: Sequence[Method]) -> Backbo
         config.model,
         config.weights,
         image_size=config.image_size,
-        request=request if visual is not None else request.merged(),
+        request=request,
         needs_text=needs_text,
         **options,
     )
     return text if visual is None else BackbonePair(text, visual)
+
+
+def make_prompts(config: DetectorConfig) -> PromptConfig:
+    """The prompts of a configuration. Raises UsageError for a file that cannot be used."""
+    return PromptConfig(
+        load_prompts(config.prompts),
+        config.domain,
+        tuple(config.normal),
+        tuple(config.abnormal),
+        config.object_as_is,
+    )
 
 
 def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,9 @@ import pytest
 from clipspect.results.merge import merge_results
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows
+from helpers.browser import CHROMIUM, FLAGS
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
-CHROMIUM = os.environ.get("CLIPSPECT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SET = """at => {
   const knob = document.getElementById("threshold");
   knob.value = at; knob.dispatchEvent(new Event("input")); knob.dispatchEvent(new Event("change"));
@@ -35,7 +33,7 @@ def page(report):
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page = browser.new_page()
         broken: list[str] = []
         page.on("pageerror", lambda error: broken.append(str(error)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,9 @@ from clipspect.server.engine import Engine
 from clipspect.server.limits import Limits
 from clipspect.ui.host import launch
 from clipspect.ui.layout import build_page
+from helpers.browser import CHROMIUM, FLAGS
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 PATIENCE_MS = 60_000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipspect.backbones.hub import file_sha256, hub_access, weights_config
 from clipspect.backbones.presets import PRESETS, TINY_FOLDER
 from clipspect.errors import UsageError, WeightsError
 
@@ -141,7 +141,6 @@ def _openclip_files(architecture: str, tag: str) -> tuple[dict[str, Path], str, 
     """Files of an open_clip model with pretrained weights; name and content of its description."""
     import open_clip
 
-    from clipspect.backbones.hub import weights_config
     from clipspect.backbones.openclip.checkpoints import download_weights
 
     config = weights_config(architecture, tag)
@@ -178,8 +177,6 @@ def _download(repository: str, file: str, model: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError
 
-    from clipspect.backbones.hub import hub_access
-
     try:
         with hub_access():
             return Path(hf_hub_download(repository, file))
@@ -204,12 +201,7 @@ def _copy(source: Path, target: Path) -> Path:
 
 
 def _facts(paths: Iterable[Path]) -> list[FetchedFile]:
-    facts = []
-    for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        facts.append(FetchedFile(path, path.stat().st_size, digest))
-    return facts
+    return [FetchedFile(path, path.stat().st_size, file_sha256(path)) for path in paths]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

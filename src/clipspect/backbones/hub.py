@@ -107,8 +107,7 @@ def identify(path: Path, hub: str = "") -> WeightsFile:
     stored = path.resolve().name
     release = _RELEASE_DIGEST.search(path.name)
     published = stored if _SHA256.fullmatch(stored) else release.group(1) if release else ""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if not found.startswith(published):
         raise WeightsError(
             f"{path} is not the published file: its SHA-256 is {found}, published is {published}…; delete it and"
@@ -116,6 +115,12 @@ def identify(path: Path, hub: str = "") -> WeightsFile:
         )
     source = f"{hub.rstrip('/')}/{path.name}" if hub else path.name
     return WeightsFile(path, source, found, published)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_release(path: Path) -> bool:

@@ -56,7 +56,7 @@ def load_backbone(
     load = backbone_loader(architecture)
     check = getattr(load, "check", None)
     if check is not None and request is not None:
-        check(architecture, request, needs_text=needs_text)
+        check(architecture, request.merged(), needs_text=needs_text)
     backbone = load(architecture, weights, image_size=image_size, device=device, seed=seed)
     backbone.name = model
     backbone = backbone.with_precision(precision) if precision != "fp32" else backbone

@@ -36,12 +36,11 @@ from clipspect.benchmark.samples import Category
 from clipspect.data.loader import load_images
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.loading import make_reader
+from clipspect.loading import make_prompts, make_reader
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
 from clipspect.postprocess.maps import shrink_map
 from clipspect.precision import resolve_precision
-from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.results.files import RunLock, results_errors
 from clipspect.tensors import image_tensor, sources_of
 
@@ -137,15 +136,8 @@ class _Station:
 
     def detector(self, measured: Sequence[Measured]) -> Detector:
         config = self.settings.config
-        prompts = PromptConfig(
-            load_prompts(config.prompts),
-            config.domain,
-            tuple(config.normal),
-            tuple(config.abnormal),
-            config.object_as_is,
-        )
         methods = cast(Sequence[Method], measured)
-        model = AnomalyModel(self.backbone, tuple(methods), prompts, config.batch_size)
+        model = AnomalyModel(self.backbone, tuple(methods), make_prompts(config), config.batch_size)
         reader = make_reader(config, self.backbone.image_size)
         return Detector(model, reader, set_size=config.set_size)
 

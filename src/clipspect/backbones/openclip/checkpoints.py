@@ -8,7 +8,6 @@ a reader that accepts tensors only. No code in a file is executed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from clipspect.backbones.base import RANDOM
 from clipspect.backbones.hub import (
     WeightsFile,
     fetch_weights,
+    file_sha256,
     hub_access,
     identify,
     is_release,
@@ -357,8 +357,7 @@ def check_digest(path: Path) -> None:
     if not beside.is_file():
         return
     wanted = beside.read_text(encoding="utf-8").split()[:1]
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if wanted != [found]:
         raise WeightsError(
             f"{path} is not what {beside.name} says: SHA-256 {found}; fetch it again, or remove {beside.name}"

@@ -113,7 +113,6 @@ def check_architecture(name: str, model: str, request: FeatureRequest) -> None:
         trunk = _create(name)
     check_trunk(trunk, model)
     problem = value_path_problem(trunk)
-    request = request.merged()
     if (request.value_blocks or request.value_spans) and problem is not None:
         raise refuse_values(model, problem)
     request.resolved(len(trunk.blocks))
