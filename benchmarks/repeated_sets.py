@@ -29,7 +29,7 @@ _SEED = 60_100  # thresholds of methods/repeated.py were chosen on the sets of 5
 
 @dataclass(frozen=True)
 class RepeatedSet:
-    """Images of one product: good ones, some with a defect of their own, some with the same defect or mark."""
+    """Images of one product: good ones, some with different defects, some with the same defect or mark."""
 
     kind: Kind
     product: int
@@ -50,7 +50,7 @@ def repeated_sets(
     """Yield three sets per product over the same surface, light and noise.
 
     - "repeated defect": ``share`` of the images carry one defect, the same in shape and appearance, at places of their
-      own; a further ``own`` carry a defect of their own.
+      own; a further ``own`` carry different defects.
     - "no repetition": the images of the first share are good.
     - "harmless mark": they carry the same change, and it counts as normal, as a variant of the product would.
 
@@ -59,7 +59,7 @@ def repeated_sets(
         products: number of surfaces.
         images: per set.
         share: of the images with what is repeated.
-        own: share of the images with a defect of their own.
+        own: share of the images with different defects.
     """
     textures = list(HELD_OUT_TEXTURES)
     for product in range(products):

@@ -67,7 +67,7 @@ def test_each_image_is_encoded_once_by_each(small_model, other_model, plates, mo
             rows[name] = rows.get(name, 0) + len(images)
             found = encode(images, request)
             blocks = {len(found.value_patches), len(request.value_blocks)}
-            assert blocks == {1}  # of four: nothing is computed that nobody compares
+            assert blocks == {1}  # of four: only what is compared is computed
             return found
 
         monkeypatch.setattr(backbone, "features", count)

@@ -14,7 +14,7 @@ from clipspect.registry import make_method
 
 COUNT, GRID, WIDTH = 12, (5, 5), 16
 SHARED = [0, 3, 5, 8]
-"""Images with the same pattern, at a patch of their own."""
+"""Images with the same pattern, each at a different patch."""
 
 
 def make_features(shared=(), own=(), seed=0):

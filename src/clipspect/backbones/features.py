@@ -158,7 +158,7 @@ class FeatureRequest:
 
         Args:
             depth: of the backbone.
-            visual_depth: of the second backbone, whose features stay a part of their own; None = there is one backbone.
+            visual_depth: of the second backbone, whose features stay separate; None = there is one backbone.
 
         Raises:
             UsageError: a block the backbone does not have, or whose V-V stream has not started.

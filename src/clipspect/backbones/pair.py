@@ -67,7 +67,7 @@ class BackbonePair(Backbone):
         self.device = self.text.device
 
     def resolve(self, request: FeatureRequest) -> FeatureRequest:
-        """Resolve each part by the depth of its own backbone."""
+        """Resolve each part by the depth of its backbone."""
         return request.resolved(self.text.depth, self.visual.depth)
 
     def check(self, request: FeatureRequest) -> None:

@@ -104,7 +104,7 @@ def fetch(
 ) -> None:
     """Download a model's files; print size, license and SHA-256.
 
-    With --to the files go into a folder of their own. Copy it to another machine and pass it with --model FOLDER.
+    With --to the files go into a separate folder. Copy it to another machine and pass it with --model FOLDER.
     """
     from clipspect.backbones.fetch import fetch_model, license_of
 

@@ -50,7 +50,7 @@ class SetReferences(References):
     indices: Mapping[tuple[int, int], PatchIndex]
     """(block's place, degree) → index; empty where images are compared exactly."""
     left_out: frozenset[int] = frozenset()
-    """Numbers of references that share a repeated pattern and serve nobody."""
+    """Numbers of references that share a repeated pattern and are no references."""
 
 
 @dataclass(frozen=True)
