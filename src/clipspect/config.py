@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
+from clipspect.data.roi import RegionOfInterest, parse_border
 from clipspect.data.transforms import Aspect, Interpolation
 from clipspect.errors import UsageError
 from clipspect.methods.paper_settings import paper_settings
@@ -145,6 +146,16 @@ class DetectorConfig:
         "Values that are black and white in images with more than 8 bits: 0,4095.",
         "--window", IMAGES, parse=parse_window,
     )  # fmt: skip
+    roi: Path | RegionOfInterest | None = _option(
+        None,
+        "What to inspect: a mask (white), a folder with a mask per image, or a TOML file of polygons.",
+        "--roi", IMAGES, Path, absent="all of the image",
+    )  # fmt: skip
+    ignore_border: str = _option(
+        "",
+        "Border that is not inspected: 20 (pixels) or 5% (of each side).",
+        "--ignore-border", IMAGES, parse=parse_border,
+    )  # fmt: skip
     domain: str = _option(
         "auto",
         "auto, object, texture, medical, x-ray, aerial, microscopy, or your own.",
@@ -259,6 +270,8 @@ def check_names(options: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, RegionOfInterest):
+        return value.digest
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

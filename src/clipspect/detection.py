@@ -44,7 +44,8 @@ class Detection:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     layers: NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
-    """(K, h, w) log-odds over the whole image, from which score and regions are made; None = from ``score_map``."""
+    """(K, h, w) log-odds over the whole image, from which score and regions are made; None = from ``score_map``. Minus
+    infinity outside the region of interest."""
     class_logit: float | None = None
     """Log-odds of the class token's text score, where the method has one."""
     calibration: Calibration | None = None
@@ -93,7 +94,14 @@ class Detection:
         """(H, W) calibrated scores in [0, 1] at the image's own size. Raises ImageError where there is no map."""
         from clipspect.postprocess.maps import resize_map
 
-        return resize_map(self.compact_map, self.height, self.width)
+        return resize_map(self.compact_map, self.height, self.width, self.inside)
+
+    @cached_property
+    def inside(self) -> NDArray[np.bool_] | None:
+        """(h, w) cells of the region of interest; None where all of the image is inspected, or it failed."""
+        from clipspect.postprocess.maps import inspected_cells
+
+        return None if self.score_map is None else inspected_cells(self.compact_layers)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -145,7 +153,8 @@ class Detection:
     def overlay(self, opacity: float = 0.5, max_side: int | None = None) -> Image.Image:
         """Draw the image with its heat and its regions boxed, RGB at its own size or at most ``max_side``.
 
-        Colors are clear below a score of 0.25 and hot from 0.5, the threshold, for every image alike.
+        What is outside the region of interest is dimmed. Colors are clear below a score of 0.25 and hot from 0.5, the
+        threshold, for every image alike.
 
         Raises ImageError without a map, UsageError where the image is not at hand.
         """
@@ -154,7 +163,9 @@ class Detection:
         scores = self.compact_map
         if self.pixels is None:
             raise UsageError(f"{self.path}: the image is not at hand; detect it again to draw on it")
-        return draw_overlay(self.pixels(), scores, self.regions, opacity=opacity, max_side=max_side)
+        return draw_overlay(
+            self.pixels(), scores, self.regions, opacity=opacity, max_side=max_side, inside=self.inside
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the overlay; the suffix of ``path`` tells the format.
@@ -213,3 +224,33 @@ def move_threshold(detection: Detection, threshold: float) -> Detection:
     check_threshold(threshold)
     calibration = replace(detection.calibration_used, score_threshold=threshold)
     return replace(detection, calibration=calibration)
+
+
+def only_inside(detection: Detection, inside: NDArray[np.bool_]) -> Detection:
+    """The detection with an empty map outside a region of interest.
+
+    Its raw score is the highest value of the remaining map, and the class token, which sees all of the image, has no
+    part in its score.
+
+    Args:
+        detection: with a map.
+        inside: (h, w) of any size, whether a cell is inspected.
+
+    Raises:
+        ImageError: the region is thinner than a cell of the map.
+    """
+    from clipspect.postprocess.maps import cells_inside
+
+    layers = detection.compact_layers.copy()
+    cells = cells_inside(inside, *layers.shape[1:])
+    if not cells.any():
+        raise ImageError(
+            detection.path,
+            f"the region of interest is thinner than a cell of the map of {layers.shape[1:]} cells",
+        )
+    layers[:, ~cells] = -np.inf
+    score_map = detection._map.copy()
+    score_map[~cells_inside(inside, *score_map.shape)] = 0
+    return replace(
+        detection, layers=layers, score_map=score_map, raw_score=float(score_map.max()), class_logit=None
+    )

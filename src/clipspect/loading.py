@@ -15,6 +15,7 @@ from clipspect.backbones.pair import BackbonePair
 from clipspect.config import DetectorConfig, check_names, fill_preset, spec_of
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.ranges import ValueRange
+from clipspect.data.roi import load_roi
 from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
@@ -125,6 +126,7 @@ def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:
         config.tile,
         config.max_pixels,
         ValueRange(config.bit_depth, window),
+        load_roi(config.roi, config.ignore_border),
     )
 
 

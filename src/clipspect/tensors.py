@@ -19,7 +19,7 @@ from clipspect.backbones.sources import Sources
 from clipspect.data.loader import LoadedImage, batches
 from clipspect.data.prepare import ImageLoader, PreparedImage
 from clipspect.data.transforms import normalize
-from clipspect.detection import Detection
+from clipspect.detection import Detection, only_inside
 from clipspect.errors import ImageError
 from clipspect.methods.base import Method, Scores
 from clipspect.methods.scoring import enlarge_layers
@@ -174,7 +174,7 @@ def _make_detection(
     else:
         maps, image_scores = scores.map.float().cpu().numpy(), scores.image.float().cpu().numpy()
         if np.isfinite(maps).all() and np.isfinite(image_scores).all():
-            return Detection(
+            made = Detection(
                 raw_score=reader.aggregate_scores(image_scores),
                 score_map=reader.stitch_tiles(image, maps),
                 layers=_stitch_layers(scores, image, reader),
@@ -185,7 +185,14 @@ def _make_detection(
                 pixels=image.pixels,
                 **common,
             )
-        reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"
+            if reader.roi is None:
+                return made
+            try:
+                return only_inside(made, reader.roi.of_image(loaded.name, image.height, image.width))
+            except ImageError as error:
+                reason = error.reason
+        else:
+            reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"
     return Detection(
         raw_score=float("nan"),
         score_map=None,

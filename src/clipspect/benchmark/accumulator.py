@@ -15,7 +15,7 @@ from clipspect.benchmark.metrics import PixelCurve, image_metrics
 from clipspect.benchmark.samples import Sample
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
-from clipspect.postprocess.maps import resize_map
+from clipspect.postprocess.maps import resize_map, resize_mask
 
 METRICS = (
     "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro",
@@ -89,7 +89,9 @@ class Accumulator:
         if self.resolution == "photo":
             scores = resize_map(scores, detection.height, detection.width)
         truth = np.zeros(scores.shape, bool) if mask is None else fit_mask(mask.pixels, *scores.shape)
-        self.curve.add(truth, scores, detection.path)
+        inside = None if detection.inside is None else resize_mask(detection.inside, *scores.shape)
+        truth = truth if inside is None else truth & inside
+        self.curve.add(truth, scores, detection.path, inside)
         if mask is not None:
             self.grey += mask.grey
             self.empty += [detection.path] * mask.empty

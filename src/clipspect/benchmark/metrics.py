@@ -137,8 +137,16 @@ class PixelCurve:
         # per map: scores of normal pixels, of defective ones, and 1 / area of each defective one's region
         self._count = 0
 
-    def add(self, mask: NDArray[np.bool_], scores: NDArray[np.floating], name: str = "anomaly map") -> None:
+    def add(
+        self,
+        mask: NDArray[np.bool_],
+        scores: NDArray[np.floating],
+        name: str = "anomaly map",
+        inside: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Add one anomaly map (H, W) with its mask (H, W), true on defects.
+
+        Only pixels ``inside`` (H, W) the region of interest count, where there is one.
 
         Raises:
             UsageError: shapes differ, or the map holds NaN; the message contains ``name``.
@@ -147,10 +155,12 @@ class PixelCurve:
         if mask.shape != scores.shape or mask.ndim != 2:
             raise UsageError(f"{name}: mask {mask.shape} against anomaly map {scores.shape}")
         _refuse_nan(scores, name)
+        counted = np.ones_like(mask) if inside is None else inside
+        mask = mask & counted
         numbers, regions = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         share = 1 / np.maximum(np.bincount(numbers.ravel(), minlength=regions + 1), 1)
         share[0] = 0.0
-        self._waiting.append((scores[~mask], scores[mask], share[numbers[mask]]))
+        self._waiting.append((scores[counted & ~mask], scores[mask], share[numbers[mask]]))
         self._count += scores.size
         self.pictures += 1
         self.regions += regions

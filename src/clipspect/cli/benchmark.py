@@ -27,7 +27,7 @@ EXIT_SOME_FAILED = 3
 @opt.detector_options(
     "settings", "preset", "object_as_is",
     "image_size", "device", "precision", "batch_size", "set_size", "aspect", "interpolation", "tile",
-    "max_pixels", "bit_depth", "window", "domain", "prompts",
+    "max_pixels", "bit_depth", "window", "roi", "ignore_border", "domain", "prompts",
 )  # fmt: skip
 def benchmark(
     config: DetectorConfig,

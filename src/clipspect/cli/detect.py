@@ -27,7 +27,8 @@ EXIT_SOME_FAILED = 3
 @opt.detector_options(
     "method", "settings", "model", "visual_model", "weights", "preset", "object_as_is",
     "image_size", "device", "precision", "batch_size", "aspect",
-    "interpolation", "tile", "max_pixels", "bit_depth", "window", "domain", "prompts", "normal", "abnormal", "set_size",
+    "interpolation", "tile", "max_pixels", "bit_depth", "window", "roi", "ignore_border",
+    "domain", "prompts", "normal", "abnormal", "set_size",
 )  # fmt: skip
 def detect(
     source: Annotated[

@@ -16,6 +16,7 @@ from PIL import Image
 from clipspect.data.convert import MAX_PIXELS, hash_pixels, to_pixels
 from clipspect.data.decode import decode, decode_image, hash_file, load_image, read_image
 from clipspect.data.ranges import FILE_RANGE, ValueRange
+from clipspect.data.roi import RegionOfInterest
 from clipspect.data.tiling import Tile, blend_tiles, plan_tiles
 from clipspect.data.transforms import ResizeSpec, make_thumbnail
 from clipspect.errors import ImageError, UsageError
@@ -67,6 +68,8 @@ class ImageLoader:
     max_pixels: int = MAX_PIXELS
     value_range: ValueRange = FILE_RANGE
     """Value range of images with more than 8 bits."""
+    roi: RegionOfInterest | None = None
+    """What is inspected of every image."""
 
     def __post_init__(self) -> None:
         """Check the tile size."""
@@ -92,6 +95,7 @@ class ImageLoader:
             "max_pixels": self.max_pixels,
             "bit_depth": self.value_range.bit_depth,
             "window": None if self.value_range.window is None else list(self.value_range.window),
+            **({} if self.roi is None else {"roi": self.roi.digest}),
         }
 
     def read(self, source: Source, name: str | None = None) -> PreparedImage:

@@ -148,8 +148,9 @@ class Calibration:
 
 
 def summarize(layers: NDArray[Any], class_logit: float | None) -> Summary:
-    """Peaks and medians of (K, h, w) layers."""
+    """Peaks and medians of (K, h, w) layers, over the cells that are inspected."""
     flat = layers.reshape(len(layers), -1).astype(np.float64)
+    flat = flat[:, np.isfinite(flat[0])]
     return Summary(tuple(flat.max(1).tolist()), tuple(np.median(flat, 1).tolist()), class_logit)
 
 

@@ -23,6 +23,8 @@ INFERNO = np.array(
 """(11, 3) evenly spaced colors with evenly rising lightness, which are also readable in grayscale print."""
 COOL, WARM = 0.25, 0.5
 """Scores at which the heatmap starts to show and reaches full opacity: 0.5 is the threshold."""
+DIMMED = 0.4
+"""Share of the brightness that is left outside the region of interest."""
 HEAT_SIDE = 1024
 """Long side at which heatmaps are colored; smooth maps lose nothing, and large images need no floats."""
 
@@ -44,10 +46,12 @@ def draw_overlay(
     *,
     opacity: float = 0.5,
     max_side: int | None = None,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """Draw the map (h, w) as a heatmap on an image (H, W, 3), with boxes around regions and their peaks; RGB.
 
     The map contains calibrated scores. The result has the image's size, or at most ``max_side`` on its long side.
+    What is not ``inside`` (h, w) the region of interest is dimmed.
     """
     from PIL import Image
 
@@ -55,9 +59,12 @@ def draw_overlay(
     factor = min(1.0, (max_side or max(photo.size)) / max(photo.size))
     if factor < 1:
         photo = photo.resize(_scaled(photo.size, factor), Image.Resampling.BOX)
+    if inside is not None:
+        outside = Image.fromarray(~inside).resize(photo.size, Image.Resampling.NEAREST)
+        photo.paste(photo.point(lambda value: int(DIMMED * value)), mask=outside)
     heat_factor = min(1.0, HEAT_SIDE / max(photo.size))
     heat_width, heat_height = _scaled(photo.size, heat_factor)
-    values = resize_map(score_map, heat_height, heat_width)
+    values = resize_map(score_map, heat_height, heat_width, inside)
     heat = Image.fromarray(color_heat(values, opacity))
     if heat.size != photo.size:
         heat = heat.resize(photo.size, Image.Resampling.BILINEAR)

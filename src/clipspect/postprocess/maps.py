@@ -16,12 +16,49 @@ MAX_LAYER_SIDE = 512
 """Most cells of a stored layer's long side, of tiled images."""
 
 
-def resize_map(score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Bilinear resize (h, w) → (height, width), pixel centres half-way as torch's ``align_corners=False``."""
+def resize_map(
+    score_map: NDArray[np.float32], height: int, width: int, inside: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """Bilinear resize (h, w) → (height, width), pixel centres half-way as torch's ``align_corners=False``.
+
+    Pixels of cells (h, w) that are not ``inside`` the region of interest are 0.
+    """
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(score_map, dtype=np.float32))
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    if inside is not None:
+        resized[~resize_mask(inside, height, width)] = 0
+    return resized
+
+
+def resize_mask(inside: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """Cells (h, w) → pixels (height, width): each that of the cell at its center."""
+    from PIL import Image
+
+    mask = Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST)
+    return np.array(mask, np.bool_)
+
+
+def inspected_cells(layers: NDArray[np.float16]) -> NDArray[np.bool_] | None:
+    """(K, h, w) layers → (h, w) cells of the region of interest; None where all of the image is inspected."""
+    inside = np.isfinite(layers[0])
+    return None if inside.all() else inside
+
+
+def cells_inside(inside: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """(H, W) → (height, width): whether every pixel that a cell touches is inside."""
+    return _all_of(_all_of(inside, height).T, width).T
+
+
+def _all_of(inside: NDArray[np.bool_], cells: int) -> NDArray[np.bool_]:
+    """(N, M) → (cells, M) along the first axis."""
+    length = len(inside)
+    outside = np.zeros((length + 1, inside.shape[1]), np.int32)
+    np.cumsum(~inside, axis=0, out=outside[1:])
+    edges = np.arange(cells + 1) * length
+    first, last = edges[:-1] // cells, -(-edges[1:] // cells)
+    return np.asarray(outside[last] == outside[first])
 
 
 def shrink_map(score_map: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -26,7 +26,7 @@ from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
-from clipspect.results.rows import judge_rows, map_of, regions_of, summary_of
+from clipspect.results.rows import inside_of, judge_rows, map_of, regions_of, summary_of
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
 from clipspect.results.store import CSV, MAPS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
@@ -200,7 +200,9 @@ def _draw(
         _write_map(out, row, scores, maps, several=several)
     if not wanted or pixels is None:
         return
-    picture = draw_overlay(pixels(row["path"]), scores, regions_of(row), max_side=OVERLAY_SIDE)
+    picture = draw_overlay(
+        pixels(row["path"]), scores, regions_of(row), max_side=OVERLAY_SIDE, inside=inside_of(row)
+    )
     suffix = method_suffix(row["method"], several=several) + ".png"
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
@@ -211,7 +213,7 @@ def _write_map(
     out: Path, row: Mapping[str, Any], scores: NDArray[np.float32], maps: MapFormat, *, several: bool
 ) -> None:
     """Write the map in image size: 16-bit grayscale (65535 is 1) or float32."""
-    values = resize_map(scores, row["height"], row["width"])
+    values = resize_map(scores, row["height"], row["width"], inside_of(row))
     suffix = method_suffix(row["method"], several=several) + (".npy" if maps == "npy" else ".png")
     with open_whole(out, output_path(out / MAPS, row["path"], suffix)) as file:
         if maps == "npy":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipspect.detection import Detection
 from clipspect.postprocess.calibration import Calibration, Summary, summarize
-from clipspect.postprocess.maps import layers_of_map
+from clipspect.postprocess.maps import inspected_cells, layers_of_map
 from clipspect.postprocess.regions import find_regions
 from clipspect.postprocess.verdict import threshold_of, verdict_of
 from clipspect.results.schema import COLUMNS, LIGHT_COLUMNS
@@ -87,6 +87,12 @@ def map_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.float
     if layers is None:
         return None
     return calibration.score_map(layers, row["class_logit"])
+
+
+def inside_of(row: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return the cells (h, w) of a row's region of interest; None if all of the image is inspected, or it failed."""
+    layers = layers_of(row)
+    return None if layers is None else inspected_cells(layers)
 
 
 def regions_of(row: Mapping[str, Any]) -> list[Region]:

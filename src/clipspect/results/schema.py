@@ -49,7 +49,12 @@ COLUMNS = (
     Column("class_logit", "float64", "log-odds of the class token's text score; null without one", False),
     Column("peaks", "floats", "highest value of each layer, log-odds", False),
     Column("medians", "floats", "median of each layer, log-odds", False),
-    Column("layers", "binary", "(peaks, map_height, map_width) little-endian float16 log-odds", False),
+    Column(
+        "layers",
+        "binary",
+        "(peaks, map_height, map_width) little-endian float16 log-odds, -inf outside the region of interest",
+        False,
+    ),
     Column("map_height", "int32", "cells of a layer", False),
     Column("map_width", "int32", "cells of a layer", False),
     Column("preview", "binary", "JPEG of at most 256 pixels a side", False),
