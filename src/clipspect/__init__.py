@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipspect.errors import (
     ClipspectError,
     ImageError,
+    ProfileError,
     ReferencesError,
     ResultsError,
     UsageError,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from clipspect.detector import Detector
     from clipspect.loading import load
     from clipspect.postprocess.calibration import Calibration
+    from clipspect.product import Product, create_profile, load_product
+    from clipspect.profile import Profile, read_profile
     from clipspect.references import GoodImages
     from clipspect.results.detections import Detections
     from clipspect.types import Region
@@ -42,13 +45,19 @@ __all__ = [
     "DetectorConfig",
     "GoodImages",
     "ImageError",
+    "Product",
+    "Profile",
+    "ProfileError",
     "ReferencesError",
     "Region",
     "ResultsError",
     "UsageError",
     "WeightsError",
+    "create_profile",
     "load",
+    "load_product",
     "read_image",
+    "read_profile",
 ]
 
 _LAZY = {
@@ -60,6 +69,11 @@ _LAZY = {
     "GoodImages": "references",
     "Detector": "detector",
     "load": "loading",
+    "Product": "product",
+    "create_profile": "product",
+    "load_product": "product",
+    "Profile": "profile",
+    "read_profile": "profile",
     "read_image": "data.reading",
 }
 

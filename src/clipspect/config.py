@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -166,7 +167,7 @@ class DetectorConfig:
         "Use the object's name unchanged (metal_nut), as the official AnoCLIP code does.",
         "--object-as-is", PROMPTS, bool,
     )  # fmt: skip
-    prompts: Path | None = _option(
+    prompts: Path | bytes | None = _option(
         None,
         "A TOML file of your own words (docs/prompts.md), merged over the shipped prompt table.",
         "--prompts", PROMPTS, Path,
@@ -272,6 +273,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, RegionOfInterest):
         return value.digest
+    if isinstance(value, bytes):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -117,6 +117,11 @@ class Detection:
 
         return None if self.score_map is None else threshold_of(self.calibration_used)
 
+    @property
+    def profile(self) -> str | None:
+        """The product profile that judges it, ``name@version``; None without one."""
+        return None if self.calibration is None else self.calibration.profile or None
+
     @cached_property
     def regions(self) -> list[Region]:
         """Regions above the threshold, highest peak first; at least one if and only if the image is flagged."""

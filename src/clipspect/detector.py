@@ -38,6 +38,9 @@ from clipspect.results.detections import Detections
 from clipspect.scoring import RunContext, judge_together, prepare, score_images
 from clipspect.types import Step, counted
 
+NOT_IDENTITY = ("clipspect", "methods", "set_size", "max_pixels", "model", "weights")
+"""Settings that a calibration does not depend on; the backbone's fingerprint stands for model and weights."""
+
 
 class Detector:
     """One model with one method, or several that share each image's one encoding."""
@@ -275,9 +278,7 @@ class Detector:
     def fingerprint(self, method: str) -> str:
         """Hash of model, method and preparation: what a calibration belongs to."""
         settings = self.settings()
-        kept = {
-            k: v for k, v in settings.items() if k not in ("clipspect", "methods", "set_size", "max_pixels")
-        }
+        kept = {k: v for k, v in settings.items() if k not in NOT_IDENTITY}
         made = {**kept, "method": method, "settings": settings["methods"][method]}
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -31,5 +31,9 @@ class ReferencesError(ClipspectError):
     """References that are missing, damaged, or made with another backbone or other settings."""
 
 
+class ProfileError(ClipspectError):
+    """A product profile that is missing, damaged, or made with other weights or another version."""
+
+
 class ResultsError(ClipspectError):
     """A results folder that cannot be written, or that holds a run with other settings."""

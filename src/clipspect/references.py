@@ -89,7 +89,7 @@ def write_references(
     calibrations: dict[str, Calibration] = {}
     if len(hashes) >= MIN_GOOD:
         model = (
-            detector.model.set_object(object).set_references(features).fit_set(_as_pool(features, detector))
+            detector.model.set_object(object).set_references(features).fit_set(as_pool(features, detector))
         )
         loaded = load_images(images, detector.reader, ahead=detector.ahead)
         calibrations = _calibrate(detector, model, loaded, false_alarm_rate)
@@ -133,8 +133,14 @@ def read_given(detector: Detector, source: Path, object: str) -> Given:
     features, calibrations = _read_file(detector, source, object)
     fitting = {m.name: calibrations[m.name] for m in detector.methods if m.name in calibrations}
     complete = len(fitting) == len(detector.methods)
-    if complete and all(one.fingerprint == detector.fingerprint(name) for name, one in fitting.items()):
-        return {"good": GoodImages(fitting, _as_pool(features, detector))}
+    fits = all(one.fingerprint == detector.fingerprint(name) for name, one in fitting.items())
+    if complete and not fits:
+        warnings.warn(
+            f"{source}: its thresholds were taken with other settings and are not used; build it again, or pass --good",
+            stacklevel=2,
+        )
+    if complete and fits:
+        return {"good": GoodImages(fitting, as_pool(features, detector))}
     return {"references": features}
 
 
@@ -152,8 +158,8 @@ def _read_file(detector: Detector, source: Path, object: str) -> tuple[Features,
     return features, stored.calibrations
 
 
-def _as_pool(features: Features, detector: Detector) -> Encoded:
-    """Features as a pool; the images behind them are not needed any more."""
+def as_pool(features: Features, detector: Detector) -> Encoded:
+    """Features as a pool of references; the images behind them are not needed any more."""
     side = detector.backbone.image_size
     return Encoded(features, features.image.new_zeros(1).expand(len(features), 3, side, side))
 

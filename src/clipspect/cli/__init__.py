@@ -14,6 +14,7 @@ from clipspect.cli.demo import demo
 from clipspect.cli.detect import detect
 from clipspect.cli.export import export
 from clipspect.cli.output import console
+from clipspect.cli.profile import profile_app
 from clipspect.cli.references import references_app
 from clipspect.cli.results import results_app
 from clipspect.cli.serve import serve, ui
@@ -50,6 +51,7 @@ app.command(cls=StrictCommand)(ui)
 app.command(cls=StrictCommand)(serve)
 app.command(cls=StrictCommand)(export)
 app.add_typer(models_app, name="models")
+app.add_typer(profile_app, name="profile")
 app.add_typer(references_app, name="references")
 app.add_typer(results_app, name="results")
 

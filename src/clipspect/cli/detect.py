@@ -10,6 +10,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_rows, print_summary
+from clipspect.cli.profile import open_product
 from clipspect.cli.run import calibrate, load_detector, run_with_progress, score_one
 from clipspect.config import DetectorConfig
 from clipspect.data.find import scan_folder
@@ -38,8 +39,9 @@ def detect(
             show_default=False,
         ),
     ],
-    object: opt.ObjectOption,
     config: DetectorConfig,
+    object: opt.OptionalObjectOption = None,
+    profile: opt.ProfileOption = None,
     out: opt.OutOption = None,
     pages: opt.PagesOption = opt.Pages.first,
     reference: opt.ReferenceOption = None,
@@ -75,12 +77,22 @@ def detect(
         check_threshold(threshold)
     if false_alarm_rate is not None and good is None:
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
-    clean_object_name(object)  # a name that says nothing is an error before the model is loaded
-    if config.method is None:
-        config = config.replace(method=_default_method(place, on_ray, good, reference, templates))
-    detector = load_detector(config)
-    context = _references(detector, object, place, reference, templates, has_good=good is not None)
-    calibrated = context.pop("good", None)
+    context: dict[str, Any] = {}
+    if profile is not None:
+        _check_beside_profile(object=object, good=good, reference=reference, templates=templates)
+        product = open_product(profile, config)
+        detector, calibrated, object = product.detector, product.good, product.profile.object
+        if on_ray and detector.uses_sets:
+            raise UsageError("with --engine ray profiles serve methods that score single images")
+    else:
+        if object is None:
+            raise UsageError("name what is on the images with --object 'metal nut', or give a --profile")
+        clean_object_name(object)  # a name that says nothing is an error before the model is loaded
+        if config.method is None:
+            config = config.replace(method=_default_method(place, on_ray, good, reference, templates))
+        detector = load_detector(config)
+        context = _references(detector, object, place, reference, templates, has_good=good is not None)
+        calibrated = context.pop("good", None)
     if good is not None:
         if on_ray and detector.uses_sets:
             raise UsageError(
@@ -140,6 +152,12 @@ def detect(
         raise typer.Exit(EXIT_SOME_FAILED)
     if flagged and fail_on_anomaly:
         raise typer.Exit(EXIT_ANOMALIES)
+
+
+def _check_beside_profile(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name} is set by the profile; leave it out, or make another profile")
 
 
 def _check_local(source: str, address: str | None, workers: int | None) -> None:

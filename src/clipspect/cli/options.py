@@ -59,6 +59,10 @@ SCALE = "Scale"
 ObjectOption = Annotated[
     str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
 ]
+OptionalObjectOption = Annotated[
+    str | None,
+    typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.", show_default=False),
+]
 PagesOption = Annotated[
     Pages,
     typer.Option(
@@ -87,6 +91,13 @@ GoodOption = Annotated[
     typer.Option(
         "--good",
         help="Known-good images: references and threshold in one; 10 or more are advised.",
+    ),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="A product profile (clipspect profile create): object, method, references and threshold in one.",
     ),
 ]
 FalseAlarmOption = Annotated[

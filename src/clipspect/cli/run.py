@@ -50,6 +50,12 @@ def calibrate(
         calibrated = detector.calibrate(
             good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, on_step=bars.show, **context
         )
+    warn_left_out(calibrated)
+    return calibrated
+
+
+def warn_left_out(calibrated: GoodImages) -> None:
+    """Name the known-good images that could not be scored."""
     for name, reason in calibrated.failed:
         console(stderr=True).print(
             f"warning: {name}: left out of the known-good images ({reason})",
@@ -57,7 +63,6 @@ def calibrate(
             markup=False,
             soft_wrap=True,
         )
-    return calibrated
 
 
 def score_one(

@@ -87,6 +87,8 @@ class Calibration:
     """Hash of model, method and preparation; a calibration serves these alone."""
     score_threshold: float = SCORE_THRESHOLD
     """Scores of at least this value are flagged; 0.5 unless a user chose another."""
+    profile: str = ""
+    """Name and version of the product profile it comes from."""
 
     @property
     def is_good(self) -> bool:

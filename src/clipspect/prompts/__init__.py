@@ -9,4 +9,11 @@ from clipspect.prompts.sentences import (
     object_words,
 )
 
-__all__ = ["PromptConfig", "PromptSet", "PromptTable", "clean_object_name", "load_prompts", "object_words"]
+__all__ = [
+    "PromptConfig",
+    "PromptSet",
+    "PromptTable",
+    "clean_object_name",
+    "load_prompts",
+    "object_words",
+]

@@ -163,21 +163,23 @@ def object_words(name: str, *, as_is: bool = False) -> str:
     return OFFICIAL_NAMES.get(name, name.replace("{", "").replace("}", "")) if as_is else cleaned
 
 
-def load_prompts(path: Path | None = None) -> PromptTable:
-    """Return the shipped table, merged with a user's TOML file of the same format.
+def load_prompts(source: Path | bytes | None = None) -> PromptTable:
+    """Return the shipped table, merged with a user's TOML file of the same format, or with its contents.
 
     Raises:
         UsageError: the file is missing, not TOML, or has a malformed phrase.
     """
     shipped = _shipped()
-    if path is None:
+    if source is None:
         return shipped
+    name = "prompts" if isinstance(source, bytes) else f"prompt file {source}"
     try:
-        own = _table(tomllib.loads(path.read_text(encoding="utf-8")))
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        own = _table(tomllib.loads(data.decode()))
     except OSError as error:
-        raise UsageError(f"prompt file {path}: {error.strerror or error}") from error
+        raise UsageError(f"{name}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"prompt file {path}: {error}; see docs/prompts.md for its form") from error
+        raise UsageError(f"{name}: {error}; see docs/prompts.md for its form") from error
     return PromptTable(
         {**shipped.sets, **own.sets}, {**shipped.domains, **own.domains}, shipped.textures | own.textures
     )

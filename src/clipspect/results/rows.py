@@ -103,6 +103,7 @@ def regions_of(row: Mapping[str, Any]) -> list[Region]:
 def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
     """Set score, verdict and regions of a row in place."""
     row["threshold"], row["threshold_source"] = threshold_of(calibration), calibration.rule
+    row["profile"] = calibration.profile or None
     summary, layers = summary_of(row), layers_of(row)
     if summary is None or layers is None:
         row |= {"score": None, "flag": None, "verdict": "error", "regions": []}

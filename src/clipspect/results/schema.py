@@ -38,6 +38,7 @@ COLUMNS = (
     Column("verdict", "string", "flagged, clean, stands_out, suspicious, undecided or error"),
     Column("threshold", "float64", "score from which on images are flagged; null where none can be given"),
     Column("threshold_source", "string", "rule behind the threshold (docs/calibration.md)"),
+    Column("profile", "string", "product profile that judged it, name@version; null without one"),
     Column("regions", "regions", "boxes in pixels, highest peak first; one or more if and only if flagged"),
     Column("raw_score", "float64", "the method's own image score, as published"),
     Column("error", "string", "why the image failed; null otherwise"),

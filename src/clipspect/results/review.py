@@ -1,0 +1,145 @@
+"""Reviews: what people say of images of a results folder, beside its detections.
+
+OUT/reviews.jsonl    one line per decision; the last one of an image counts, and "undo" takes it back
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from clipspect.errors import ResultsError, UsageError
+from clipspect.results.files import results_errors
+from clipspect.results.store import iterate_rows, read_manifest
+
+REVIEWS = "reviews.jsonl"
+Decision = Literal["good", "defective", "undo"]
+MAX_NOTE = 2000
+
+
+@dataclass(frozen=True)
+class Review:
+    """A person's decision on one image."""
+
+    path: str
+    """As in the rows."""
+    decision: Decision
+    note: str = ""
+    content_hash: str = ""
+    """Of the image that was looked at."""
+    reviewer: str = ""
+    time: str = ""
+    """ISO 8601, UTC."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an unknown decision, or a note that is too long."""
+        if self.decision not in get_args(Decision):
+            raise UsageError(f"decision {self.decision!r}; there are: {', '.join(get_args(Decision))}")
+        if len(self.note) > MAX_NOTE:
+            raise UsageError(f"{self.path}: a note has at most {MAX_NOTE} characters")
+
+
+def add_reviews(folder: Path, reviews: Iterable[Review]) -> int:
+    """Append reviews to a results folder; return how many.
+
+    Raises:
+        ResultsError: no results folder, or it cannot be written.
+        UsageError: an image that is not in the folder, or that has changed since it was reviewed.
+    """
+    known = {
+        row["path"]: row["content_hash"] for row in iterate_rows(_checked(folder), ["path", "content_hash"])
+    }
+    lines = []
+    for one in reviews:
+        if one.path not in known:
+            raise UsageError(f"{one.path} is not in {folder}; nothing was added")
+        if one.content_hash not in ("", known[one.path]):
+            raise UsageError(f"{one.path} was scored again since it was reviewed; nothing was added")
+        stamp = one.time or datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {**asdict(one), "content_hash": known[one.path], "time": stamp}
+        lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+    with results_errors(folder / REVIEWS), (folder / REVIEWS).open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+    return len(lines)
+
+
+def read_reviews(folder: Path) -> dict[str, Review]:
+    """Path → the decision that counts. A line that a killed process left incomplete is skipped.
+
+    Raises:
+        ResultsError: no results folder.
+    """
+    found: dict[str, Review] = {}
+    place = _checked(folder) / REVIEWS
+    for line in place.read_text(encoding="utf-8").splitlines() if place.exists() else ():
+        try:
+            one = Review(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        if one.decision == "undo":
+            found.pop(one.path, None)
+        else:
+            found[one.path] = one
+    return found
+
+
+def reviewed_images(folder: Path) -> dict[Path, str]:
+    """File → "good" or "defective" of the reviewed images of a results folder that are still there.
+
+    Raises:
+        ResultsError: no results folder, or none of its reviewed images is still in place.
+    """
+    source = Path(read_manifest(folder)["settings"].get("source", ""))
+    root = source if source.is_dir() else source.parent
+    reviews = read_reviews(folder)
+    found = {root / path: one.decision for path, one in reviews.items() if (root / path).is_file()}
+    if not found:
+        raise ResultsError(f"{folder}: no reviewed images there, or their files are no longer in {root}")
+    return {path: str(decision) for path, decision in found.items()}
+
+
+def parse_reviews(text: str) -> Iterator[Review]:
+    """Yield reviews of JSON or JSON lines, as the report exports them. Raises UsageError."""
+    try:
+        entries = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(x) for x in text.splitlines() if x]
+        )
+        for entry in entries:
+            known = {key: value for key, value in entry.items() if key in Review.__dataclass_fields__}
+            yield Review(**known)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"not reviews as the report exports them ({error})") from None
+
+
+def reviewed_rows(folder: Path, method: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """Yield rows of reviewed images, with the review's ``decision``, ``note``, ``reviewer`` and ``time``."""
+    reviews = read_reviews(folder)
+    wanted = method or next(iter(read_manifest(folder)["settings"]["methods"]))
+    columns = [
+        "path",
+        "content_hash",
+        "width",
+        "height",
+        "method",
+        "score",
+        "flag",
+        "verdict",
+        "regions",
+        "profile",
+    ]
+    for row in iterate_rows(folder, columns):
+        review = reviews.get(row["path"])
+        if review is not None and row["method"] == wanted:
+            yield {**row, "decision": review.decision, "note": review.note,
+                   "reviewer": review.reviewer, "reviewed_at": review.time}  # fmt: skip
+
+
+def _checked(folder: Path) -> Path:
+    read_manifest(folder)
+    return folder
