@@ -20,7 +20,7 @@ LAYERS = (
     ("detector",),
     ("loading", "profile"),
     ("product",),
-    ("benchmark", "export", "distributed", "server"),
+    ("benchmark", "export", "distributed", "server", "watch"),
     ("integrations", "ui", "training"),
     ("cli",),
 )

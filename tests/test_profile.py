@@ -167,13 +167,13 @@ def test_update_shows_what_changes_and_names_what_it_replaces(tmp_path, good, pl
     first = read_profile(path)
     run("detect", str(plates), "--profile", str(path), "--out", str(out), model=False)
     add_reviews(
-        out, [Review("a/plate 1.png", "defective"), Review("a/plate 3.png", "good", note="a reflection")]
+        out, [Review("a/plate 1.png", "reject"), Review("a/plate 3.png", "accept", note="a reflection")]
     )
     options = ["--from-review", str(out), "--yes"]
     code, said, errors = run("profile", "update", str(path), *options, model=False)
     assert code == 0, errors
     assert "before: flags" in said
-    assert "of 1 reviewed as defective" in said
+    assert "of 1 rejected" in said
     second = read_profile(path)
     assert second.provenance["replaces"] == first.label
     assert second.calibrations["anoclip"].images == 7

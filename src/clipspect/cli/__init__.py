@@ -17,8 +17,10 @@ from clipspect.cli.output import console
 from clipspect.cli.profile import profile_app
 from clipspect.cli.references import references_app
 from clipspect.cli.results import results_app
+from clipspect.cli.review import review_app
 from clipspect.cli.serve import serve, ui
 from clipspect.cli.strict import EXIT_INTERRUPTED, StrictCommand, interrupts
+from clipspect.cli.watch import watch
 from clipspect.errors import ClipspectError
 
 EXIT_USAGE = 2
@@ -43,6 +45,7 @@ def _root(
 
 
 app.command(cls=StrictCommand)(detect)
+app.command(cls=StrictCommand)(watch)
 app.command(cls=StrictCommand)(demo)
 app.command(cls=StrictCommand)(methods)
 app.command(cls=StrictCommand)(benchmark)
@@ -54,6 +57,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(profile_app, name="profile")
 app.add_typer(references_app, name="references")
 app.add_typer(results_app, name="results")
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:

@@ -123,9 +123,7 @@ def update(
     ] = None,
     from_review: Annotated[
         Path | None,
-        typer.Option(
-            "--from-review", help="Reviewed results folder: images judged good are added to --good."
-        ),
+        typer.Option("--from-review", help="Reviewed results folder: accepted images are added to --good."),
     ] = None,
     false_alarm_rate: opt.FalseAlarmOption = None,
     threshold: opt.ThresholdOption = None,
@@ -143,7 +141,7 @@ def update(
     before = read_profile(profile)
     target = out or profile
     reviewed = {} if from_review is None else reviewed_images(from_review)
-    confirmed = [path for path, verdict in reviewed.items() if verdict == "good"]
+    confirmed = [path for path, verdict in reviewed.items() if verdict == "accept"]
     again = (
         good or from_review is not None or false_alarm_rate is not None or config.roi or config.ignore_border
     )
@@ -264,10 +262,10 @@ def _print_reviewed(products: Mapping[str, Product], reviewed: Mapping[Path, str
             product.detector.stream(list(reviewed), object=product.profile.object, good=product.good)
         )
         flags = dict(zip(reviewed, (bool(one.flag) for one in found), strict=False))
-        good = [path for path, verdict in reviewed.items() if verdict == "good"]
-        bad = [path for path, verdict in reviewed.items() if verdict == "defective"]
+        good = [path for path, verdict in reviewed.items() if verdict == "accept"]
+        bad = [path for path, verdict in reviewed.items() if verdict == "reject"]
         text = (
-            f"{name}: flags {sum(flags[p] for p in bad)} of {len(bad)} reviewed as defective,"
-            f" {sum(flags[p] for p in good)} of {len(good)} reviewed as good"
+            f"{name}: flags {sum(flags[p] for p in bad)} of {len(bad)} rejected,"
+            f" {sum(flags[p] for p in good)} of {len(good)} accepted"
         )
         console().print(text, highlight=False, markup=False, soft_wrap=True)

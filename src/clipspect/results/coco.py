@@ -53,16 +53,21 @@ def _annotations(out: Path, method: str) -> Iterator[dict[str, Any]]:
     for image, row in _scored(out, method):
         for region in row["regions"] or []:
             number += 1
-            yield {
-                "id": number,
-                "image_id": image,
-                "category_id": CATEGORY["id"],
-                "bbox": [region[name] for name in ("left", "top", "width", "height")],
-                "area": region["area"],
-                "iscrowd": 0,
-                "segmentation": [_box_polygon(region)],
-                "score": region["peak"],
-            }
+            yield region_annotation(region, number, image)
+
+
+def region_annotation(region: Mapping[str, Any], number: int, image: int) -> dict[str, Any]:
+    """Return the annotation of a region."""
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": CATEGORY["id"],
+        "bbox": [region[name] for name in ("left", "top", "width", "height")],
+        "area": region["area"],
+        "iscrowd": 0,
+        "segmentation": [_box_polygon(region)],
+        "score": region["peak"],
+    }
 
 
 def _box_polygon(region: Mapping[str, Any]) -> list[int]:

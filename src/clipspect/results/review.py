@@ -5,19 +5,23 @@ OUT/reviews.jsonl    one line per decision; the last one of an image counts, and
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 from clipspect.errors import ResultsError, UsageError
+from clipspect.results.coco import CATEGORY, region_annotation
 from clipspect.results.files import results_errors
 from clipspect.results.store import iterate_rows, read_manifest
 
 REVIEWS = "reviews.jsonl"
-Decision = Literal["good", "defective", "undo"]
+Decision = Literal["accept", "reject", "undo"]
+"""Accept: a good part. Reject: a defective one."""
 MAX_NOTE = 2000
 
 
@@ -29,6 +33,7 @@ class Review:
     """As in the rows."""
     decision: Decision
     note: str = ""
+    tags: tuple[str, ...] = ()
     content_hash: str = ""
     """Of the image that was looked at."""
     reviewer: str = ""
@@ -63,6 +68,7 @@ def add_reviews(folder: Path, reviews: Iterable[Review]) -> int:
         entry = {**asdict(one), "content_hash": known[one.path], "time": stamp}
         lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     with results_errors(folder / REVIEWS), (folder / REVIEWS).open("a", encoding="utf-8") as file:
+        file.write("\n")  # ends a line that a killed process left incomplete
         file.writelines(lines)
     return len(lines)
 
@@ -77,7 +83,8 @@ def read_reviews(folder: Path) -> dict[str, Review]:
     place = _checked(folder) / REVIEWS
     for line in place.read_text(encoding="utf-8").splitlines() if place.exists() else ():
         try:
-            one = Review(**json.loads(line))
+            entry = json.loads(line)
+            one = Review(**{**entry, "tags": tuple(entry.get("tags", ()))})
         except (ValueError, TypeError):
             continue
         if one.decision == "undo":
@@ -88,7 +95,7 @@ def read_reviews(folder: Path) -> dict[str, Review]:
 
 
 def reviewed_images(folder: Path) -> dict[Path, str]:
-    """File → "good" or "defective" of the reviewed images of a results folder that are still there.
+    """File → "accept" or "reject" of the reviewed images of a results folder that are still there.
 
     Raises:
         ResultsError: no results folder, or none of its reviewed images is still in place.
@@ -102,19 +109,16 @@ def reviewed_images(folder: Path) -> dict[Path, str]:
     return {path: str(decision) for path, decision in found.items()}
 
 
-def parse_reviews(text: str) -> Iterator[Review]:
-    """Yield reviews of JSON or JSON lines, as the report exports them. Raises UsageError."""
+def parse_reviews(text: str) -> list[Review]:
+    """Return the decisions of a review that the report exported as JSON. Raises UsageError."""
     try:
-        entries = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [json.loads(x) for x in text.splitlines() if x]
-        )
-        for entry in entries:
-            known = {key: value for key, value in entry.items() if key in Review.__dataclass_fields__}
-            yield Review(**known)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"not reviews as the report exports them ({error})") from None
+        return [
+            Review(one["name"], one["decision"], one.get("note", ""), tuple(one.get("tags", ())))
+            for one in json.loads(text)["images"]
+            if one["decision"] is not None
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"not a review as the report exports it as JSON ({error})") from None
 
 
 def reviewed_rows(folder: Path, method: str | None = None) -> Iterator[Mapping[str, Any]]:
@@ -136,10 +140,46 @@ def reviewed_rows(folder: Path, method: str | None = None) -> Iterator[Mapping[s
     for row in iterate_rows(folder, columns):
         review = reviews.get(row["path"])
         if review is not None and row["method"] == wanted:
-            yield {**row, "decision": review.decision, "note": review.note,
+            yield {**row, "decision": review.decision, "note": review.note, "tags": list(review.tags),
                    "reviewer": review.reviewer, "reviewed_at": review.time}  # fmt: skip
 
 
 def _checked(folder: Path) -> Path:
     read_manifest(folder)
     return folder
+
+
+def write_review_csv(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write reviewed rows as CSV; UTF-8 with a byte order mark, for spreadsheets."""
+    names = [
+        "path",
+        "decision",
+        "note",
+        "tags",
+        "reviewer",
+        "reviewed_at",
+        "verdict",
+        "score",
+        "profile",
+        "content_hash",
+    ]
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="", write_through=True)
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "tags": " ".join(row["tags"])})
+    text.detach()
+
+
+def write_review_coco(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write reviewed rows as COCO JSON: all images with their decision, and the regions of the rejected ones."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        names = ("width", "height", "decision", "note", "tags", "score", "verdict")
+        images.append({"id": number, "file_name": row["path"], **{name: row[name] for name in names}})
+        for region in row["regions"] if row["decision"] == "reject" else ():
+            annotations.append(region_annotation(region, len(annotations) + 1, number))
+    table = {"info": {"description": "clipspect review"}, "licenses": [], "categories": [CATEGORY],
+             "images": images, "annotations": annotations}  # fmt: skip
+    file.write(json.dumps(table, ensure_ascii=False).encode())

@@ -1,0 +1,402 @@
+"""A watch judges each image once, whatever happens to the process, the disk, the folder and the targets."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from clipspect.errors import ResultsError, UsageError
+from clipspect.results.store import iterate_rows
+from clipspect.watch.journal import ATTEMPTS, LONGEST_WAIT, Journal, Stamp, image_key
+from clipspect.watch.sources import FolderSource, VideoSource
+from clipspect.watch.targets import Command, DeliveryError, FileTarget, Mqtt, Webhook
+from clipspect.watch.watcher import Watcher
+from helpers.images import plate
+from watch.conftest import save_plate
+
+EVENT = {"path": "a.png", "file": "a.png", "verdict": "flagged", "content_hash": "0" * 64}
+
+
+def watcher(product, source, out, targets=(), **options) -> Watcher:
+    folder = source if not isinstance(source, Path) else FolderSource(source, settle=0.0)
+    return Watcher(product, folder, out, targets, poll=0.01, **options)
+
+
+def rows_of(out) -> list[dict]:
+    return list(iterate_rows(out, ["path", "content_hash", "verdict", "profile", "error"]))
+
+
+@contextmanager
+def receiver(answers=(200,)):
+    """A web server that keeps what it is sent and answers with each status in turn, then with the last."""
+    got: list[tuple[dict, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((dict(self.headers), body))
+            self.send_response(answers[min(len(got), len(answers)) - 1])
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook", got
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_each_image_is_judged_once(product, incoming, tmp_path):
+    for number in range(5):
+        save_plate(incoming / f"{number}.png", number, blot=number == 2)
+    (incoming / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    first = watcher(product, incoming, out).run(once=True)
+    assert first.images == 6
+    again = watcher(product, incoming, out).run(once=True)
+    assert again.images == 0
+    found = rows_of(out)
+    assert sorted(row["path"] for row in found) == sorted([*(f"{n}.png" for n in range(5)), "broken.png"])
+    assert {row["profile"] for row in found} == {product.profile.label}
+    assert next(row for row in found if row["path"] == "broken.png")["verdict"] == "error"
+
+
+def test_a_file_is_taken_when_it_is_complete(incoming):
+    clock = [0.0]
+    source = FolderSource(incoming, settle=2.0, clock=lambda: clock[0])
+
+    def taken() -> list[str]:
+        return [one.name for one in source.take(10, lambda stamp: False)]
+
+    (incoming / "slow.png").write_bytes(b"half")
+    (incoming / "x.png.part").write_bytes(b"half")
+    (incoming / ".hidden.png").write_bytes(b"half")
+    assert taken() == []
+    assert not source.is_finished()
+    clock[0] = 1.5
+    (incoming / "slow.png").write_bytes(b"half and more")
+    assert taken() == []
+    clock[0] = 3.0
+    assert taken() == []
+    clock[0] = 3.6
+    assert taken() == ["slow.png"]
+
+
+def test_the_folder_may_disappear_and_return(product, incoming, tmp_path):
+    source = FolderSource(incoming, settle=0.0)
+    shutil.rmtree(incoming)
+    assert source.take(10, lambda stamp: False) == []
+    assert source.missing
+    save_plate(incoming / "1.png", 1)
+    source.take(10, lambda stamp: False)
+    assert [one.name for one in source.take(10, lambda stamp: False)] == ["1.png"]
+    assert not source.missing
+
+
+def test_a_name_that_is_used_again_gets_its_own_row(product, incoming, tmp_path):
+    out = tmp_path / "out"
+    for number in range(3):
+        save_plate(incoming / "latest.png", number)
+        watcher(product, incoming, out).run(once=True)
+    names = [row["path"] for row in rows_of(out)]
+    assert names[0] == "latest.png"
+    assert len(set(names)) == 3
+    assert all(name.startswith("latest.png@") for name in names[1:])
+
+
+def test_images_are_moved_once_and_a_copy_that_comes_again_too(product, incoming, tmp_path):
+    out, sorted_to = tmp_path / "out", tmp_path / "sorted"
+    target = FileTarget(sorted_to, incoming, moves=True)
+    save_plate(incoming / "line 1" / "a.png", 1)
+    (incoming / "broken.png").write_bytes(b"no image")
+    watcher(product, incoming, out, [target]).run(once=True)
+    assert [p.name for p in incoming.rglob("*") if p.is_file()] == []
+    moved = [p.relative_to(sorted_to).as_posix() for p in sorted_to.rglob("*") if p.is_file()]
+    assert sorted(moved)[0] == "error/broken.png"
+    assert sorted(moved)[1] in ("ng/line 1/a.png", "ok/line 1/a.png")
+    save_plate(incoming / "line 1" / "a.png", 1)
+    counts = watcher(product, incoming, out, [target]).run(once=True)
+    assert counts.images == 0
+    assert counts.again == 1
+    assert len(rows_of(out)) == 2
+    assert not list(incoming.rglob("*.png"))
+    save_plate(incoming / "line 1" / "a.png", 2)  # the same name, another image: nothing is overwritten
+    watcher(product, incoming, out, [target]).run(once=True)
+    assert len(list(sorted_to.rglob("a*.png"))) == 2
+
+
+def test_a_move_survives_a_kill_at_any_point(tmp_path):
+    source, aim = tmp_path / "in", tmp_path / "out"
+    path = save_plate(source / "a.png", 1)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    target, event = FileTarget(aim, source, moves=True), {**EVENT, "content_hash": digest}
+    (aim / "ng").mkdir(parents=True)
+    (aim / "ng" / ".key.tmp").write_bytes(b"half")  # killed while it was copied
+    target.send("key", event)
+    assert not path.exists()
+    assert (aim / "ng" / "a.png").exists()
+    save_plate(source / "a.png", 1)  # killed between copy and removal
+    target.send("key", event)
+    target.send("key", event)  # killed before it was noted
+    assert [p.name for p in tmp_path.rglob("*.*") if p.is_file()] == ["a.png"]
+
+
+def test_names_cannot_lead_out_of_the_folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    target = FileTarget(tmp_path / "out", tmp_path / "in", moves=True)
+    for path in ("../secret.png", str(secret)):
+        with pytest.raises(DeliveryError):
+            target.send("key", {**EVENT, "file": path, "content_hash": digest})
+    assert secret.exists()
+
+
+def test_a_webhook_is_signed_repeated_and_recognizable(product, incoming, tmp_path):
+    save_plate(incoming / "a.png", 1)
+    out = tmp_path / "out"
+    with receiver((500, 503, 200)) as (url, got):
+        hook = Webhook(url, b"secret")
+        run = watcher(product, incoming, out, [hook])
+        run.run(once=True)
+        assert run.waiting() == {"waiting": 1}
+        deadline = time.monotonic() + 60
+        while run.waiting().get("done") != 1 and time.monotonic() < deadline:
+            watcher(product, incoming, out, [hook]).run(once=True)
+            time.sleep(0.2)
+    assert len(got) == 3
+    assert len({headers["Idempotency-Key"] for headers, _ in got}) == 1
+    headers, body = got[-1]
+    stamp, signature = (part.split("=")[1] for part in headers["Clipspect-Signature"].split(","))
+    assert hmac.compare_digest(
+        signature, hmac.new(b"secret", stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+    )
+    event = json.loads(body)
+    assert event["path"] == "a.png"
+    assert event["profile"] == product.profile.label
+    assert event["verdict"] in ("flagged", "clean")
+
+
+def test_a_redirect_and_an_unreachable_address_are_errors():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DeliveryError):
+            Webhook(f"http://127.0.0.1:{taken.getsockname()[1]}/", b"s").send("key", EVENT)
+    with receiver((302,)) as (url, got), pytest.raises(DeliveryError, match="302"):
+        Webhook(url, b"s").send("key", EVENT)
+    assert len(got) == 1
+    for url, secret in (("ftp://host/x", b"s"), ("http://", b"s"), ("http://host", b"")):
+        with pytest.raises(UsageError):
+            Webhook(url, secret)
+
+
+def test_what_never_succeeds_is_given_up_and_kept(tmp_path):
+    clock = [0.0]
+    journal = Journal(tmp_path, lambda: clock[0])
+    assert journal.record("k", [error_row("a.png")], {"webhook": EVENT})
+    for _ in range(ATTEMPTS):
+        clock[0] += LONGEST_WAIT
+        [action] = journal.due()
+        journal.failed(action, "down")
+    assert journal.counts() == {"given up": 1}
+    [line] = (tmp_path / "dead-letters.jsonl").read_text().splitlines()
+    assert json.loads(line)["event"]["path"] == "a.png"
+    journal.close()
+
+
+def error_row(path: str) -> dict:
+    from clipspect.results.schema import COLUMNS
+
+    return {**dict.fromkeys(c.name for c in COLUMNS), "path": path, "content_hash": "h", "error": "x", "regions": [],
+            "warnings": []}  # fmt: skip
+
+
+def test_a_clock_that_is_set_back_delays_nothing_for_long(tmp_path):
+    clock = [10_000.0]
+    journal = Journal(tmp_path, lambda: clock[0])
+    journal.record("k", [error_row("a.png")], {"webhook": EVENT})
+    journal.failed(journal.due()[0], "down")
+    assert journal.due() == []
+    clock[0] = 100.0  # two hours back
+    assert len(journal.due()) == 1
+    journal.close()
+
+
+def test_a_full_disk_stops_nothing_for_good(product, incoming, tmp_path, monkeypatch):
+    for number in range(4):
+        save_plate(incoming / f"{number}.png", number)
+    faults = [ResultsError("disk full")] * 3
+    record = Journal.record
+
+    def failing(self, *arguments):
+        if faults:
+            raise faults.pop()
+        return record(self, *arguments)
+
+    monkeypatch.setattr(Journal, "record", failing)
+    monkeypatch.setattr("clipspect.watch.watcher.RETRY_SECONDS", 0.01)
+    said: list[str] = []
+    counts = watcher(product, incoming, tmp_path / "out", say=said.append).run(once=True)
+    assert counts.images == 4
+    assert len(rows_of(tmp_path / "out")) == 4
+    assert said == ["waiting: disk full"]
+
+
+def test_another_profile_needs_another_folder(product, incoming, tmp_path):
+    save_plate(incoming / "a.png", 1)
+    watcher(product, incoming, tmp_path / "out").run(once=True)
+    changed = type(product)(product.profile.with_threshold(0.7), product.detector, product.good)
+    with pytest.raises(ResultsError, match="profile was"):
+        watcher(changed, incoming, tmp_path / "out").run(once=True)
+
+
+def test_a_command_gets_the_event_on_its_input_and_no_shell_reads_names(tmp_path):
+    seen = tmp_path / "seen.json"
+    script = tmp_path / "act.py"
+    script.write_text(f"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())")
+    event = {**EVENT, "path": f"$(touch {tmp_path}/evil); a.png"}
+    Command(f"{sys.executable} {script}").send("key", event)
+    assert json.loads(seen.read_text())["path"] == event["path"]
+    assert not (tmp_path / "evil").exists()
+    with pytest.raises(DeliveryError, match="exit code 3"):
+        Command(f"{sys.executable} -c 'import sys; sys.exit(3)'").send("key", EVENT)
+    with pytest.raises(UsageError, match="no such program"):
+        Command("no-such-program-here x")
+
+
+def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
+    out, acted = tmp_path / "out", tmp_path / "acted.txt"
+    script = tmp_path / "act.py"
+    script.write_text(
+        f"import sys, json; open({str(acted)!r}, 'a').write(json.load(sys.stdin)['id'] + '\\n')"
+    )
+    for number in range(40):
+        save_plate(incoming / f"{number:02}.png", number)
+    words = [sys.executable, "-c", "from clipspect.cli import main; main()", "watch", str(incoming),
+             "--profile", str(profile), "--out", str(out),
+             "--settle", "0", "--poll", "0.05", "--batch-size", "2", "--move-to", str(tmp_path / "sorted"),
+             "--run", f"{sys.executable} {script}", "--no-report", "--json"]  # fmt: skip
+    for lines in (3, 10):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(lines):  # judged images are said one by one
+            assert process.stdout.readline()
+        process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
+        process.stdout.close()
+    done = subprocess.run([*words, "--once"], capture_output=True, text=True, check=True)
+    assert "actions wait" not in done.stderr
+    names = Counter(row["path"] for row in rows_of(out))
+    assert sorted(names) == [f"{number:02}.png" for number in range(40)]
+    assert set(names.values()) == {1}
+    assert not list(incoming.glob("*.png"))
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == 40
+    keys = Counter(acted.read_text().split())
+    assert (
+        len(keys) == 40
+    )  # each was told; one that was under way at a kill may be told twice, with the same key
+    assert sum(keys.values()) <= 42
+
+
+@pytest.mark.skipif(
+    shutil.which("mosquitto") is None, reason="needs a Mosquitto broker (Debian's package mosquitto)"
+)
+def test_mqtt_survives_a_broker_that_is_down(product, incoming, tmp_path):
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    save_plate(incoming / "a.png", 1)
+    target = Mqtt(f"mqtt://127.0.0.1:{port}/line3")
+    run = watcher(product, incoming, tmp_path / "out", [target])
+    run.run(once=True)
+    assert run.waiting() == {"waiting": 1}
+
+    broker = subprocess.Popen([shutil.which("mosquitto"), "-p", str(port)], stderr=subprocess.DEVNULL)
+    got: list[tuple[str, dict]] = []
+    try:
+        listener = Client(CallbackAPIVersion.VERSION2)
+        listener.on_message = lambda _c, _u, message: got.append((message.topic, json.loads(message.payload)))
+        listener.on_connect = lambda client, *_: client.subscribe("line3/#", qos=1)
+        subscribed = threading.Event()
+        listener.on_subscribe = lambda *_: subscribed.set()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                listener.connect("127.0.0.1", port)
+                break
+            except OSError:
+                time.sleep(0.05)
+        listener.loop_start()
+        assert subscribed.wait(30)
+        while not got and time.monotonic() < deadline:
+            watcher(product, incoming, tmp_path / "out", [target]).run(once=True)
+            time.sleep(0.1)
+        listener.loop_stop()
+    finally:
+        broker.terminate()
+        broker.wait()
+    [(topic, event)] = got
+    assert topic in ("line3/ok", "line3/ng")
+    assert event["path"] == "a.png"
+    assert event["id"] == image_key("a.png", event["content_hash"], product.profile.label)
+
+
+def test_frames_of_a_video_are_judged_in_steps_and_once(product, tmp_path):
+    path = tmp_path / "line.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
+    for number in range(7):
+        writer.write(np.ascontiguousarray(plate(number)[..., ::-1]))
+    writer.release()
+    out = tmp_path / "out"
+    counts = watcher(product, VideoSource(str(path), 3), out).run()
+    assert counts.images == 3
+    assert [row["path"] for row in rows_of(out)] == [f"line.avi#{n:06d}" for n in (0, 3, 6)]
+    assert watcher(product, VideoSource(str(path), 3), out).run().images == 0
+    with pytest.raises(UsageError, match="cannot be opened"):
+        VideoSource(str(tmp_path / "absent.avi"))
+
+
+def test_a_stamp_tells_a_changed_file(tmp_path):
+    journal = Journal(tmp_path)
+    journal.record("k", [error_row("a.png")], {}, Stamp("a.png", 3, 5))
+    assert journal.is_judged(Stamp("a.png", 3, 5))
+    assert not journal.is_judged(Stamp("a.png", 3, 6))
+    journal.close()
+
+
+def test_impossible_options_are_refused_before_the_model_is_loaded(run, profile, incoming, tmp_path):
+    common = ["watch", str(incoming), "--profile", str(profile), "-o", str(tmp_path / "out")]
+    for words, reason in (
+        (["--move-to", "a", "--copy-to", "b"], "not both"),
+        (["--webhook", "http://localhost:1"], "--webhook-secret-file"),
+        (["--mqtt", "localhost"], "mqtt://host/topic"),
+        (["--run", "no-such-program-here"], "no such program"),
+    ):
+        code, _, errors = run(*common, *words, model=False)
+        assert code == 2
+        assert reason in errors
+    assert not (tmp_path / "out").exists()
