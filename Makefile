@@ -11,7 +11,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test test-oldest lint types check train-tiny evaluate-tiny clean
+.PHONY: demo test test-oldest viewer lint types check train-tiny evaluate-tiny clean
 
 demo: $(INSTALLED)
 	$(BIN)/clipspect demo --out demo-results
@@ -20,6 +20,10 @@ demo: $(INSTALLED)
 
 test: $(DEVELOPMENT) lint types
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Build the viewer of report and page into the package, and run its unit tests. Needs Node 20 or later.
+viewer:
+	cd viewer && npm ci --ignore-scripts && npm test && npm run build
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .

@@ -249,7 +249,7 @@ def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_pa
     assert len(rows) == 30
     assert {r["method"] for r in rows} == {"anoclip", "dual-image", "mutual"}
     assert (out / "overlays" / "b" / "plate 0.png.dual-image.png").is_file()
-    assert '"others": [{"method": "dual-image"' in (out / "report.html").read_text()
+    assert '{"name": "dual-image", "threshold"' in (out / "report.html").read_text()
     code, text, _ = run(
         "detect",
         str(plates),

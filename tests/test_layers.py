@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "src" / "clipspect"
 LAYERS = (
-    ("types", "errors", "demo"),
+    ("types", "errors", "demo", "viewer"),
     ("postprocess",),
     ("data", "prompts", "detection"),
     ("registry", "backbones"),

@@ -14,9 +14,17 @@ from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 SET = """at => {
   const knob = document.getElementById("threshold");
-  knob.value = at; knob.dispatchEvent(new Event("input")); knob.dispatchEvent(new Event("change"));
+  knob.value = at; knob.dispatchEvent(new Event("input", {bubbles: true}));
 }"""
-STATE = """() => rows.map(row => [row.name, row.verdict, row.regions.length, ...(row.regions[0] ?? []).slice(0, 4)])"""
+STATE = """() => [...document.querySelectorAll(".card")].map(card => [card.dataset.name, card.dataset.verdict,
+  card.querySelectorAll(".box").length, ...(card.querySelector(".box")?.dataset.box.split(" ").map(Number) ?? [])])"""
+"""Name, verdict, number of boxes and first box of every card; all cards of so small a run exist."""
+
+
+def state_of(page) -> list[list]:
+    """The cards once they follow the threshold."""
+    page.wait_for_timeout(50)
+    return sorted(page.evaluate(STATE))
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +42,12 @@ def page(report):
         pytest.skip("there is no Chromium")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         broken: list[str] = []
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(report.as_uri())
-        page.wait_for_function("rows.every(row => row.cells)")
+        page.select_option("#heat-marks", "boxes")
+        page.wait_for_selector(".card .box")
         yield page
         browser.close()
         assert broken == []
@@ -54,7 +63,7 @@ def test_verdicts_and_boxes_are_those_of_the_printed_command(page, report, tmp_p
     rows = {
         row["path"]: row for row in iterate_rows(tmp_path / "moved", ["path", "verdict", "regions", "score"])
     }
-    shown = {name: rest for name, *rest in page.evaluate(STATE)}
+    shown = {name: rest for name, *rest in state_of(page)}
     assert shown.keys() == rows.keys()
     for name, row in rows.items():
         verdict, count, *box = shown[name]
@@ -67,11 +76,11 @@ def test_verdicts_and_boxes_are_those_of_the_printed_command(page, report, tmp_p
 
 
 def test_the_way_back_restores_what_the_run_judged(page):
-    before = page.evaluate(STATE)
-    page.evaluate(SET, page.evaluate("Number(knob.max)"))
-    assert page.evaluate(STATE) != before
+    before = state_of(page)
+    page.evaluate(SET, page.evaluate("Number(document.getElementById('threshold').max)"))
+    assert state_of(page) != before
     page.click("#reset")
-    assert page.evaluate(STATE) == before
+    assert state_of(page) == before
     assert not page.is_visible("#command")
 
 
@@ -81,5 +90,7 @@ def test_the_histogram_itself_is_dragged(page):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 60)
     page.mouse.up()
-    low, high = page.evaluate("[data.histogram.low, data.histogram.high]")
-    assert page.evaluate("threshold") == pytest.approx(low + 0.2 * (high - low), abs=0.02)
+    low, high = (float(page.get_attribute("#histogram", f"data-{end}")) for end in ("low", "high"))
+    shown = float(page.text_content("#histogram .limit-text").removeprefix("threshold "))
+    assert shown == pytest.approx(low + 0.2 * (high - low), abs=0.02)
+    assert f"At {shown:.3f}" in page.inner_text("#what-if")

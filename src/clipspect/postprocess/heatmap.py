@@ -14,13 +14,13 @@ from clipspect.types import Region
 if TYPE_CHECKING:
     from PIL import Image
 
-INFERNO = np.array(
+HEAT_COLORS = np.array(
     [
-        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
-        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+        (30, 70, 190), (38, 96, 214), (46, 110, 232), (84, 92, 236), (140, 70, 226), (206, 34, 128),
+        (226, 40, 84), (236, 62, 44), (244, 98, 24), (250, 138, 10), (255, 176, 0),
     ]
 )  # fmt: skip
-"""(11, 3) evenly spaced colors with evenly rising lightness, which are also readable in grayscale print."""
+"""(11, 3) evenly spaced colors of middle lightness, which show on dark and on white images; the viewer has the same."""
 COOL, WARM = 0.25, 0.5
 """Scores at which the heatmap starts to show and reaches full opacity: 0.5 is the threshold."""
 DIMMED = 0.4
@@ -32,8 +32,8 @@ HEAT_SIDE = 1024
 def color_heat(values: NDArray[np.float32], opacity: float) -> NDArray[np.uint8]:
     """Return (H, W, 4) RGBA of scores (H, W): transparent below 0.25, full ``opacity`` from the threshold 0.5."""
     levels = np.arange(256) / 255
-    stops = np.linspace(0, 1, len(INFERNO))
-    colours = [np.interp(levels, stops, INFERNO[:, channel]) for channel in range(3)]
+    stops = np.linspace(0, 1, len(HEAT_COLORS))
+    colours = [np.interp(levels, stops, HEAT_COLORS[:, channel]) for channel in range(3)]
     alpha = 255 * opacity * np.clip((levels - COOL) / (WARM - COOL), 0, 1)
     table = np.stack([*colours, alpha], axis=-1).round().astype(np.uint8)
     return np.asarray(table[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)])

@@ -171,8 +171,12 @@ class LocalEngine:
         }
 
     def config(self) -> Mapping[str, Any]:
-        """Return the detector's options."""
-        return self.detector.config.to_dict()
+        """Return the detector's options, and the folder of templates for the report."""
+        folder = getattr(self.templates, "folder", None)
+        return {
+            **self.detector.config.to_dict(),
+            "templates": None if folder is None else row_path(str(folder.resolve())),
+        }
 
     def images(self) -> Sequence[str]:
         """Return all images, sorted by path."""

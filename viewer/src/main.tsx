@@ -1,0 +1,21 @@
+import { render } from "preact";
+import { ReportView } from "./components/ReportView";
+import { readEmbedded } from "./embedded";
+import { ViewerState } from "./state";
+import "./style.css";
+
+/** The browser's storage, where it allows access. */
+function storage(): Storage | null {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
+}
+
+function start(): void {
+  const root = document.getElementById("viewer")!;
+  if (document.getElementById("data")) render(<ReportView state={new ViewerState(readEmbedded(document), storage())} />, root);
+}
+
+start();
