@@ -50,6 +50,7 @@ def detect(
     false_alarm_rate: opt.FalseAlarmOption = None,
     threshold: opt.ThresholdOption = None,
     maps: opt.MapsOption = opt.Maps.none,
+    masks: opt.MasksOption = False,
     overlays: opt.OverlaysOption = opt.Overlays.all,
     csv: opt.CsvOption = False,
     report: opt.ReportOption = True,
@@ -71,8 +72,8 @@ def detect(
     if not on_ray:
         _check_local(source, address, workers)
     alone = not on_ray and place.is_file() and out is None and pages is opt.Pages.first
-    if alone and (csv or maps is not opt.Maps.none):
-        raise UsageError("--csv and --maps are parts of a results folder; add --out FOLDER")
+    if alone and (csv or masks or maps is not opt.Maps.none):
+        raise UsageError("--csv, --masks and --maps are parts of a results folder; add --out FOLDER")
     if threshold is not None:
         check_threshold(threshold)
     if false_alarm_rate is not None and good is None:
@@ -110,6 +111,7 @@ def detect(
             "calibrations": {} if calibrated is None else calibrated.calibrations,
             "threshold": threshold,
             "maps": maps.value,
+            "masks": masks,
             "overlays": overlays.value,
             "csv": csv,
             "report": report,

@@ -147,6 +147,12 @@ OutOption = Annotated[
     ),
 ]
 MapsOption = Annotated[Maps, typer.Option("--maps", help="Also write the maps.", rich_help_panel=OUTPUT)]
+MasksOption = Annotated[
+    bool,
+    typer.Option(
+        "--masks", help="Also write regions as masks: 255 in a region, else 0.", rich_help_panel=OUTPUT
+    ),
+]
 OverlaysOption = Annotated[
     Overlays, typer.Option("--overlays", help="Which overlays to write.", rich_help_panel=OUTPUT)
 ]

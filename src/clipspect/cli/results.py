@@ -28,6 +28,9 @@ ThresholdOption = Annotated[
 ]
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of words.")]
+
+
 class Format(str, Enum):
     """What rows may be exported as."""
 
@@ -134,6 +137,63 @@ def report(folder: FolderArgument) -> None:
     recover_manifest(folder)
     path = write_report(folder)
     console().print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@results_app.command(cls=StrictCommand)
+def compare(before: FolderArgument, after: FolderArgument, as_json: JsonOption = False) -> None:
+    """Say which images changed their verdict between two runs, and why."""
+    import json
+    from dataclasses import asdict
+
+    from clipspect.postprocess.verdict import WORDS
+    from clipspect.results.compare import compare_results
+
+    found = compare_results(before, after)
+    if as_json:
+        print(json.dumps({**asdict(found), "pairs": [[*pair, count] for pair, count in found.pairs.items()]}))
+        return
+    for one in found.changes:
+        scores = f"{_score(one.score_before)} → {_score(one.score_after)}"
+        _print(f"{one.path}: {WORDS[one.before]} → {WORDS[one.after]} ({one.method} {scores}; {one.reason})")
+    _print(f"{len(found.changes)} of {found.images} verdicts changed")
+    if found.only_before or found.only_after:
+        _print(f"not compared: {found.only_before} only in {before}, {found.only_after} only in {after}")
+    for line in found.settings:
+        _print(f"differs: {line}")
+
+
+@results_app.command(cls=StrictCommand)
+def drift(
+    folder: FolderArgument,
+    reference: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Results folder to compare with \\[default: the calibration's images].", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether scores, brightness or sharpness have changed since a threshold was taken, or since another run.
+
+    Exit codes: 0 unchanged, or too few images; 1 changed; 2 wrong usage.
+    """
+    import json
+
+    from clipspect.results.drift import describe_drift, find_drift
+
+    found = find_drift(folder, reference)
+    for line in [json.dumps(one.to_dict()) for one in found] if as_json else describe_drift(found):
+        _print(line)
+    if any(one.has_changed for one in found):
+        raise typer.Exit(1)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _print(text: str) -> None:
+    console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(out: Path, images: int, flagged: int, failed: int) -> None:

@@ -82,7 +82,10 @@ def export(
                 file.write(lines.encode())
     else:
         with open_beside(out) as file:
-            (write_review_csv if format is ReviewFormat.csv else write_review_coco)(file, rows)
+            if format is ReviewFormat.csv:
+                write_review_csv(file, rows)
+            else:
+                write_review_coco(file, folder, rows)
     _say(f"{plural(len(rows), 'reviewed image')} in {out}")
 
 

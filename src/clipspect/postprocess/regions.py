@@ -35,9 +35,37 @@ def find_regions(
     Returns:
         Regions in image pixels, highest peak first.
     """
+    return [region for region, _ in _labeled_regions(values, calibration, height, width)[0]]
+
+
+def outline_regions(
+    values: NDArray[np.float64], calibration: Calibration, height: int, width: int
+) -> list[list[list[float]]]:
+    """The outlines of the regions that :func:`find_regions` finds, in the same order; arguments as there.
+
+    Returns:
+        Per region its polygons as [x, y, …] in image pixels, holes filled.
+    """
+    from clipspect.postprocess.outline import outline_cells
+
+    found, labels = _labeled_regions(values, calibration, height, width)
+    across, down = width / values.shape[1], height / values.shape[0]
+    return [
+        [
+            [round(part, 2) for x, y in polygon for part in (x * across, y * down)]
+            for polygon in outline_cells(labels == label)
+        ]
+        for _, label in found
+    ]
+
+
+def _labeled_regions(
+    values: NDArray[np.float64], calibration: Calibration, height: int, width: int
+) -> tuple[list[tuple[Region, int]], NDArray[Any]]:
+    """Regions with their labels, highest peak first, and the labeled cells."""
     labels, kept = _grow(values, calibration)
     cell_height, cell_width = height / values.shape[0], width / values.shape[1]
-    regions = []
+    regions: list[tuple[Region, int]] = []
     for label, (rows, columns) in kept.items():
         inside = labels[rows, columns] == label
         part = np.where(inside, values[rows, columns], -np.inf)
@@ -45,23 +73,22 @@ def find_regions(
         left, top = int(columns.start * cell_width), int(rows.start * cell_height)
         right = min(width, max(left + 1, round(columns.stop * cell_width)))
         bottom = min(height, max(top + 1, round(rows.stop * cell_height)))
-        regions.append(
-            Region(
-                left=left,
-                top=top,
-                width=right - left,
-                height=bottom - top,
-                area=min(
-                    (right - left) * (bottom - top),
-                    max(1, round(int(inside.sum()) * cell_height * cell_width)),
-                ),
-                peak=float(calibration.probability(part.max())),
-                peak_x=min(width - 1, int((columns.start + peak_column + 0.5) * cell_width)),
-                peak_y=min(height - 1, int((rows.start + peak_row + 0.5) * cell_height)),
-            )
+        region = Region(
+            left=left,
+            top=top,
+            width=right - left,
+            height=bottom - top,
+            area=min(
+                (right - left) * (bottom - top),
+                max(1, round(int(inside.sum()) * cell_height * cell_width)),
+            ),
+            peak=float(calibration.probability(part.max())),
+            peak_x=min(width - 1, int((columns.start + peak_column + 0.5) * cell_width)),
+            peak_y=min(height - 1, int((rows.start + peak_row + 0.5) * cell_height)),
         )
-    regions.sort(key=lambda region: (-region.peak, region.top, region.left))
-    return regions[:MAX_REGIONS]
+        regions.append((region, label))
+    regions.sort(key=lambda one: (-one[0].peak, one[0].top, one[0].left))
+    return regions[:MAX_REGIONS], labels
 
 
 def region_mask(

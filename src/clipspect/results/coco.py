@@ -7,11 +7,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from clipspect.postprocess.calibration import Calibration
+from clipspect.results.rows import outlines_of
 from clipspect.results.store import iterate_rows, read_manifest
 
 COLUMNS = (
-    "path", "method", "width", "height", "score", "flag", "verdict", "regions", "error", "content_hash", "missing",
-)  # fmt: skip
+    *(
+        "path",
+        "method",
+        "width",
+        "height",
+        "score",
+        "flag",
+        "verdict",
+        "regions",
+        "error",
+        "content_hash",
+        "missing",
+    ),
+    *("layers", "map_height", "map_width", "class_logit"),
+)
 CATEGORY = {"id": 1, "name": "anomaly", "supercategory": "anomaly"}
 
 
@@ -19,16 +34,17 @@ def write_coco(file: IO[bytes], out: Path, method: str) -> int:
     """Write the images and regions of one method's rows, row by row; return the number of images.
 
     Failed images are excluded, because they have no size. Boxes are [left, top, width, height] in image pixels, as in
-    https://cocodataset.org/#format-data. ``segmentation`` is the box as a polygon, because rows do not contain a
-    region's outline.
+    https://cocodataset.org/#format-data. ``segmentation`` are the outlines of a region's cells as polygons; holes are
+    filled.
 
     Raises ResultsError.
     """
     info = {"description": f"clipspect {method}", "version": read_manifest(out)["clipspect"]}
     head = {"info": info, "licenses": [], "categories": [CATEGORY]}
     file.write(json.dumps(head)[:-1].encode())
+    calibration = Calibration.from_dict(read_manifest(out)["calibrations"][method])
     count = _write_array(file, "images", (_image(number, row) for number, row in _scored(out, method)))
-    _write_array(file, "annotations", _annotations(out, method))
+    _write_array(file, "annotations", _annotations(out, method, calibration))
     file.write(b"}\n")
     return count
 
@@ -48,16 +64,19 @@ def _image(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": number, "file_name": row["path"], **{name: row[name] for name in names}}
 
 
-def _annotations(out: Path, method: str) -> Iterator[dict[str, Any]]:
+def _annotations(out: Path, method: str, calibration: Calibration) -> Iterator[dict[str, Any]]:
     number = 0
     for image, row in _scored(out, method):
-        for region in row["regions"] or []:
+        outlines = outlines_of(row, calibration)
+        for region, outline in zip(row["regions"] or [], outlines, strict=True):
             number += 1
-            yield region_annotation(region, number, image)
+            yield region_annotation(region, outline, number, image)
 
 
-def region_annotation(region: Mapping[str, Any], number: int, image: int) -> dict[str, Any]:
-    """Return the annotation of a region."""
+def region_annotation(
+    region: Mapping[str, Any], outline: list[list[float]], number: int, image: int
+) -> dict[str, Any]:
+    """Return the annotation of a region with its outline."""
     return {
         "id": number,
         "image_id": image,
@@ -65,16 +84,9 @@ def region_annotation(region: Mapping[str, Any], number: int, image: int) -> dic
         "bbox": [region[name] for name in ("left", "top", "width", "height")],
         "area": region["area"],
         "iscrowd": 0,
-        "segmentation": [_box_polygon(region)],
+        "segmentation": outline,
         "score": region["peak"],
     }
-
-
-def _box_polygon(region: Mapping[str, Any]) -> list[int]:
-    """Return [x, y, …] of the corners of a region's box, clockwise from the top left."""
-    left, top = region["left"], region["top"]
-    right, bottom = left + region["width"], top + region["height"]
-    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def _write_array(file: IO[bytes], name: str, items: Iterable[Mapping[str, Any]]) -> int:

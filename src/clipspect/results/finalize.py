@@ -26,9 +26,9 @@ from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
-from clipspect.results.rows import inside_of, judge_rows, map_of, regions_of, summary_of
+from clipspect.results.rows import inside_of, judge_rows, map_of, mask_of, regions_of, summary_of
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
-from clipspect.results.store import CSV, MAPS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
+from clipspect.results.store import CSV, MAPS, MASKS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
 OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
@@ -64,6 +64,7 @@ def finish_run(
     threshold: float | None,
     present: Collection[str] | None,
     maps: MapFormat = "none",
+    masks: bool = False,
     overlays: OverlayChoice,
     csv: bool,
     report: bool,
@@ -78,6 +79,7 @@ def finish_run(
         threshold: a score chosen by the user instead of 0.5.
         present: names of the existing images; rows of others are excluded from everything but the rows.
         maps: whether calibrated maps in image size are written, and in which format.
+        masks: whether the regions are written as masks in image size: 255 in a region, 0 elsewhere.
         overlays: which images get an overlay.
         csv: whether to write detections.csv.
         report: whether to write report.html.
@@ -97,12 +99,13 @@ def finish_run(
     for name in (
         OVERLAYS,
         MAPS,
+        MASKS,
         CSV,
         REPORT,
     ):  # remove outputs of an earlier calibration, which would contradict the rows
         with results_errors(store.out / name):
             shutil.rmtree(store.out / name, ignore_errors=True)
-            if name not in (OVERLAYS, MAPS):
+            if name not in (OVERLAYS, MAPS, MASKS):
                 (store.out / name).unlink(missing_ok=True)
 
     good = {digest for one in judged.values() for digest in one.hashes}
@@ -123,7 +126,9 @@ def finish_run(
         undrawn = 0
         for row, drawn in prefetch(
             [row for row in part_rows if not row["missing"]],
-            lambda row: _draw(store.out, row, pixels, overlays, maps, judged, several=len(methods) > 1),
+            lambda row: _draw(
+                store.out, row, pixels, overlays, maps, masks, judged, several=len(methods) > 1
+            ),
             workers=OVERLAY_THREADS,
             ahead=2 * OVERLAY_THREADS,
         ):
@@ -187,10 +192,18 @@ def _draw(
     pixels: Pixels | None,
     overlays: OverlayChoice,
     maps: MapFormat,
+    masks: bool,
     calibrations: Mapping[str, Calibration],
     *,
     several: bool,
 ) -> None:
+    from PIL import Image
+
+    if masks and (inside := mask_of(row, calibrations[row["method"]])) is not None:
+        suffix = method_suffix(row["method"], several=several) + ".png"
+        buffer = io.BytesIO()
+        Image.fromarray(inside).convert("L").save(buffer, "PNG")
+        write_whole(out, output_path(out / MASKS, row["path"], suffix), buffer.getvalue())
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
     drawn = wanted and pixels is not None
     scores = map_of(row, calibrations[row["method"]]) if drawn or maps != "none" else None

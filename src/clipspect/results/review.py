@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from clipspect.errors import ResultsError, UsageError
+from clipspect.postprocess.calibration import Calibration
 from clipspect.results.coco import CATEGORY, region_annotation
 from clipspect.results.files import results_errors
+from clipspect.results.rows import outlines_of
 from clipspect.results.store import iterate_rows, read_manifest
 
 REVIEWS = "reviews.jsonl"
@@ -126,16 +128,19 @@ def reviewed_rows(folder: Path, method: str | None = None) -> Iterator[Mapping[s
     reviews = read_reviews(folder)
     wanted = method or next(iter(read_manifest(folder)["settings"]["methods"]))
     columns = [
-        "path",
-        "content_hash",
-        "width",
-        "height",
-        "method",
-        "score",
-        "flag",
-        "verdict",
-        "regions",
-        "profile",
+        *(
+            "path",
+            "content_hash",
+            "width",
+            "height",
+            "method",
+            "score",
+            "flag",
+            "verdict",
+            "regions",
+            "profile",
+        ),
+        *("layers", "map_height", "map_width", "class_logit"),
     ]
     for row in iterate_rows(folder, columns):
         review = reviews.get(row["path"])
@@ -171,15 +176,19 @@ def write_review_csv(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None
     text.detach()
 
 
-def write_review_coco(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write reviewed rows as COCO JSON: all images with their decision, and the regions of the rejected ones."""
+def write_review_coco(file: IO[bytes], folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write reviewed rows of a folder as COCO JSON: all images, and the regions of the rejected ones."""
+    stored = read_manifest(folder)["calibrations"]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
         names = ("width", "height", "decision", "note", "tags", "score", "verdict")
         images.append({"id": number, "file_name": row["path"], **{name: row[name] for name in names}})
-        for region in row["regions"] if row["decision"] == "reject" else ():
-            annotations.append(region_annotation(region, len(annotations) + 1, number))
+        if row["decision"] != "reject":
+            continue
+        outlines = outlines_of(row, Calibration.from_dict(stored[row["method"]]))
+        for region, outline in zip(row["regions"] or [], outlines, strict=True):
+            annotations.append(region_annotation(region, outline, len(annotations) + 1, number))
     table = {"info": {"description": "clipspect review"}, "licenses": [], "categories": [CATEGORY],
              "images": images, "annotations": annotations}  # fmt: skip
     file.write(json.dumps(table, ensure_ascii=False).encode())

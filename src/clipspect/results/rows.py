@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipspect.detection import Detection
 from clipspect.postprocess.calibration import Calibration, Summary, summarize
 from clipspect.postprocess.maps import inspected_cells, layers_of_map
-from clipspect.postprocess.regions import find_regions
+from clipspect.postprocess.regions import find_regions, outline_regions, region_mask
 from clipspect.postprocess.verdict import threshold_of, verdict_of
 from clipspect.results.schema import COLUMNS, LIGHT_COLUMNS
 from clipspect.types import FLAGS, Region
@@ -93,6 +93,23 @@ def inside_of(row: Mapping[str, Any]) -> NDArray[np.bool_] | None:
     """Return the cells (h, w) of a row's region of interest; None if all of the image is inspected, or it failed."""
     layers = layers_of(row)
     return None if layers is None else inspected_cells(layers)
+
+
+def outlines_of(row: Mapping[str, Any], calibration: Calibration) -> list[list[list[float]]]:
+    """Return the polygons of each region of a row, as [x, y, …] in image pixels."""
+    layers = layers_of(row)
+    if layers is None:
+        return []
+    values = calibration.map(layers, row["class_logit"])
+    return outline_regions(values, calibration, row["height"], row["width"])
+
+
+def mask_of(row: Mapping[str, Any], calibration: Calibration) -> NDArray[np.bool_] | None:
+    """Return which pixels (H, W) of a row's image belong to its regions; None if the image failed."""
+    layers = layers_of(row)
+    if layers is None:
+        return None
+    return region_mask(calibration.map(layers, row["class_logit"]), calibration, row["height"], row["width"])
 
 
 def regions_of(row: Mapping[str, Any]) -> list[Region]:

@@ -2,7 +2,7 @@
 
     OUT/manifest.json            description of the run: settings, version, thresholds
     OUT/detections/part-*.parquet    rows, one dataset for pyarrow, pandas or DuckDB
-    OUT/overlays, OUT/maps, OUT/report.html, OUT/detections.csv    generated from the rows
+    OUT/overlays, OUT/maps, OUT/masks, OUT/report.html, OUT/detections.csv    generated from the rows
 
 A part is written to a temporary file, synchronized and renamed, so readers only see complete parts.
 
@@ -31,9 +31,10 @@ SCHEMA_VERSION = 3
 DETECTIONS = "detections"
 OVERLAYS = "overlays"
 MAPS = "maps"
+MASKS = "masks"
 REPORT = "report.html"
 CSV = "detections.csv"
-OWNED = (DETECTIONS, OVERLAYS, MAPS, REPORT, CSV)
+OWNED = (DETECTIONS, OVERLAYS, MAPS, MASKS, REPORT, CSV)
 """Everything a run writes besides its manifest, and everything that ``overwrite`` removes."""
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 1.0
