@@ -86,8 +86,7 @@ def detect(
         if on_ray and detector.uses_sets:
             raise UsageError("with --engine ray profiles serve methods that score single images")
     else:
-        if object is None:
-            raise UsageError("name what is on the images with --object 'metal nut', or give a --profile")
+        assert object is not None  # the option's callback saw to it
         clean_object_name(object)  # a name that says nothing is an error before the model is loaded
         if config.method is None:
             config = config.replace(method=_default_method(place, on_ray, good, reference, templates))

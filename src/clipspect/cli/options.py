@@ -59,9 +59,23 @@ SCALE = "Scale"
 ObjectOption = Annotated[
     str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
 ]
+
+
+def _need_object(context: typer.Context, value: str | None) -> str | None:
+    """Raise the parser's error where neither an object nor a profile is given."""
+    if value is None and context.params.get("profile") is None and not context.resilient_parsing:
+        raise typer.BadParameter("Missing option '--object': name what is on the images, or give a --profile")
+    return value
+
+
 OptionalObjectOption = Annotated[
     str | None,
-    typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.", show_default=False),
+    typer.Option(
+        "--object",
+        help="What is on the images, in plain words: 'metal nut'. A profile has it.",
+        show_default=False,
+        callback=_need_object,
+    ),
 ]
 PagesOption = Annotated[
     Pages,
