@@ -158,3 +158,33 @@ def test_the_command_writes_the_file_with_thresholds_of_good_images(tmp_path, mo
     assert "rank correlation 1.00000" in said
     about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
     assert about["threshold_source"] == "gumbel"
+
+
+def test_the_command_exports_a_profile_with_its_calibration(tmp_path, run, small_model):
+    for number, photo in enumerate(PHOTOS[:4]):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        (tmp_path / "good" / f"{number}.jpg").write_bytes(photo.read_bytes())
+    path, out = tmp_path / "flange.clipspect", tmp_path / "flange.onnx"
+    create = [
+        "profile",
+        "create",
+        str(tmp_path / "good"),
+        "--object",
+        "flange",
+        "-m",
+        "anoclip",
+        "-o",
+        str(path),
+    ]
+    code, _, errors = run(*create)
+    assert code == 0, errors
+    code, _, errors = run("export", "--profile", str(path), "-o", str(out), model=False)
+    assert code == 0, errors
+    about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
+    calibration = json.loads(about["calibration"])
+    assert calibration["profile"].startswith("flange@")
+    assert about["object"] == "flange"
+    run(*create[:-2], "--overwrite", "-o", str(path), "--ignore-border", "5%")
+    code, _, errors = run("export", "--profile", str(path), "-o", str(out), model=False)
+    assert code == 2
+    assert "no region of interest" in errors

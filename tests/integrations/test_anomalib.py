@@ -216,3 +216,28 @@ def test_with_known_good_images_labels_are_those_of_detect(engine, root, small_m
         assert float(theirs.pred_score) == pytest.approx(one.score, abs=6e-3)
         if abs(one.score - 0.5) > 6e-3:
             assert bool(theirs.pred_label) == one.flag
+
+
+def test_a_profile_gives_the_flags_of_detect(engine, root, small_model, tmp_path):
+    detector = clipspect.load(["anoclip", "dual-image"], str(small_model), image_size=64, device="cpu")
+    made, _ = clipspect.create_profile(
+        detector, root / "own" / "plate" / "good", "plate", "plate", threshold=0.4
+    )
+    path = tmp_path / "plate.clipspect"
+    made.write(path)
+    folder = root / "own" / "plate" / "dent"
+    found = engine.predict(model=DualImage.from_profile(path, visualizer=False), data_path=folder)
+    product = clipspect.load_product(path)
+    expected = {Path(d.path).name: d for d in product.detect(folder) if d.method == "dual-image"}
+    for theirs in found:
+        one = expected[Path(theirs.image_path[0]).name]
+        assert float(theirs.pred_score) == pytest.approx(one.score, abs=6e-3)
+        if abs(one.score - 0.4) > 6e-3:
+            assert bool(theirs.pred_label) == one.flag
+    with pytest.raises(UsageError, match="not of mutual"):
+        Mutual.from_profile(path)
+    bordered = clipspect.load("anoclip", str(small_model), device="cpu", ignore_border="5%")
+    made, _ = clipspect.create_profile(bordered, root / "own" / "plate" / "good", "plate", "plate")
+    made.write(path)
+    with pytest.raises(UsageError, match="have no roi"):
+        AnoClip.from_profile(path)

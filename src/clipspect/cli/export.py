@@ -10,6 +10,7 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
+from clipspect.cli.profile import open_product
 from clipspect.cli.run import load_detector
 from clipspect.config import MODEL, DetectorConfig
 from clipspect.data.find import find_images
@@ -21,12 +22,13 @@ from clipspect.errors import UsageError
     device="cpu",
 )  # fmt: skip
 def export(
-    object: Annotated[str, typer.Option("--object", help="What is on the images, in plain words.")],
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="bottle.onnx, or bottle.xml for OpenVINO.", show_default=False),
     ],
     config: DetectorConfig,
+    object: opt.OptionalObjectOption = None,
+    profile: opt.ProfileOption = None,
     precision: Annotated[
         str,
         typer.Option("--precision", help="fp32; with .xml also bf16 and int8.", rich_help_panel=MODEL),
@@ -49,8 +51,25 @@ def export(
     """
     if precision not in ("fp32", "bf16", "int8"):
         raise UsageError(f"unknown precision {precision!r}; there are: fp32, bf16, int8")
-    detector = load_detector(config)
     calibration = None
+    if profile is not None:
+        if object is not None or good is not None or false_alarm_rate is not None:
+            raise UsageError(
+                "object and calibration are the profile's; leave --object, --good and their options out"
+            )
+        product = open_product(profile, config)
+        detector, object = product.detector, product.profile.object
+        if detector.reader.roi is not None:
+            raise UsageError(
+                "a network has no region of interest; export a profile without one, and mask the maps"
+            )
+        if len(product.good.calibrations) == 1:  # several methods are refused below
+            (calibration,) = product.good.calibrations.values()
+        if threshold is not None and calibration is not None:
+            calibration = replace(calibration, score_threshold=threshold)
+    else:
+        assert object is not None  # the option's callback saw to it
+        detector = load_detector(config)
     if good is not None:
         from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
 
@@ -58,7 +77,7 @@ def export(
         (calibration,) = detector.calibrate(good, object, false_alarm_rate=rate).calibrations.values()
         if threshold is not None:
             calibration = replace(calibration, score_threshold=threshold)
-    elif threshold is not None or false_alarm_rate is not None:
+    elif calibration is None and (threshold is not None or false_alarm_rate is not None):
         raise UsageError("--threshold and --false-alarm-rate are about a calibration; add --good FOLDER")
     with console(stderr=True).status(f"writing {out} and running it"):
         from clipspect.export.exporter import export_detector

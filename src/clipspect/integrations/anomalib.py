@@ -30,122 +30,23 @@ except ImportError as missing:
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision.transforms.v2 import Compose, Normalize
 
-from clipspect.backbones.loader import load_backbone
-from clipspect.backbones.sources import Sources
-from clipspect.data.decode import hash_file
+from clipspect.backbones.presets import DEFAULT_MODEL
+from clipspect.config import DetectorConfig
 from clipspect.data.pool import sample_pool
 from clipspect.data.reading import is_read_alike, read_image
 from clipspect.errors import UsageError
-from clipspect.integrations.anomalib_resize import ClipspectResize
-from clipspect.methods.base import Method
-from clipspect.model import AnomalyModel, calibrated
-from clipspect.prompts import PromptConfig, load_prompts
+from clipspect.integrations.anomalib_parts import (
+    ClipspectModel,
+    ClipspectPreProcessor,
+    MonotonePostProcessor,
+)
+from clipspect.product import load_product
 from clipspect.references import GoodImages
 from clipspect.registry import make_method, method_class
 
-
-class ClipspectModel(nn.Module):
-    """:class:`AnomalyModel` of one method behind anomalib's module interface."""
-
-    def __init__(self, method: Method, backbone: str, weights: str | None, image_size: int | None) -> None:
-        """Load the backbone. Most users create a :class:`ClipspectModule` instead."""
-        super().__init__()
-        loaded = load_backbone(backbone, weights, image_size=image_size, device="cpu")
-        self.method, self.backbone = method, loaded
-        self.good: GoodImages | None = None
-        """References and calibration from known-good images."""
-        self.model = AnomalyModel(loaded, (method,), PromptConfig(load_prompts()))
-
-    def name_object(self, name: str, domain: str) -> None:
-        """Encode the text embeddings of an object on the current device."""
-        prompts = PromptConfig(load_prompts(), domain)
-        self.model = AnomalyModel(self.backbone, (self.method,), prompts).set_object(name)
-
-    def use_good(self) -> None:
-        """Fit a method of scope "set" to the known-good images, which become its references."""
-        assert self.good is not None
-        if self.good.pool is not None:
-            model = self.model.set_references(self.good.pool.features)
-            self.model = model.fit_set(self.good.pool, self.good.paired)
-
-    def look_at(self, images: Tensor, paths: Sequence[str]) -> None:
-        """Fit a method of scope "set" to the images (M, 3, S, S) of its pool, normalized."""
-        self.model = self.model.fit_set(self.model.encode(images, self._sources(images, paths)))
-
-    @torch.inference_mode()
-    def forward(self, images: Tensor, paths: Sequence[str] | None = None) -> InferenceBatch:
-        """Return scores (B,) and maps (B, S, S) of normalized images (B, 3, S, S).
-
-        Raises:
-            UsageError: no object name is set, or a method that compares images has no set.
-        """
-        if self.method.scope == "set" and self.model.pool is None:
-            raise UsageError(
-                f"{self.method.name} compares images of a set with each other; run it through an Engine, or use"
-                " AnoClip for single images"
-            )
-        if not self.model.object_name:
-            raise UsageError("the object name is missing; pass class_name='metal nut'")
-        scores = self.model(images, self._sources(images, paths))[self.method.name]
-        if self.good is None:
-            return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
-        calibration = self.good.calibrations[self.method.name]
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        image, maps = calibrated(scores, calibration, size)
-        at = calibration.score_threshold
-        return InferenceBatch(
-            pred_score=image, anomaly_map=maps, pred_label=image >= at, pred_mask=maps >= at
-        )
-
-    def _sources(self, images: Tensor, paths: Sequence[str] | None) -> Sources:
-        """Return the identity that ``clipspect detect`` gives the files; that of the pixels if there are no files."""
-        sources = Sources.of_tensors(images)
-        if paths is not None:
-            hashes = [
-                hash_file(Path(path)) if path else own
-                for path, own in zip(paths, sources.hashes, strict=True)
-            ]
-            sources = Sources(tuple(hashes), sources.tiles)
-        return sources.with_signatures(images, self.backbone.mean, self.backbone.std)
-
-
-class ClipspectPreProcessor(PreProcessor):
-    """Preprocessor that resizes and normalizes for a backbone. Checkpoints do not store it."""
-
-    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set up square inputs of ``size`` pixels."""
-        super().__init__(Compose([ClipspectResize((size, size)), Normalize(mean, std)]))
-
-    def checkpoint_config(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-
-class MonotonePostProcessor(PostProcessor):
-    """``PostProcessor`` with strictly monotone normalization, so that metrics equal those of the raw scores.
-
-    The lowest value of the validation images maps to 0, the threshold to ½ and the highest to 1, linearly between.
-
-    Anomalib's version shifts all scores by the threshold and clips them to [0, 1]. With a threshold far from the middle
-    many scores become 1, which changes AUROC and AUPRO.
-    """
-
-    @staticmethod
-    def _normalize(
-        preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor
-    ) -> Tensor | None:
-        if preds is None:
-            return None
-        middle = torch.where(threshold.isnan(), (norm_min + norm_max) / 2, threshold)
-        below = (preds - norm_min) / (middle - norm_min).clamp_min(1e-12)
-        above = 1 + (preds - middle) / (norm_max - middle).clamp_min(1e-12)
-        normalised = (torch.where(preds <= middle, below, above) / 2).clamp(0, 1)
-        return torch.where(norm_min.isnan() | norm_max.isnan(), preds, normalised)
+FROM_PROFILE = frozenset({"model", "weights", "image_size", "domain", "set_size", "seed"})
+"""Options of a profile that an anomalib model has too."""
 
 
 class ClipspectModule(AnomalibModule):
@@ -209,6 +110,39 @@ class ClipspectModule(AnomalibModule):
         self.model = model
         model.good = good
         self.class_name, self.domain, self.set_size = class_name, domain, set_size
+
+    @classmethod
+    def from_profile(cls, profile: str | Path, **options: Any) -> ClipspectModule:
+        """Load the model that a product profile describes; flags are those of ``clipspect detect --profile``.
+
+        Args:
+            profile: path of the file.
+            options: pre_processor, post_processor, evaluator, visualizer.
+
+        Raises:
+            ProfileError: it cannot be read, or was made with other weights.
+            UsageError: it is of another method, or cuts, pads or masks images, which anomalib's data do not.
+        """
+        product = load_product(profile, DetectorConfig(device="cpu"))
+        found = product.profile
+        if cls.method_name not in found.methods:
+            raise UsageError(
+                f"{found.name} is a profile of {', '.join(found.methods)}, not of {cls.method_name}"
+            )
+        other = sorted(set(found.options) - FROM_PROFILE) + ["roi"] * (found.roi is not None)
+        if other or found.prompts is not None:
+            names = ", ".join(other) or "prompts"
+            raise UsageError(f"{found.name}: anomalib models have no {names}; use clipspect detect")
+        return cls(
+            class_name=found.object,
+            backbone=found.options.get("model", DEFAULT_MODEL),
+            weights=found.options.get("weights"),
+            image_size=found.options.get("image_size"),
+            domain=found.options.get("domain", "auto"),
+            settings=dict(found.methods[cls.method_name]),
+            good=product.good,
+            **options,
+        )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
