@@ -87,8 +87,8 @@ export interface Pictures {
   photo: string | null;
   /** Larger photo, where there is one. */
   large: string | null;
-  /** Reference or template of this image, where there is one. */
-  reference: string | null;
+  /** Template of this image, or the known-good images it was compared with; may be empty. */
+  references: string[];
   /** One map per method; null if there is none. */
   maps: (EncodedMap | null)[];
 }
