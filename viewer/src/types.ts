@@ -98,6 +98,8 @@ export interface Source {
   report: Report;
   rows: ImageRow[];
   pictures(index: number): Pictures;
+  /** Free what the browser holds for the pictures. */
+  release?(): void;
 }
 
 /** A person's decision on one image. */

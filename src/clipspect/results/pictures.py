@@ -117,7 +117,7 @@ def encode_map(row: Mapping[str, Any], calibration: Calibration, width: int) -> 
     if layers is None:
         return None
     values = (calibration.map(layers, row["class_logit"]) - calibration.base) / calibration.width
-    values = np.maximum(values, 0)
+    values = np.where(np.isfinite(values), np.maximum(values, 0), 0)  # 0 outside of the region of interest
     top = max(float(values.max()), 1e-9)
     largest = 255 if width == 1 else 65535
     numbers = np.rint(values * (largest / top)).astype("u1" if width == 1 else "<u2")
