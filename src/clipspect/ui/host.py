@@ -26,7 +26,10 @@ TIME_LIMIT_S = 6 * 3600
 
 def page_settings(models: tuple[str, ...], limits: Limits) -> ServiceSettings:
     """Return the settings of the page's service: no API key, because a browser could not keep it secret."""
-    return ServiceSettings(models=models, limits=limits, time_limit=TIME_LIMIT_S, has_key=False)
+    # four inspections at once: each may hold as many images as the limits allow
+    return ServiceSettings(
+        models=models, limits=limits, time_limit=TIME_LIMIT_S, has_key=False, batch=2, queue=0
+    )
 
 
 @contextmanager
