@@ -171,7 +171,8 @@ def test_high_scores_carry_a_larger_photo_and_their_template_while_the_files_are
     _, rows = parse(run(tmp_path, templates=templates).read_text())
     for row in rows:
         photo, template = (
-            np.asarray(Image.open(io.BytesIO(base64.b64decode(row[k])))) for k in ("large", "reference")
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+            for data in (row["large"], *row["references"])
         )
         assert photo.shape == template.shape == (300, 700, 3)
         assert abs(float(photo[25, 15].mean()) - 200) < 20 or row["name"] == "part-0003.png"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from helpers.browser import CHROMIUM, FLAGS
+from helpers.browser import CHROMIUM, FLAGS, wait_until
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 SIDE = 320
@@ -59,15 +59,6 @@ def show_gallery(page) -> None:
     page.wait_for_selector("#gallery", state="attached")
     page.evaluate("document.querySelector('#gallery').scrollIntoView()")
     page.wait_for_selector(".card")
-
-
-def wait_until(page, condition: str) -> None:
-    """Poll a condition. Playwright's own wait evaluates strings in the page, which its policy forbids."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(condition)
 
 
 def names(page) -> list[str]:

@@ -7,7 +7,6 @@ import io
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,36 +48,20 @@ def engine(small_model: Path, tmp_path: Path):
     )
 
 
-class LocalBackend:
-    """An engine in this process, one request at a time."""
-
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
-        self.hold: Callable[[], None] = lambda: None
-
-    async def detect(self, inquiry, include, seconds):
-        from clipspect.errors import ClipspectError
-        from clipspect.server.engine import PendingRequest
-        from clipspect.server.errors import service_error
-        from clipspect.server.responses import Answer, describe
-
-        started = perf_counter()
-        await asyncio.to_thread(self.hold)
-        (found,) = await asyncio.to_thread(self.engine.answer, [PendingRequest(inquiry, seconds)])
-        if isinstance(found, ClipspectError):
-            return Answer("", [], 1, 0.0, service_error(found))
-        return Answer(found[0].weights, describe(found, include), 1, perf_counter() - started)
-
-    async def keep_references(self, inquiry):
-        return await asyncio.to_thread(self.engine.keep_references, inquiry)
-
-    async def catalogue(self):
-        return self.engine.catalogue()
-
-
 @pytest.fixture
-def backend(engine):
-    return LocalBackend(engine)
+def backend(engine, small_model):
+    """The product's backend in this process; a test may hold requests before they are scored."""
+    from clipspect.server.local import LocalBackend
+    from clipspect.server.settings import ServiceSettings
+
+    class HeldBackend(LocalBackend):
+        hold: Callable[[], None] = staticmethod(lambda: None)
+
+        async def detect(self, inquiry, include, seconds):
+            await asyncio.to_thread(self.hold)
+            return await super().detect(inquiry, include, seconds)
+
+    return HeldBackend(engine, ServiceSettings(models=(str(small_model),)))
 
 
 @pytest.fixture

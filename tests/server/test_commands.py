@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("ray", reason="the service's extra is not installed")
-pytest.importorskip("gradio", reason="the page's extra is not installed")
+pytest.importorskip("fastapi", reason="the service's extra is not installed")
 
 from clipspect.cli import app
 from clipspect.errors import UsageError
@@ -47,6 +46,17 @@ def test_flags_of_the_service_are_its_settings(served):
     assert (settings.batch_wait_ms, settings.time_limit) == (20, 7)
     assert (settings.limits.pixels, settings.limits.images, settings.limits.body_mb) == (100, 2, 3)
     assert settings.admitted == 3 * 2 * 4 + 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [((), False), (("--gpus", "1"), False), (("--replicas", "2"), True), (("--gpus", "0.5"), True),
+     (("--cpus", "2"), True)],
+)  # fmt: skip
+def test_ray_is_needed_for_several_replicas_or_shares_alone(served, flags, needs):
+    pytest.importorskip("ray", reason="the service's extra is not installed")
+    run("serve", *flags)
+    assert served["settings"].needs_ray is needs
 
 
 def test_an_impossible_setting_is_named(served):

@@ -7,11 +7,11 @@ const KEPT_BLOCKS = 40;
 interface RawPictures {
   photo: string | null;
   large: string | null;
-  reference: string | null;
+  references: string[];
   maps: (EncodedMap | null)[];
 }
 
-const jpeg = (data: string | null): string | null => data && `data:image/jpeg;base64,${data}`;
+const jpeg = (data: string): string => `data:image/jpeg;base64,${data}`;
 
 /** The data of a report, from its script elements. Pictures are parsed block by block when they are shown. */
 export function readEmbedded(page: Document): Source {
@@ -28,7 +28,7 @@ export function readEmbedded(page: Document): Source {
       blocks.set(number, block);
       if (blocks.size > KEPT_BLOCKS) blocks.delete(blocks.keys().next().value!);
       const raw = block[index % BLOCK];
-      return { photo: jpeg(raw.photo), large: jpeg(raw.large), reference: jpeg(raw.reference), maps: raw.maps };
+      return { photo: raw.photo && jpeg(raw.photo), large: raw.large && jpeg(raw.large), references: raw.references.map(jpeg), maps: raw.maps };
     },
   };
 }

@@ -17,9 +17,13 @@ export function countFrom(scores: Float64Array, value: number): number {
   return scores.length - low;
 }
 
+/** With fewer scores the axis starts at 0: the parts of an image reach down to there. */
+const FEW = 3;
+
 /** Range of the axis: all scores and the threshold, with a margin. */
 export function rangeOf(scores: Float64Array, threshold: number | null): [number, number] {
   if (!scores.length) return [0, 1];
+  if (scores.length < FEW) return [0, Math.min(1, Math.max(scores[scores.length - 1], threshold ?? 0) + 0.05)];
   const marks = [scores[0], scores[scores.length - 1], ...(threshold === null ? [] : [threshold])];
   const low = Math.min(...marks), high = Math.max(...marks), margin = Math.max((high - low) * 0.03, 0.005);
   return [Math.max(0, low - margin), Math.min(1, high + margin)];

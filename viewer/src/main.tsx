@@ -1,5 +1,6 @@
 import { render } from "preact";
 import { ReportView } from "./components/ReportView";
+import { Page } from "./page/Page";
 import { readEmbedded } from "./embedded";
 import { ViewerState } from "./state";
 import "./style.css";
@@ -15,7 +16,8 @@ function storage(): Storage | null {
 
 function start(): void {
   const root = document.getElementById("viewer")!;
-  if (document.getElementById("data")) render(<ReportView state={new ViewerState(readEmbedded(document), storage())} />, root);
+  if (!document.getElementById("data")) render(<Page />, root);
+  else render(<ReportView state={new ViewerState(readEmbedded(document), storage())} />, root);
 }
 
 start();

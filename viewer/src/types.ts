@@ -87,8 +87,8 @@ export interface Pictures {
   photo: string | null;
   /** Larger photo, where there is one. */
   large: string | null;
-  /** Reference or template of this image, where there is one. */
-  reference: string | null;
+  /** Template of this image, or the known-good images it was compared with; may be empty. */
+  references: string[];
   /** One map per method; null if there is none. */
   maps: (EncodedMap | null)[];
 }
@@ -98,6 +98,8 @@ export interface Source {
   report: Report;
   rows: ImageRow[];
   pictures(index: number): Pictures;
+  /** Free what the browser holds for the pictures. */
+  release?(): void;
 }
 
 /** A person's decision on one image. */

@@ -55,20 +55,26 @@ def ui(
     max_pixels: MaxPixelsOption = 50_000_000,
 ) -> None:
     """Open a page for people: drop images, name the object, look at what is wrong with them."""
-    _need("gradio", "ui")
+    _need("fastapi", "ui")
     from clipspect.server.limits import Limits
     from clipspect.ui.host import serve_page
 
     limits = Limits(
         images=max_images,
+        references=max_images,
         image_mb=max_mb,
         pixels=max_pixels,
-        body_mb=max_mb * max_images,
+        body_mb=2 * max_mb * max_images,
     )
-    console(stderr=True).print(
-        f"the page is at http://{_shown(host)}:{port}/ (stop it with Ctrl-C)", highlight=False
+    said = f"the page is at http://{_shown(host)}:{port}/ (stop it with Ctrl-C)"
+    serve_page(
+        tuple(model or ["tiny"]),
+        limits,
+        config,
+        host=host,
+        port=port,
+        ready=lambda: console(stderr=True).print(said, highlight=False),
     )
-    serve_page(tuple(model or ["tiny"]), limits, config, host=host, port=port)
 
 
 @opt.detector_options("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
@@ -84,8 +90,16 @@ def serve(
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
     ] = 1,
-    cpus: Annotated[float, typer.Option("--cpus", help="CPUs of each replica.", rich_help_panel=SCALE)] = 1,
-    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of each replica.", rich_help_panel=SCALE)] = 0,
+    cpus: Annotated[
+        float,
+        typer.Option(
+            "--cpus", help="CPUs of each replica; another number than 1 needs Ray.", rich_help_panel=SCALE
+        ),
+    ] = 1,
+    gpus: Annotated[
+        float,
+        typer.Option("--gpus", help="GPUs of each replica; a share of one needs Ray.", rich_help_panel=SCALE),
+    ] = 0,
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="Most requests scored together.", rich_help_panel=SCALE)
     ] = 16,
@@ -116,8 +130,8 @@ def serve(
         float, typer.Option("--max-body-mb", help="Megabytes of one request.", rich_help_panel=SAFETY)
     ] = 64,
 ) -> None:
-    """Run the REST service on this machine, on Ray Serve. On a cluster: docs/service.md."""
-    _need("ray", "serve")
+    """Run the REST service on this machine; with several --replicas on Ray Serve. On a cluster: docs/service.md."""
+    _need("fastapi", "serve")
     from pydantic import ValidationError
 
     from clipspect.server.limits import Limits
@@ -150,9 +164,11 @@ def serve(
         first: Any = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
+    if settings.needs_ray:
+        _need("ray", "serve")
     out = console(stderr=True)
     key = "an API key is asked for" if settings.api_key() else "no API key is asked for"
-    out.print("starting Ray and loading the models")
+    out.print("starting Ray and loading the models" if settings.needs_ray else "loading the models")
     run_service(
         settings,
         host=host,

@@ -52,7 +52,7 @@ class PictureReader:
         if self._root is not None and self._root.is_file():
             self._root = self._root.parent
         window = settings.get("window")
-        self._reading = {
+        self._reading: dict[str, Any] = {
             "max_pixels": int(settings.get("max_pixels") or MAX_PIXELS),
             "value_range": ValueRange(
                 settings.get("bit_depth"), None if window is None else (window[0], window[1])
@@ -78,7 +78,7 @@ class PictureReader:
         return {
             "photo": preview and _base64(preview),
             "large": large and _base64(large),
-            "reference": reference and _base64(reference),
+            "references": [] if reference is None else [_base64(reference)],
             "maps": [encode_map(row, self._calibrations[row["method"]], 2 if is_full else 1) for row in rows],
         }
 
@@ -117,7 +117,7 @@ def encode_map(row: Mapping[str, Any], calibration: Calibration, width: int) -> 
     if layers is None:
         return None
     values = (calibration.map(layers, row["class_logit"]) - calibration.base) / calibration.width
-    values = np.maximum(values, 0)
+    values = np.where(np.isfinite(values), np.maximum(values, 0), 0)  # 0 outside of the region of interest
     top = max(float(values.max()), 1e-9)
     largest = 255 if width == 1 else 65535
     numbers = np.rint(values * (largest / top)).astype("u1" if width == 1 else "<u2")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from clipspect.postprocess.calibration import Calibration
-from clipspect.postprocess.verdict import WORDS, describe
 from clipspect.results.files import open_whole
 from clipspect.results.outputs import method_suffix
+from clipspect.results.overview import MAX_ERRORS, Overview, finding
 from clipspect.results.pictures import PictureReader
 from clipspect.results.settings import settings_in_words
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
@@ -29,37 +24,12 @@ FULL_CARDS = 500
 """Images with the stored preview and a 16-bit map; the others have a small thumbnail and an 8-bit map."""
 LARGE_PHOTOS = 60
 """Images with a larger photo and their template, read from their files where those are still there."""
-MAX_ERRORS = 200
 BLOCK = 20
 """Images of one block of pictures: the viewer parses a block when one of its images is shown (embedded.ts)."""
 GOOD_FOLDER = "good"
 
 NO_CALIBRATION = Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
 """For rows of an unfinished run."""
-
-
-@dataclass
-class _MethodOverview:
-    """Summary of one method's rows."""
-
-    first: dict[str, Any] = field(default_factory=dict)
-    flagged: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
-    scores: list[float] = field(default_factory=list)
-
-
-@dataclass
-class _Overview:
-    """Summary of the light columns of all rows."""
-
-    methods: dict[str, _MethodOverview]
-    total: int = 0
-    seconds: float = 0.0
-    errors: list[tuple[str, str]] = field(default_factory=list)
-    failed: int = 0
-    warnings: dict[str, None] = field(default_factory=dict)
-    best: list[tuple[float, str]] = field(default_factory=list)
-    """Heap of the highest (score, path) of the first method."""
 
 
 def write_report(out: Path) -> Path:
@@ -72,13 +42,22 @@ def write_report(out: Path) -> Path:
     overview = _read_overview(out, methods)
     stored = manifest.get("calibrations", {})
     calibrations = {m: Calibration.from_dict(stored[m]) if m in stored else NO_CALIBRATION for m in methods}
-    ranked = [path for _, path in sorted(overview.best, reverse=True)]
+    ranked = overview.ranked()
     reader = PictureReader(
         manifest, calibrations, full=set(ranked[:FULL_CARDS]), large=set(ranked[:LARGE_PHOTOS])
     )
     truth = _labels(ranked)
-    data = _script_json(_header(out, manifest, overview, calibrations, has_truth=bool(truth)))
-    before, after = report_page(_title(overview), data)
+    settings = manifest.get("settings", {})
+    header = overview.header(
+        calibrations,
+        folder=_folder_name(settings.get("source", str(out))),
+        results=out.resolve().name,
+        created=manifest.get("created", ""),
+        version=manifest.get("clipspect", ""),
+        settings=settings_in_words(settings),
+        truth_source=f"folder names ({GOOD_FOLDER} and others)" if truth else None,
+    )
+    before, after = report_page(_title(overview), _script_json(header))
     target, shown = out / REPORT, set(ranked)
     with open_whole(out, target) as file:
         file.write(before.encode())
@@ -89,8 +68,8 @@ def write_report(out: Path) -> Path:
     return target
 
 
-def _read_overview(out: Path, methods: Sequence[str]) -> _Overview:
-    overview = _Overview({method: _MethodOverview() for method in methods})
+def _read_overview(out: Path, methods: Sequence[str]) -> Overview:
+    overview = Overview(methods, MAX_CARDS, MAX_ERRORS)
     columns = [
         "path",
         "score",
@@ -105,81 +84,14 @@ def _read_overview(out: Path, methods: Sequence[str]) -> _Overview:
     ]
     columns += ["weights", "threshold", "threshold_source", "missing"]
     for row in iterate_rows(out, columns):
-        if row["missing"]:
-            continue
-        own, is_first = overview.methods[row["method"]], row["method"] == methods[0]
-        own.first = own.first or row
-        overview.warnings.update(dict.fromkeys(row["warnings"] or []))
-        if is_first:
-            overview.total += 1
-            overview.seconds += row["seconds"] or 0.0
-        if row["error"] is not None:
-            overview.failed += is_first
-            if is_first and len(overview.errors) < MAX_ERRORS:
-                overview.errors.append((row["path"], row["error"]))
-            continue
-        own.flagged += bool(row["flag"])
-        if row["score"] is None:  # scored, but the run did not finish
-            continue
-        own.verdicts[row["verdict"]] = own.verdicts.get(row["verdict"], 0) + 1
-        own.scores.append(row["score"])
-        if is_first:
-            push = heapq.heappush if len(overview.best) < MAX_CARDS else heapq.heappushpop
-            push(overview.best, (row["score"], row["path"]))
+        if not row["missing"]:
+            overview.add(row)
     return overview
 
 
-def _title(overview: _Overview) -> str:
-    own = next(iter(overview.methods.values()))
+def _title(overview: Overview) -> str:
+    own = overview.first
     return f"{own.first.get('object', 'Inspection')}: {own.flagged} of {overview.total} flagged"
-
-
-def _header(
-    out: Path,
-    manifest: Mapping[str, Any],
-    overview: _Overview,
-    calibrations: Mapping[str, Calibration],
-    *,
-    has_truth: bool,
-) -> dict[str, Any]:
-    settings = manifest.get("settings", {})
-    first = next(iter(overview.methods.values())).first
-    return {
-        "object": first.get("object", ""),
-        "folder": _folder_name(settings.get("source", str(out))),
-        "results": out.resolve().name,
-        "created": manifest.get("created", ""),
-        "version": manifest.get("clipspect", ""),
-        "model": first.get("model", ""),
-        "weights": first.get("weights", ""),
-        "total": overview.total,
-        "failed": overview.failed,
-        "seconds": overview.seconds,
-        "cardLimit": MAX_CARDS,
-        "errors": overview.errors,
-        "warnings": list(overview.warnings),
-        "settings": [
-            *settings_in_words(settings),
-            ("Computing time", f"{overview.seconds:.1f} s"),
-        ],
-        "words": WORDS,
-        "methods": [_method_summary(name, own, calibrations[name]) for name, own in overview.methods.items()],
-        "truthSource": f"folder names ({GOOD_FOLDER} and others)" if has_truth else None,
-    }
-
-
-def _method_summary(name: str, own: _MethodOverview, calibration: Calibration) -> dict[str, Any]:
-    scores = (np.array(own.scores) * 65535 + 0.5).astype("<u2").tobytes()
-    return {
-        "name": name,
-        "threshold": own.first.get("threshold"),
-        "thresholdSource": own.first.get("threshold_source"),
-        "note": describe(calibration) if own.first else "",
-        "good": calibration.is_good,
-        "verdicts": own.verdicts,
-        "flagged": own.flagged,
-        "scores": base64.b64encode(scores).decode("ascii"),
-    }
 
 
 def _folder_name(source: str | Sequence[str]) -> str:
@@ -222,21 +134,14 @@ def _rows(
             "height": first["height"],
             "seconds": first["seconds"],
             "truth": truth.get(first["path"]),
-            "findings": [_finding(out, row, several=len(methods) > 1) for row in rows],
+            "findings": [finding(row, _overlay(out, row, several=len(methods) > 1)) for row in rows],
         }
 
 
-def _finding(out: Path, row: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
+def _overlay(out: Path, row: Mapping[str, Any], *, several: bool) -> str | None:
+    """Return the address of a row's overlay file beside the report; None if there is no file."""
     overlay = f"{OVERLAYS}/{row['path']}{method_suffix(row['method'], several=several)}.png"
-    return {
-        "score": row["score"],
-        "verdict": row["verdict"],
-        "regions": [
-            [r["left"], r["top"], r["width"], r["height"], r["area"], round(r["peak"], 4)]
-            for r in row["regions"] or []
-        ],
-        "overlay": quote(overlay) if (out / overlay).is_file() else None,
-    }
+    return quote(overlay) if (out / overlay).is_file() else None
 
 
 def _pictures(

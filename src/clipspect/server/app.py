@@ -33,7 +33,8 @@ from clipspect.server.schemas import (
 )
 from clipspect.server.settings import ServiceSettings
 
-Wanted = TypeVar("Wanted", DetectRequest, ReferencesRequest)
+Wanted = TypeVar("Wanted", bound=BaseModel)
+"""Schema of a request with ``images`` and, except for ReferencesRequest, ``references``."""
 _FIELDS, _FIELD_BYTES = 64, 4096
 """Maximum number of plain fields in a multipart request, and maximum bytes of one field."""
 
@@ -77,7 +78,7 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
     )
     async def detect(request: Request) -> Any:
         """Score images. Return the anomaly score and regions of each, and on request the overlay and anomaly map."""
-        wanted = await _read(request, DetectRequest, settings)
+        wanted = await read_request(request, DetectRequest, settings)
         inquiry = wanted.inquiry(settings.models[0])
         found = await backend.detect(inquiry, frozenset(wanted.include), settings.time_limit)
         if found.refusal is not None:
@@ -106,7 +107,7 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
     )
     async def references(request: Request) -> Any:
         """Encode reference images once and store them. Detect requests refer to them by the returned id."""
-        wanted = await _read(request, ReferencesRequest, settings)
+        wanted = await read_request(request, ReferencesRequest, settings)
         return await backend.keep_references(wanted.inquiry(settings.models[0]))
 
     @app.get("/v1/models", response_model=ModelsResponse, dependencies=keyed, tags=["inspection"])
@@ -179,7 +180,7 @@ def _handle_errors(app: FastAPI) -> None:
         return say(_wrong_fields(error.errors()))
 
 
-async def _read(request: Request, wanted: type[Wanted], settings: ServiceSettings) -> Wanted:
+async def read_request(request: Request, wanted: type[Wanted], settings: ServiceSettings) -> Wanted:
     """Parse a multipart or JSON request and check it against schema and limits. Raises ServiceError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
@@ -192,10 +193,9 @@ async def _read(request: Request, wanted: type[Wanted], settings: ServiceSetting
             raise ServiceError(415, "unsupported_media_type", "send multipart/form-data or application/json")
     except ValidationError as error:
         raise _wrong_fields(error.errors(include_input=False, include_url=False)) from None
-    what = "image" if wanted is DetectRequest else "reference"
-    await asyncio.to_thread(settings.limits.check, read.images, what)
-    if isinstance(read, DetectRequest):
-        await asyncio.to_thread(settings.limits.check, read.references, "reference")
+    what = "reference" if wanted is ReferencesRequest else "image"
+    await asyncio.to_thread(settings.limits.check, getattr(read, "images"), what)  # noqa: B009
+    await asyncio.to_thread(settings.limits.check, getattr(read, "references", ()), "reference")
     return read
 
 

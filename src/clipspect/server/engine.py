@@ -19,6 +19,7 @@ from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
 from clipspect.server.reference_store import ReferenceStore
+from clipspect.types import Step
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -53,6 +54,12 @@ class Progress:
     seconds: float = 0.0
     """Seconds since the request began."""
     done: bool = False
+    stage: str = ""
+    """Name of the current stage."""
+    count: int = 0
+    """Images done in this stage."""
+    total: int = 0
+    """Images of this stage; 0 = unknown."""
 
 
 class PendingRequest:
@@ -147,34 +154,40 @@ class Engine:
                 self._detectors[key] = self._make(methods, model)
             return self._detectors[key]
 
-    def inspect(self, inquiry: InspectRequest) -> Iterator[Progress]:
+    def inspect(self, inquiry: InspectRequest, on_step: Step | None = None) -> Iterator[Progress]:
         """Answer one request, yielding each step; the last Progress is ``done`` and holds every detection.
+
+        ``on_step`` is called while references and images of a set are encoded. An exception of it ends the request.
 
         Raises ClipspectError for an invalid request. An image that cannot be scored is a detection with an error.
         """
         started = perf_counter()
         found: list[Detection] = []
 
-        def step(message: str, *, done: bool = False) -> Progress:
-            return Progress(message, tuple(found), perf_counter() - started, done)
+        def step(
+            message: str, stage: str, scored: int = 0, total: int = 0, *, done: bool = False
+        ) -> Progress:
+            return Progress(message, tuple(found), perf_counter() - started, done, stage, scored, total)
 
         model, count, each = inquiry.model, len(inquiry.images), len(inquiry.methods)
         images = "1 image" if count == 1 else f"{count} images"
         how = f"with {' and '.join(inquiry.methods)} on {model}"
         object_name = clean_object_name(inquiry.object)
         if model in self.models and model not in self._loaded:
-            yield step(f"Loading the model {model}; the first load takes longest")
+            yield step(
+                f"Loading the model {model}; the first load takes longest", f"loading the model {model}"
+            )
         detector = self.detector(inquiry.methods, model)
         if inquiry.references:
-            yield step("Encoding the references")
+            yield step("Encoding the references", "encoding the known-good images")
         with self._busy:
-            given = self._references(detector, inquiry)
-        yield step(f"Encoding the prompts for “{object_name}”")
+            given = self._references(detector, inquiry, on_step)
+        yield step(f"Encoding the prompts for “{object_name}”", "encoding the prompts")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
-        yield step(f"{first} {images} {how}")
-        stream = detector.stream(inquiry.images, object=inquiry.object, **given)
+        yield step(f"{first} {images} {how}", "scoring images", 0, count)
+        stream = detector.stream(inquiry.images, object=inquiry.object, on_step=on_step, **given)
         while True:
             with self._busy:  # lock per batch, so that a cancelled request does not block others
                 detection = next(stream, None)
@@ -182,8 +195,10 @@ class Engine:
                 break
             found.append(detection)
             if len(found) % each == 0 and len(found) < count * each:
-                yield step(f"Scored {len(found) // each} of {images} {how}")
-        yield step(f"{images} {how} in {perf_counter() - started:.1f} s", done=True)
+                scored = len(found) // each
+                yield step(f"Scored {scored} of {images} {how}", "scoring images", scored, count)
+        said = f"{images} {how} in {perf_counter() - started:.1f} s"
+        yield step(said, "scoring images", count, count, done=True)
 
     def answer(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
         """Answer several requests at once. Each gets its own detections or its own error.
@@ -231,14 +246,14 @@ class Engine:
             replace(base.model, methods=tuple(made)), base.reader, set_size=base.set_size, config=config
         )
 
-    def _references(self, detector: Detector, inquiry: InspectRequest) -> Given:
+    def _references(self, detector: Detector, inquiry: InspectRequest, on_step: Step | None = None) -> Given:
         """What the stream is given beside the images; kept references bring their calibration along."""
         if isinstance(inquiry.references, str):
             path = self.shelf.find(inquiry.references)
             with _hide_path(path, inquiry.references):
                 return detector.read_given(path, inquiry.object)
         if inquiry.calibrate and len(inquiry.references) >= MIN_GOOD:
-            return {"good": detector.calibrate(inquiry.references, inquiry.object)}
+            return {"good": detector.calibrate(inquiry.references, inquiry.object, on_step=on_step)}
         if inquiry.references:
             return {"references": detector.encode_references(inquiry.references)}
         return {}

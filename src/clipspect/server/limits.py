@@ -42,7 +42,11 @@ class Limits(BaseModel):
         if len(images) > most:
             raise ServiceError(413, "too_many", f"{len(images)} {what}s; the limit is {most} in one request")
         for number, data in enumerate(images):
-            self._check_one(data, f"{what} {number + 1}")
+            try:
+                self._check_one(data, f"{what} {number + 1}")
+            except ServiceError as error:
+                error.details = [{"field": f"{what}s.{number}", "message": error.message}]
+                raise
 
     def _check_one(self, data: bytes, name: str) -> None:
         if len(data) > self.image_mb * MEGABYTE:

@@ -1,4 +1,4 @@
-"""Service on one machine: this process reads requests, and replicas run on a private Ray instance."""
+"""Service on one machine: in this process, or with several replicas on a private Ray instance."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipspect.errors import UsageError
 from clipspect.server.http_server import HttpServer
 from clipspect.server.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from clipspect.server.app import Backend
 
 APPLICATION = "clipspect"
 OBJECT_STORE_BYTES = 1024**3
@@ -29,25 +33,42 @@ _running: list[HttpServer] = []
 
 
 def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
-    """Start Ray and the service; return when images can be scored.
-
-    Ray reports no usage and shows no dashboard. Its own ports listen on every address of the machine, unlike the
-    service's port, and require a token.
+    """Start the service; return when images can be scored. Without need for Ray it runs in this process.
 
     Raises UsageError: the port is in use, Ray cannot start, or the models cannot be loaded.
     """
+    from clipspect.server.app import create_app
+
     settings.api_key()  # report a bad key before anything starts
     settings.references.mkdir(parents=True, exist_ok=True)
+    _check_port(host, port)
+    backend = _ray_backend(settings) if settings.needs_ray else _local_backend(settings)
+    _running.append(HttpServer(create_app(backend, settings), host=host, port=port))
+
+
+def _local_backend(settings: ServiceSettings) -> Backend:
+    from clipspect.server.engine import Engine
+    from clipspect.server.local import LocalBackend
+
+    engine = Engine(settings.models, references=settings.references, config=settings.detector)
+    engine.load()
+    return LocalBackend(engine, settings)
+
+
+def _ray_backend(settings: ServiceSettings) -> Backend:
+    """Start Ray and the replicas.
+
+    Ray reports no usage and shows no dashboard. Its own ports listen on every address of the machine, unlike the
+    service's port, and require a token.
+    """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _check_port(host, port)
     import ray
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import ProxyLocation
     from ray.serve.schema import LoggingConfig
 
-    from clipspect.server.app import create_app
     from clipspect.server.deployment import RayBackend, replicas
 
     try:
@@ -69,7 +90,7 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
         handle = serve.run(replicas(settings), name=APPLICATION, route_prefix=None, logging_config=quiet)
     except (RayError, RuntimeError) as error:
         raise UsageError(f"the service could not start: {error}") from error
-    _running.append(HttpServer(create_app(RayBackend(handle, settings), settings), host=host, port=port))
+    return RayBackend(handle, settings)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -83,12 +104,14 @@ def _check_port(host: str, port: int) -> None:
 
 
 def stop_service() -> None:
-    """Stop the service and its Ray instance."""
+    """Stop the service, and its Ray instance if it has one."""
+    while _running:
+        _running.pop().stop()
+    if "ray" not in sys.modules:
+        return
     import ray
     from ray import serve
 
-    while _running:
-        _running.pop().stop()
     serve.shutdown()
     ray.shutdown()
 

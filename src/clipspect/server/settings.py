@@ -54,6 +54,14 @@ class ServiceSettings(BaseModel):
     api_key_file: Path | None = None
     """File whose first line is the API key. Default: $CLIPSPECT_API_KEY; if that is unset too, no key is required."""
 
+    has_key: bool = True
+    """Whether an API key that is set is required; the page has none."""
+
+    @property
+    def needs_ray(self) -> bool:
+        """Return whether these settings need Ray: several replicas, or a share of the CPUs or GPUs."""
+        return self.replicas > 1 or self.cpus != 1 or self.gpus not in (0, 1)
+
     @property
     def detector(self) -> DetectorConfig:
         """Return the options of every model's detectors."""
@@ -73,6 +81,8 @@ class ServiceSettings(BaseModel):
 
     def api_key(self) -> str | None:
         """Return the key that clients must send; None = none. Raises UsageError for a key that is easily guessed."""
+        if not self.has_key:
+            return None
         if self.api_key_file is not None:
             try:
                 lines = self.api_key_file.read_text(encoding="utf-8").splitlines()

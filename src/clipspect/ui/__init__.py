@@ -1,1 +1,1 @@
-"""The Gradio page."""
+"""The page: the viewer over the REST application, in one process."""

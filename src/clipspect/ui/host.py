@@ -1,77 +1,76 @@
-"""Gradio server with the page. No data leaves the machine, and the browser loads no external resources."""
+"""Server of the page, until it is stopped. No data leaves the machine."""
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import Any
 
 from clipspect.config import DetectorConfig
-from clipspect.demo import DEMO_IMAGES
-from clipspect.errors import UsageError
+from clipspect.errors import ClipspectError
 from clipspect.server.engine import Engine
+from clipspect.server.http_server import HttpServer
 from clipspect.server.limits import Limits
-from clipspect.ui.layout import build_page
-from clipspect.ui.untracked import gr
+from clipspect.server.local import LocalBackend
+from clipspect.server.middleware import log
+from clipspect.server.settings import ServiceSettings
+from clipspect.ui.page import create_page
 
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
-)
-"""Content-Security-Policy: the browser fetches nothing from other hosts, whatever Gradio's page requests."""
-FONT = ["system-ui", "sans-serif"]
-STYLE = Path(__file__).with_name("page.css")
+TIME_LIMIT_S = 6 * 3600
+"""Longest inspection: the page shows its progress and can stop it."""
+
+
+def page_settings(models: tuple[str, ...], limits: Limits) -> ServiceSettings:
+    """Return the settings of the page's service: no API key, because a browser could not keep it secret."""
+    # four inspections at once: each may hold as many images as the limits allow
+    return ServiceSettings(
+        models=models, limits=limits, time_limit=TIME_LIMIT_S, has_key=False, batch=2, queue=0
+    )
+
+
+@contextmanager
+def page_server(engine: Engine, limits: Limits, *, host: str, port: int) -> Iterator[HttpServer]:
+    """Serve the page over an engine while the block runs. Raises UsageError if the port is in use."""
+    settings = page_settings(engine.models, limits)
+    server = HttpServer(create_page(LocalBackend(engine, settings), settings), host=host, port=port)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def serve_page(
-    models: tuple[str, ...], limits: Limits, config: DetectorConfig, *, host: str, port: int
+    models: tuple[str, ...],
+    limits: Limits,
+    config: DetectorConfig,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[], Any],
 ) -> None:
-    """Serve the page until interrupted. Raises UsageError if the port is in use."""
+    """Serve the page until SIGINT or SIGTERM; call ``ready`` when it listens. The models load meanwhile.
+
+    Raises UsageError if the port is in use.
+    """
+    stopped = threading.Event()
     with tempfile.TemporaryDirectory(prefix="clipspect-references-") as folder:
         engine = Engine(models, references=Path(folder), config=config.replace(max_pixels=limits.pixels))
-        launch(build_page(engine, limits), limits, host=host, port=port)
+        with page_server(engine, limits, host=host, port=port):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stopped.set())
+            ready()
+            threading.Thread(target=_load, args=(engine,), name="clipspect-loading", daemon=True).start()
+            while not stopped.wait(1):  # with a time limit, so that Windows delivers Ctrl-C
+                pass
 
 
-def launch(
-    blocks: gr.Blocks, limits: Limits, *, host: str, port: int, prevent_thread_lock: bool = False
-) -> None:
-    """Start Gradio's server with the page. Raises UsageError if the port is in use."""
+def _load(engine: Engine) -> None:
+    """Load the models before the first image. An error is shown again when an image is inspected."""
     try:
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            enable_monitoring=False,
-            max_file_size=f"{limits.image_mb:g}mb",
-            allowed_paths=[str(DEMO_IMAGES)],
-            footer_links=[],
-            theme=gr.themes.Default(primary_hue="blue", font=FONT, font_mono=["ui-monospace", "monospace"]),
-            css=STYLE.read_text(encoding="utf-8"),
-            app_kwargs={"middleware": [Middleware(ContentPolicy)]},
-            prevent_thread_lock=prevent_thread_lock,
-        )
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}, port {port}; choose another with --port") from error
-
-
-class ContentPolicy:
-    """ASGI middleware that sends :data:`POLICY` with every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request and add the header to the response."""
-
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                header = (b"content-security-policy", POLICY.encode())
-                message["headers"] = [*message.get("headers", ()), header]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
+        engine.load()
+    except ClipspectError as error:
+        log.error("the models cannot be loaded: %s", error)

@@ -31,6 +31,25 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>clipspect</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/viewer/viewer.css">
+</head>
+<body>
+<div id="viewer"></div>
+<noscript><p class="banner loud">The page needs JavaScript.</p></noscript>
+<script src="/viewer/viewer.js"></script>
+</body>
+</html>
+"""
+"""The page of `clipspect ui`."""
+
 
 @cache
 def asset(name: str) -> str:

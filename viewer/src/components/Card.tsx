@@ -4,7 +4,7 @@ import { drawHeat, drawOutlines, soon } from "../draw";
 import { count, fixed } from "../format";
 import { FLAGS, type ViewerState } from "../state";
 import type { Region } from "../types";
-import { Badge, wordOf } from "./verdict";
+import { Badge } from "./verdict";
 
 export const LABELED_BOXES = 1;
 
@@ -48,8 +48,7 @@ export const Card = memo(function Card({ state, index }: { state: ViewerState; i
   };
   return (
     <button type="button" class="card" data-index={index} data-name={row.name} data-verdict={verdict} data-score={state.score(index)} onKeyDown={key}
-      onClick={() => (state.open.value = index)}
-      aria-label={`${row.name}, score ${fixed(finding.score)}, ${wordOf(state, verdict).toLowerCase()}, ${count(regions.length, "region")}${review.decision ? `, ${review.decision}ed` : ""}. Open`}>
+      onClick={() => (state.open.value = index)}>
       <span class="stage">
         <span class="frame" style={{ aspectRatio: `${row.width} / ${row.height}`, width: shape >= 4 / 3 ? "100%" : `${(100 * shape) / (4 / 3)}%` }}>
           {pictures.photo && <img src={pictures.photo} alt="" loading="lazy" decoding="async" />}

@@ -25,29 +25,36 @@ export function Banner({ title, kind, children }: { title: string; kind: string;
   );
 }
 
+/** How images are judged, and warnings of the run. */
+export function Notes({ state }: { state: ViewerState }) {
+  const { report, summary } = state, random = report.weights.toLowerCase().includes("random");
+  return <>
+    {random && <Banner title="Random weights: these scores mean nothing" kind="loud">
+      The model was asked for without trained weights, as a control. Do not judge any part by these results.
+    </Banner>}
+    {summary?.note && summary.thresholdSource !== "conformal" && (
+      <Banner title={summary.threshold === null ? "No threshold can be given" : "How images are judged"} kind={summary.thresholdSource === "gumbel" ? "plain" : ""}>
+        {summary.note}
+      </Banner>
+    )}
+    {report.warnings.filter((text) => !(random && /random/i.test(text))).map((text) => <Banner title="Note" kind="plain" key={text}>{text}</Banner>)}
+    {report.total - report.failed > report.cardLimit && (
+      <Banner title={`The ${report.cardLimit.toLocaleString("en")} highest scores are shown`} kind="plain">
+        All {report.total.toLocaleString("en")} images are counted; every row is in the detections folder.
+      </Banner>
+    )}
+  </>;
+}
+
 export function Header({ state }: { state: ViewerState }) {
   const { report, summary } = state, date = new Date(report.created);
   const when = isNaN(date.getTime()) ? "" : date.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
-  const random = report.weights.toLowerCase().includes("random");
   return (
     <header>
       <div class="kicker"><Logo /><b>clipspect</b> inspection report</div>
       <h1 id="title">{capitalized(report.object) || "Inspection"}</h1>
       <div class="meta">{[report.folder, [summary?.name, report.model].filter(Boolean).join(" · "), when].filter(Boolean).join("  —  ")}</div>
-      {random && <Banner title="Random weights: these scores mean nothing" kind="loud">
-        The model was asked for without trained weights, as a control. Do not judge any part by this report.
-      </Banner>}
-      {summary?.note && summary.thresholdSource !== "conformal" && (
-        <Banner title={summary.threshold === null ? "No threshold can be given" : "How images are judged"} kind={summary.thresholdSource === "gumbel" ? "plain" : ""}>
-          {summary.note}
-        </Banner>
-      )}
-      {report.warnings.filter((text) => !(random && /random/i.test(text))).map((text) => <Banner title="Note" kind="plain">{text}</Banner>)}
-      {report.total - report.failed > report.cardLimit && (
-        <Banner title={`The ${report.cardLimit.toLocaleString("en")} highest scores are shown`} kind="plain">
-          All {report.total.toLocaleString("en")} images are counted; every row is in the detections folder.
-        </Banner>
-      )}
+      <Notes state={state} />
     </header>
   );
 }

@@ -1,3 +1,4 @@
+import { save, tableCsv } from "../download";
 import { count } from "../format";
 import { reviewCsv, reviewJson, type ReviewedImage } from "../review";
 import type { ViewerState } from "../state";
@@ -9,14 +10,6 @@ import { Histogram, ThresholdControls } from "./Histogram";
 import { MethodTabs } from "./MethodTabs";
 import { ReviewBar, Toolbar } from "./Toolbar";
 import { Truth } from "./Truth";
-
-export function save(name: string, text: string | Blob, type = "text/plain"): void {
-  const link = document.createElement("a"), address = URL.createObjectURL(typeof text === "string" ? new Blob([text], { type }) : text);
-  link.href = address;
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
-}
 
 export function exportReview(state: ViewerState, kind: "json" | "csv"): void {
   const { report, summary, threshold } = state, images: ReviewedImage[] = [];
@@ -48,7 +41,7 @@ export function Results({ state }: { state: ViewerState }) {
     </section>
     <Truth state={state} />
     <Toolbar state={state} />
-    <ReviewBar state={state} onExport={(kind) => exportReview(state, kind)} />
+    <ReviewBar state={state} onExport={(kind) => exportReview(state, kind)} onTable={() => save("detections.csv", tableCsv(state), "text/csv")} />
     <Gallery state={state} />
     <Errors state={state} />
     <Detail state={state} />

@@ -33,6 +33,7 @@ interface StageProps {
   regions: Region[];
   width: number;
   height: number;
+  /** Opacity of the heat; negative = no regions either. */
   heat: number;
   marks: "boxes" | "contours" | "none";
   view: Signal<View>;
@@ -95,8 +96,8 @@ export function Stage(props: StageProps) {
     context.imageSmoothingQuality = "high";
     if (image) context.drawImage(image, at.x, at.y, at.width, at.height);
     if (map && heat > 0) drawHeat(context, map, at, heat);
-    if (map && found && heat > 0 && marks === "contours") drawOutlines(context, map, found, at, ratio * 1.4);
-    if (heat > 0 && marks === "boxes") drawBoxes(context, regions, at, at.width / width, ratio);
+    if (map && found && heat >= 0 && marks === "contours") drawOutlines(context, map, found, at, ratio * 1.4);
+    if (heat >= 0 && marks === "boxes") drawBoxes(context, regions, at, at.width / width, ratio);
   }, [image, map, found, regions, heat, marks, zoom, x, y, size[0], size[1]]);
   const move = (event: PointerEvent): void => {
     const before = fingers.current.get(event.pointerId);
@@ -127,7 +128,7 @@ export function Stage(props: StageProps) {
   );
 }
 
-function drawBoxes(context: CanvasRenderingContext2D, regions: Region[], at: Placement, scale: number, ratio: number): void {
+export function drawBoxes(context: CanvasRenderingContext2D, regions: Region[], at: Placement, scale: number, ratio: number): void {
   context.font = `600 ${12 * ratio}px system-ui, sans-serif`;
   for (const [left, top, wide, tall, , peak] of [...regions].reverse()) {
     const box: [number, number, number, number] = [at.x + left * scale, at.y + top * scale, wide * scale, tall * scale];

@@ -57,7 +57,7 @@ export function HeatControls({ state, id }: { state: ViewerState; id: string }) 
 }
 
 /** Progress of the review, and its export. */
-export function ReviewBar({ state, onExport }: { state: ViewerState; onExport: (kind: "json" | "csv") => void }) {
+export function ReviewBar({ state, onExport, onTable }: { state: ViewerState; onExport: (kind: "json" | "csv") => void; onTable: () => void }) {
   void state.reviewed.value;
   const { accepted, rejected } = state.reviews.counts(), none = !state.reviews.all.size;
   return (
@@ -66,8 +66,9 @@ export function ReviewBar({ state, onExport }: { state: ViewerState; onExport: (
         ? "Review with the keyboard: open an image, then A accepts, R rejects, N writes a note, U undoes."
         : `Reviewed ${count(accepted + rejected, "image")} of ${state.rows.length.toLocaleString("en")}: ${accepted} accepted, ${rejected} rejected.` +
           (state.reviews.isStored ? " Kept in this browser." : " Not kept by this browser: export before you close the page.")}</span>
-      <button type="button" class="small" id="export-json" disabled={none} onClick={() => onExport("json")}>Export JSON</button>
-      <button type="button" class="small" id="export-csv" disabled={none} onClick={() => onExport("csv")}>Export CSV</button>
+      <button type="button" class="small" id="export-json" disabled={none} onClick={() => onExport("json")}>Review as JSON</button>
+      <button type="button" class="small" id="export-csv" disabled={none} onClick={() => onExport("csv")}>Review as CSV</button>
+      <button type="button" class="small" id="save-table" onClick={onTable}>Table of all images</button>
       <button type="button" class="small" id="undo" disabled={!state.reviews.canUndo} onClick={() => state.undo()}>Undo</button>
     </div>
   );

@@ -1,0 +1,67 @@
+"""Backend in this process, without Ray: one engine, one call at a time, requests batched while it is busy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from clipspect.detection import Detection
+from clipspect.errors import ClipspectError
+from clipspect.server.engine import Engine, InspectRequest, Kept, PendingRequest
+from clipspect.server.errors import internal_error, service_error
+from clipspect.server.middleware import log
+from clipspect.server.request_batcher import RequestBatcher
+from clipspect.server.responses import Answer, Question, describe
+from clipspect.server.settings import ServiceSettings
+
+
+class LocalBackend:
+    """Backend that scores in a thread of this process."""
+
+    def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
+        """Set up the backend. Nothing is loaded yet."""
+        self.engine = engine
+        # two calls, as with Ray: the engine scores one while the next one is read and the previous one drawn
+        self._batcher = RequestBatcher(self._answer, calls=2, images=settings.batch)
+
+    async def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
+        """Score a request, together with others that wait."""
+        return await self._batcher.ask(inquiry, include, seconds)
+
+    async def keep_references(self, inquiry: InspectRequest) -> Kept:
+        """Store references."""
+        return await asyncio.to_thread(self.engine.keep_references, inquiry)
+
+    async def catalogue(self) -> dict[str, Any]:
+        """Return models and methods."""
+        return await asyncio.to_thread(self.engine.catalogue)
+
+    async def _answer(self, questions: Sequence[Question]) -> list[Answer]:
+        tickets = [PendingRequest(question.inquiry, question.seconds) for question in questions]
+        started = perf_counter()
+        try:
+            found = await asyncio.to_thread(self.engine.answer, tickets)
+            spent = perf_counter() - started
+            return await asyncio.to_thread(
+                lambda: [
+                    _describe(one, q, len(tickets), spent) for one, q in zip(found, questions, strict=True)
+                ]
+            )
+        except Exception:
+            log.exception("%d requests failed", len(tickets))
+            return [Answer("", [], len(tickets), 0.0, internal_error())] * len(tickets)
+        finally:
+            for ticket in tickets:  # cancelled: the engine stops at the next detection
+                ticket.give_up()
+
+
+def _describe(
+    found: list[Detection] | ClipspectError, question: Question, batched: int, spent: float
+) -> Answer:
+    if isinstance(found, ClipspectError):
+        return Answer("", [], batched, spent, service_error(found))
+    started = perf_counter()
+    results = describe(found, question.include)
+    return Answer(found[0].weights, results, batched, spent + perf_counter() - started)
