@@ -64,8 +64,11 @@ def load(*arguments: Any, **options: Any) -> Detector:  # noqa: D417
     return build_detector(DetectorConfig(**fill_preset({**placed, **options})))
 
 
-def build_detector(config: DetectorConfig) -> Detector:
-    """Load the detector that a configuration describes. Raises as :func:`load`."""
+def build_detector(config: DetectorConfig, backbone: Backbone | None = None) -> Detector:
+    """Load the detector that a configuration describes, on a backbone that is loaded already if one is given.
+
+    Raises as :func:`load`.
+    """
     methods = _make_methods(config)
     prompts = make_prompts(config)
     for one in methods:
@@ -73,8 +76,9 @@ def build_detector(config: DetectorConfig) -> Detector:
             one.prompts, "object", one.prompt_domain
         )  # a bad domain or phrase is an error before weights are loaded
         _ = one.anchor_source  # and so is a file of learned prompts
-    backbone = _load_backbones(config, methods)
-    backbone, agreement = resolve_precision(backbone, config.precision)
+    agreement = None
+    if backbone is None:
+        backbone, agreement = resolve_precision(_load_backbones(config, methods), config.precision)
     model = AnomalyModel(backbone, methods, prompts, config.batch_size)
     reader = make_reader(config, backbone.image_size)
     return Detector(model, reader, set_size=config.set_size, agreement=agreement, config=config)

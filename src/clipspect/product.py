@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipspect.backbones.base import Backbone
 from clipspect.config import DetectorConfig
 from clipspect.data.loader import source_name
 from clipspect.data.prepare import Source
@@ -42,12 +43,15 @@ class Product:
         return self.detector.detect(source, self.profile.object, good=self.good)
 
 
-def load_product(source: str | Path | Profile, config: DetectorConfig | None = None) -> Product:
+def load_product(
+    source: str | Path | Profile, config: DetectorConfig | None = None, backbone: Backbone | None = None
+) -> Product:
     """Load what a profile describes.
 
     Args:
         source: path of the profile, or the profile.
         config: device, batch size, pixel limit, and where the weights lie; everything else is the profile's.
+        backbone: one that is loaded already, so that several products share it.
 
     Raises:
         ProfileError: the profile cannot be read, or was made with other weights.
@@ -56,7 +60,7 @@ def load_product(source: str | Path | Profile, config: DetectorConfig | None = N
     """
     profile = source if isinstance(source, Profile) else read_profile(Path(source))
     try:
-        detector = build_detector(profile.config(config))
+        detector = build_detector(profile.config(config), backbone)
     except WeightsError as error:
         raise WeightsError(
             f"{error}; the profile {profile.name} was made with {profile.backbone.model} ({profile.backbone.weights}):"

@@ -45,7 +45,7 @@ def test_every_answer_is_one_the_schema_promises(schema, mode):
         settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(
             examples
         )()
-    assert len(operations) == (2 if mode is GenerationMode.NEGATIVE else 6)
+    assert len(operations) == (3 if mode is GenerationMode.NEGATIVE else 10)
     assert seen & ({422} if mode is GenerationMode.NEGATIVE else {200})
     assert 500 not in seen
 

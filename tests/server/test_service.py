@@ -220,9 +220,9 @@ def test_the_api_key_is_asked_for_wherever_images_and_figures_are(service, tmp_p
 def test_a_key_that_is_easily_guessed_is_refused_at_the_start(service, tmp_path, monkeypatch):
     monkeypatch.setenv(API_KEY_VARIABLE, "1234")
     with pytest.raises(UsageError, match="at least 16"):
-        ServiceSettings().api_key()
+        ServiceSettings().api_keys()
     with pytest.raises(UsageError, match="cannot be read"):
-        ServiceSettings(api_key_file=tmp_path / "missing").api_key()
+        ServiceSettings(api_key_file=tmp_path / "missing").api_keys()
 
 
 def test_cross_origin_requests_get_no_permission(client):

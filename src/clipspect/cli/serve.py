@@ -87,6 +87,10 @@ def serve(
         Path,
         typer.Option("--references", help="Folder of kept references.", rich_help_panel=REFERENCES),
     ] = Path("clipspect-references"),
+    products: Annotated[
+        Path,
+        typer.Option("--products", help="Folder of product profiles.", rich_help_panel=REFERENCES),
+    ] = Path("clipspect-products"),
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
     ] = 1,
@@ -118,7 +122,16 @@ def serve(
         Path | None,
         typer.Option(
             "--api-key-file",
-            help="Ask clients for the key in this file \\[default: $CLIPSPECT_API_KEY, or none].",
+            help="Ask for a key of this file, one per line, name: key \\[default: $CLIPSPECT_API_KEY, or none].",
+            rich_help_panel=SAFETY,
+            show_default=False,
+        ),
+    ] = None,
+    decision_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--decision-log",
+            help="Append every decision to this file, without images.",
             rich_help_panel=SAFETY,
             show_default=False,
         ),
@@ -150,6 +163,8 @@ def serve(
             bit_depth=config.bit_depth,
             domain=config.domain,
             references=references.resolve(),
+            products=products.resolve(),
+            decision_log=decision_log and decision_log.resolve(),
             limits=Limits(body_mb=max_body_mb, image_mb=max_mb, pixels=max_pixels, images=max_images),
             replicas=replicas,
             cpus=cpus,
@@ -167,7 +182,7 @@ def serve(
     if settings.needs_ray:
         _need("ray", "serve")
     out = console(stderr=True)
-    key = "an API key is asked for" if settings.api_key() else "no API key is asked for"
+    key = "an API key is asked for" if settings.api_keys() else "no API key is asked for"
     out.print("starting Ray and loading the models" if settings.needs_ray else "loading the models")
     run_service(
         settings,

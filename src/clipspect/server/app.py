@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, get_origin
 
 from fastapi import FastAPI, Request
@@ -18,9 +18,12 @@ from starlette.exceptions import HTTPException
 
 from clipspect import __version__
 from clipspect.errors import ClipspectError
+from clipspect.server.decision_log import DecisionLog
+from clipspect.server.docs_page import add_docs_page
 from clipspect.server.engine import InspectRequest, Kept
 from clipspect.server.errors import ServiceError, service_error
-from clipspect.server.middleware import Metrics, Middleware
+from clipspect.server.middleware import CLIENT, Metrics, Middleware
+from clipspect.server.product_routes import ProductBackend, add_product_routes
 from clipspect.server.responses import Answer
 from clipspect.server.schemas import (
     DetectRequest,
@@ -39,7 +42,7 @@ _FIELDS, _FIELD_BYTES = 64, 4096
 """Maximum number of plain fields in a multipart request, and maximum bytes of one field."""
 
 
-class Backend(Protocol):
+class Backend(ProductBackend, Protocol):
     """Scoring backend: Ray replicas, or an engine in this process. Each call may raise ServiceError."""
 
     def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Awaitable[Answer]:
@@ -58,15 +61,15 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         title="clipspect",
         version=__version__,
         summary="Zero-shot visual inspection with CLIP.",
-        docs_url=None,  # the docs page loads external scripts; the schema is at /openapi.json
+        docs_url=None,  # FastAPI's page loads scripts of other hosts; ours has them beside it
         redoc_url=None,
         responses={
             status: {"model": ErrorResponse, "description": words} for status, words in _REFUSALS.items()
         },
     )
     # for the schema only: Middleware checks the key before routing
-    keyed = [Security(HTTPBearer(auto_error=False))] if settings.api_key() is not None else []
-    metrics = Metrics()
+    keyed = [Security(HTTPBearer(auto_error=False))] if settings.api_keys() else []
+    metrics, decisions = Metrics(), DecisionLog(settings.decision_log)
     _handle_errors(app)
 
     @app.post(
@@ -86,14 +89,17 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         errors = [result["error"] for result in found.results if result["error"] is not None]
         if len(errors) == len(found.results):
             raise ServiceError(422, "unreadable_image", errors[0], _details(found.results))
-        metrics.images.labels(wanted.method, inquiry.model).inc(len(found.results))
+        first = found.results[0]
+        metrics.count(found.results)
         metrics.batched.observe(found.batched)
+        await asyncio.to_thread(decisions.write, found.results, request.scope.get(CLIENT, ""))
+        names: Sequence[str | None] = wanted.names or [None] * len(found.results)
         return {
-            "object": inquiry.object,
-            "method": wanted.method,
-            "model": inquiry.model,
+            "object": inquiry.object or first["object"],
+            "method": first["method"],
+            "model": inquiry.model or first["model"],
             "weights": found.weights,
-            "results": found.results,
+            "results": [{**one, "name": name} for one, name in zip(found.results, names, strict=True)],
             "batched": found.batched,
             "seconds": found.seconds,
         }
@@ -131,6 +137,8 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         """Return counters and timings in Prometheus format."""
         return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    add_product_routes(app, backend, keyed)
+    add_docs_page(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     app.add_middleware(Middleware, settings=settings, metrics=metrics, paths=paths)
     return app
@@ -200,7 +208,9 @@ async def read_request(request: Request, wanted: type[Wanted], settings: Service
 
 
 async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSettings) -> dict[str, Any]:
-    """Return the fields of a multipart request. File names and content types sent by the client are ignored."""
+    """Return the fields of a multipart request. Content types sent by the client are ignored, and file
+    names only come back with the results.
+    """
     limits = settings.limits
     values: dict[str, Any] = {}
     most = limits.images + limits.references
@@ -208,12 +218,17 @@ async def _form(request: Request, wanted: type[BaseModel], settings: ServiceSett
         async with request.form(max_files=most, max_fields=_FIELDS, max_part_size=_FIELD_BYTES) as form:
             for name, value in form.multi_items():
                 content = await value.read() if isinstance(value, UploadFile) else value
+                if name == "images" and isinstance(value, UploadFile) and "names" in wanted.model_fields:
+                    shown = "".join(c for c in value.filename or "" if c.isprintable())
+                    values.setdefault("names", []).append(shown[-255:])
                 if name in wanted.model_fields and get_origin(wanted.model_fields[name].annotation) is list:
                     values.setdefault(name, []).append(content)
                 elif name in values or isinstance(content, bytes):
                     raise ServiceError(422, "invalid", f"the field {name!r} may be sent once, as plain text")
                 else:
                     values[name] = content
+        if "product" not in values:
+            values.pop("names", None)
     except HTTPException as error:  # the parser raises status 400 for every error
         words = str(error.detail)
         if "exceeded" in words:

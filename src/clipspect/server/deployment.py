@@ -23,6 +23,7 @@ from clipspect.server.app import create_app
 from clipspect.server.engine import Engine, InspectRequest, Kept, PendingRequest
 from clipspect.server.errors import ServiceError, internal_error, service_error
 from clipspect.server.middleware import log, log_requests
+from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question, describe
 from clipspect.server.settings import ServiceSettings
@@ -41,7 +42,12 @@ class Inspector:
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Load every model. The replica is ready when this returns."""
-        self._engine = Engine(settings.models, references=settings.references, config=settings.detector)
+        self._engine = Engine(
+            settings.models,
+            references=settings.references,
+            products=settings.products,
+            config=settings.detector,
+        )
         self._engine.load()
         self._most = settings.batch
         self._turn = asyncio.Lock()
@@ -70,8 +76,28 @@ class Inspector:
 
     async def keep_references(self, inquiry: InspectRequest) -> Kept | ServiceError:
         """Store references in the folder that all replicas share."""
+        kept: Kept | ServiceError = await self._tried(self._engine.keep_references, inquiry)
+        return kept
+
+    async def keep_product(self, name: str, data: bytes) -> ProductInfo | ServiceError:
+        """Store a product in the folder that all replicas share."""
+        kept: ProductInfo | ServiceError = await self._tried(self._engine.keep_product, name, data)
+        return kept
+
+    async def products(self) -> list[ProductInfo]:
+        """List the products."""
+        return await asyncio.to_thread(self._engine.list_products)
+
+    async def drop_product(self, name: str) -> ServiceError | None:
+        """Delete a product."""
+        refusal: ServiceError | None = await self._tried(self._engine.products.delete, name)
+        return refusal
+
+    @staticmethod
+    async def _tried(function: Any, *arguments: Any) -> Any:
+        """Return the result, or the error as a value, as Ray would wrap an exception."""
         try:
-            return await asyncio.to_thread(self._engine.keep_references, inquiry)
+            return await asyncio.to_thread(function, *arguments)
         except ClipspectError as error:
             return service_error(error)
 
@@ -126,10 +152,29 @@ class RayBackend:
 
     async def keep_references(self, inquiry: InspectRequest) -> Kept:
         """Keep references."""
-        kept: Kept | ServiceError = await self._ask("keep_references", inquiry)
-        if isinstance(kept, ServiceError):
-            raise kept
+        kept: Kept = await self._checked("keep_references", inquiry)
         return kept
+
+    async def keep_product(self, name: str, data: bytes) -> ProductInfo:
+        """Store a product."""
+        info: ProductInfo = await self._checked("keep_product", name, data)
+        return info
+
+    async def products(self) -> list[ProductInfo]:
+        """List the products."""
+        found: list[ProductInfo] = await self._ask("products")
+        return found
+
+    async def drop_product(self, name: str) -> None:
+        """Delete a product."""
+        await self._checked("drop_product", name)
+
+    async def _checked(self, method: str, *arguments: Any) -> Any:
+        """Call a replica and raise the error that it returns."""
+        found = await self._ask(method, *arguments)
+        if isinstance(found, ServiceError):
+            raise found
+        return found
 
     async def catalogue(self) -> dict[str, Any]:
         """Models and methods."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -13,17 +13,24 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from clipspect.backbones.presets import PRESETS
 from clipspect.config import DetectorConfig
 from clipspect.detection import Detection, at_threshold
-from clipspect.errors import ClipspectError, ReferencesError, UsageError
+from clipspect.errors import ClipspectError, ProfileError, ReferencesError, UsageError
 from clipspect.postprocess.calibration import MIN_GOOD
 from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
+from clipspect.server.product_store import ProductInfo, ProductStore, product_info
 from clipspect.server.reference_store import ReferenceStore
 from clipspect.types import Step
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
+    from clipspect.product import Product
+    from clipspect.profile import Profile
     from clipspect.references import Given
+
+
+MOST_LOADED = 32
+"""Products kept in memory; others are loaded again when they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class InspectRequest:
     """File contents of reference images, or the id of stored references; empty = none."""
     threshold: float | None = None
     """None = 0.5."""
+    product: str = ""
+    """Name of a product, whose profile gives object, method, model, references and threshold; empty = none."""
     calibrate: bool = False
     """Whether reference images, from three on, are known-good images that give a threshold too."""
 
@@ -99,6 +108,7 @@ class Engine:
         models: Sequence[str] = ("tiny",),
         *,
         references: Path,
+        products: Path | None = None,
         config: DetectorConfig | None = None,
     ) -> None:
         """Set the models that requests may name. Nothing is loaded yet.
@@ -107,10 +117,13 @@ class Engine:
             models: names that requests may use; the first is the default. No other model is ever loaded, so a client
                 cannot name a file, a hub or a checkpoint.
             references: folder of stored references.
+            products: folder of product profiles; None = beside the references.
             config: options of every model's detectors; each model's name and methods are put in.
         """
         self.models = tuple(models)
         self.shelf = ReferenceStore(references)
+        self.products = ProductStore(products or references / "products")
+        self._products: dict[str, Product] = {}
         self._config = config or DetectorConfig()
         self._loaded: dict[str, Detector] = {}
         self._detectors: dict[tuple[tuple[str, ...], str], Detector] = {}
@@ -153,6 +166,48 @@ class Engine:
             if key not in self._detectors:
                 self._detectors[key] = self._make(methods, model)
             return self._detectors[key]
+
+    def product(self, profile: Profile) -> Product:
+        """Return the loaded product of a profile; products share the weights of their model.
+
+        Raises:
+            ProfileError: made with other weights than the service's.
+            UsageError: of a model that the service does not have.
+        """
+        from clipspect.product import load_product
+
+        if profile.version not in self._products:
+            model = profile.backbone.model
+            if model not in self.models or "visual_model" in profile.options:
+                raise UsageError(
+                    f"{profile.name} is for the model {model}; there are: {', '.join(self.models)}"
+                )
+            base = self.detector(("anoclip",), model)
+            given = DetectorConfig(batch_size=self._config.batch_size, max_pixels=self._config.max_pixels)
+            with self._loading:
+                loaded = load_product(profile, given, base.backbone)
+                while len(self._products) >= MOST_LOADED:
+                    self._products.pop(next(iter(self._products)))
+                self._products[profile.version] = loaded
+        return self._products[profile.version]
+
+    def keep_product(self, name: str, data: bytes) -> ProductInfo:
+        """Store a profile after loading it once.
+
+        Raises ProfileError, UsageError, ServiceError, ResultsError.
+        """
+        profile = self.products.read(name, data)
+        self.product(profile)
+        self.products.put(profile)
+        return product_info(profile)
+
+    def list_products(self) -> list[ProductInfo]:
+        """Return what clients are told of the products; a damaged file is left out."""
+        found = []
+        for name in self.products.names():
+            with suppress(ProfileError, ServiceError):  # deleted meanwhile
+                found.append(product_info(self.products.find(name)))
+        return found
 
     def inspect(self, inquiry: InspectRequest, on_step: Step | None = None) -> Iterator[Progress]:
         """Answer one request, yielding each step; the last Progress is ``done`` and holds every detection.
@@ -266,7 +321,9 @@ class Engine:
             alone = any(m in list_methods() and method_class(m).scope == "set" for m in inquiry.methods)
             kept = inquiry.references if isinstance(inquiry.references, str) else None
             alone = alone or (kept is None and bool(inquiry.references))
-            key = position if alone else (inquiry.methods, inquiry.model, inquiry.object, kept)
+            key = (
+                position if alone else (inquiry.methods, inquiry.model, inquiry.object, kept, inquiry.product)
+            )
             groups.setdefault(key, []).append(position)
         return list(groups.values())
 
@@ -278,20 +335,28 @@ class Engine:
         first = tickets[wanted[0]].inquiry
         images = [data for position in wanted for data in tickets[position].inquiry.images]
         found: list[Detection] = []
-        detector = self.detector(first.methods, first.model)
+        detector, object_name, given = self._prepared(first)
         with self._busy:
-            given = self._references(detector, first)
-            for detection in detector.stream(images, object=first.object, **given):
+            for detection in detector.stream(images, object=object_name, **given):
                 found.append(detection)
                 if not any(tickets[position].wanted for position in wanted):
                     return answers
         start = 0
         for position in wanted:
             inquiry = tickets[position].inquiry
-            stop = start + len(inquiry.images) * len(inquiry.methods)
+            stop = start + len(inquiry.images) * max(1, len(inquiry.methods))
             answers[position] = [at_threshold(d, inquiry.threshold) for d in found[start:stop]]
             start = stop
         return answers
+
+    def _prepared(self, inquiry: InspectRequest) -> tuple[Detector, str, Given]:
+        """The detector of a request, its object, and what its stream is given beside the images."""
+        if inquiry.product:
+            product = self.product(self.products.find(inquiry.product))
+            return product.detector, product.profile.object, {"good": product.good}
+        detector = self.detector(inquiry.methods, inquiry.model)
+        with self._busy:
+            return detector, inquiry.object, self._references(detector, inquiry)
 
 
 def _given_up() -> ServiceError:

@@ -8,6 +8,7 @@ from typing import Any
 from clipspect.errors import (
     ClipspectError,
     ImageError,
+    ProfileError,
     ReferencesError,
     ResultsError,
     UsageError,
@@ -21,6 +22,7 @@ _STATUSES: Sequence[tuple[type[ClipspectError], int, str]] = (
     (UsageError, 422, "impossible_request"),
     (ImageError, 422, "unreadable_image"),
     (ReferencesError, 422, "unusable_references"),
+    (ProfileError, 422, "unusable_profile"),
     (WeightsError, 500, "weights"),
     (ResultsError, 500, "storage"),
 )
@@ -35,6 +37,8 @@ class ServiceError(ClipspectError):
         """Set the error's fields. ``code`` is for programs, ``message`` for people; ``details`` name single fields."""
         super().__init__(status, code, message, details)
         self.status, self.code, self.message, self.details = status, code, message, details
+        self.challenge = "Bearer"
+        """How a client that sent no key is asked for it."""
 
     def __str__(self) -> str:
         """The message."""
@@ -44,7 +48,7 @@ class ServiceError(ClipspectError):
     def headers(self) -> dict[str, str]:
         """Return the HTTP headers for the status."""
         if self.status == 401:
-            return {"WWW-Authenticate": "Bearer"}
+            return {"WWW-Authenticate": self.challenge}
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status in _RETRYABLE else {}
 
     def body(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from clipspect.errors import ClipspectError
 from clipspect.server.engine import Engine, InspectRequest, Kept, PendingRequest
 from clipspect.server.errors import internal_error, service_error
 from clipspect.server.middleware import log
+from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question, describe
 from clipspect.server.settings import ServiceSettings
@@ -33,6 +34,18 @@ class LocalBackend:
     async def keep_references(self, inquiry: InspectRequest) -> Kept:
         """Store references."""
         return await asyncio.to_thread(self.engine.keep_references, inquiry)
+
+    async def keep_product(self, name: str, data: bytes) -> ProductInfo:
+        """Store a product."""
+        return await asyncio.to_thread(self.engine.keep_product, name, data)
+
+    async def products(self) -> list[ProductInfo]:
+        """List the products."""
+        return await asyncio.to_thread(self.engine.list_products)
+
+    async def drop_product(self, name: str) -> None:
+        """Delete a product."""
+        await asyncio.to_thread(self.engine.products.delete, name)
 
     async def catalogue(self) -> dict[str, Any]:
         """Return models and methods."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
+from typing import Any
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,6 +25,12 @@ from clipspect.server.settings import ServiceSettings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths that monitoring requests without a key."""
+PRODUCT_PATH = "/v1/products/{name}"
+DOCS = "/docs"
+BROWSER_CHALLENGE = 'Basic realm="the API key as password"'
+"""Makes a browser ask for the key; the user's name is ignored."""
+CLIENT = "clipspect.client"
+"""Entry of an ASGI scope with the name of the request's API key."""
 log = logging.getLogger("clipspect.service")
 
 
@@ -43,12 +53,31 @@ class Metrics:
         )
         self.ongoing = Gauge("clipspect_requests_ongoing", "Requests in progress.", registry=own)
         self.images = Counter("clipspect_images", "Images scored.", ["method", "model"], registry=own)
+        self.scores = Histogram(
+            "clipspect_scores",
+            "Scores of images judged with a product.",
+            ["profile"],
+            buckets=[step / 10 for step in range(1, 11)],
+            registry=own,
+        )
+        self.verdicts = Counter(
+            "clipspect_verdicts", "Images judged with a product.", ["profile", "verdict"], registry=own
+        )
         self.batched = Histogram(
             "clipspect_batched_requests",
             "Requests scored together.",
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=own,
         )
+
+    def count(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Count scored images, and verdicts and scores of those judged with a product."""
+        for one in results:
+            self.images.labels(one["method"], one["model"]).inc()
+            if one["profile"]:
+                self.verdicts.labels(one["profile"], one["verdict"]).inc()
+                if one["score"] is not None:
+                    self.scores.labels(one["profile"]).observe(one["score"])
 
 
 class Middleware:
@@ -59,8 +88,7 @@ class Middleware:
     ) -> None:
         """Wrap an application. Only ``paths`` get their own metric label, which bounds the number of labels."""
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
-        key = settings.api_key()
-        self._key = None if key is None else _digest(key)
+        self._keys = {name: _digest(key) for name, key in settings.api_keys().items()}
         self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,26 +116,44 @@ class Middleware:
             except ClientDisconnect:
                 pass  # the client left before sending the whole request
             except Exception:
-                log.exception(
-                    "%s %s failed", request, scope["path"] if scope["path"] in self.paths else "other"
-                )
+                log.exception("%s %s failed", request, self._label(scope["path"]))
                 if status:
                     raise
                 await _say(internal_error())(scope, receive, watched)
         finally:
-            path = scope["path"] if scope["path"] in self.paths else "other"
+            path = self._label(scope["path"])
             seconds = perf_counter() - started
             self.metrics.requests.labels(path, status or 499).inc()
             self.metrics.seconds.labels(path).observe(seconds)
-            log.info("%s %s %s %s %.0f ms", request, scope["method"], path, status or 499, 1000 * seconds)
+            client = scope.get(CLIENT, "-")
+            log.info(
+                "%s %s %s %s %s %.0f ms",
+                request,
+                client,
+                scope["method"],
+                path,
+                status or 499,
+                1000 * seconds,
+            )
+
+    def _label(self, path: str) -> str:
+        """The route of a path; names within it are left out."""
+        if path in self.paths:
+            return path
+        return PRODUCT_PATH if path.startswith("/v1/products/") else "other"
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if self._key is not None and scope["path"] not in OPEN_PATHS:
-            kind, _, shown = headers.get("authorization", "").partition(" ")
-            if not hmac.compare_digest(_digest(shown.strip()), self._key) or kind.lower() != "bearer":
-                raise ServiceError(401, "unauthorized", "send the API key as Authorization: Bearer KEY")
-        if scope["method"] != "POST":
+        if self._keys and scope["path"] not in OPEN_PATHS:
+            shown = _digest(_shown_key(headers.get("authorization", "")))
+            names = [name for name, key in self._keys.items() if hmac.compare_digest(shown, key)]
+            if not names:
+                refusal = ServiceError(401, "unauthorized", "send the API key as Authorization: Bearer KEY")
+                if scope["path"] == DOCS:
+                    refusal.challenge = BROWSER_CHALLENGE
+                raise refusal
+            scope[CLIENT] = names[0]
+        if scope["method"] not in ("POST", "PUT"):
             await self.app(scope, receive, send)
             return
         limit = int(self.settings.limits.body_mb * MEGABYTE)
@@ -174,6 +220,17 @@ async def _run_until_disconnect(app: ASGIApp, scope: Scope, body: _Body, send: S
         for task in (answering, leaving):
             task.cancel()
         await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+def _shown_key(authorization: str) -> str:
+    """The key of a header: ``Bearer KEY``, or the password of ``Basic`` that a browser asks for."""
+    kind, _, shown = authorization.partition(" ")
+    if kind.lower() == "bearer":
+        return shown.strip()
+    if kind.lower() == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(shown.strip(), validate=True).decode().partition(":")[2]
+    return ""
 
 
 def _say(refusal: ServiceError) -> JSONResponse:

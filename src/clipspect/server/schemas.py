@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from clipspect.registry import DEFAULT_METHOD
 from clipspect.server.engine import InspectRequest
+from clipspect.server.product_store import NAME_PATTERN
 from clipspect.server.reference_store import ID_PATTERN
 from clipspect.types import Verdict
 
@@ -59,6 +60,16 @@ class DetectRequest(_Request):
         json_schema_extra={"examples": [{"object": "metal flange", "images": [ONE_PIXEL]}]},
     )
 
+    object: ObjectName | None = None  # type: ignore[assignment]
+    product: str | None = Field(
+        None,
+        pattern=NAME_PATTERN,
+        description="A name of GET /v1/products; replaces object, method, model, references.",
+    )
+    names: list[Annotated[str, Field(max_length=255)]] = Field(
+        [],
+        description="Names of the images, which come back with the results; with a product, those of the files.",
+    )
     references: list[PreparedImage] = Field([], description="Known-good images, for this request only.")
     references_id: str | None = Field(
         None, pattern=ID_PATTERN, description="Id returned by POST /v1/references; replaces references."
@@ -72,10 +83,22 @@ class DetectRequest(_Request):
     def _one_of_each(self) -> DetectRequest:
         if self.references and self.references_id:
             raise ValueError("references and references_id exclude each other; send one of them")
+        if self.names and len(self.names) != len(self.images):
+            raise ValueError("names and images differ in number; send a name for each image, or none")
+        given = {"object", "method", "model", "references", "references_id"} & self.model_fields_set
+        if self.product and given:
+            raise ValueError(f"the product has its own {sorted(given)[0]}; leave it out")
+        if not self.product and not self.object:
+            raise ValueError("object or product is missing; name what is on the images")
         return self
 
     def inquiry(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form."""
+        if self.product:
+            return InspectRequest(
+                tuple(self.images), "", (), "", threshold=self.threshold, product=self.product
+            )
+        assert self.object is not None  # see _one_of_each
         return InspectRequest(
             tuple(self.images),
             self.object,
@@ -122,6 +145,7 @@ class ResultOut(BaseModel):
     """Result of one image, in request order. If error is set, the image could not be scored."""
 
     index: int
+    name: str | None = Field(None, description="Name of the image in the request, if it had one.")
     content_hash: str = Field(description="SHA-256 of the image file.")
     width: int
     height: int
@@ -133,6 +157,7 @@ class ResultOut(BaseModel):
         description="Scores at or above this value are flagged; null if there is no threshold."
     )
     threshold_source: str | None
+    profile: str | None = Field(description="Profile that judged it, as name@version.")
     regions: list[RegionOut]
     error: str | None
     warnings: list[str]
@@ -160,6 +185,24 @@ class ReferencesResponse(BaseModel):
     object: str
     method: str
     model: str
+
+
+class ProductOut(BaseModel):
+    """Product that requests may name."""
+
+    name: str
+    profile: str = Field(description="Name and version, as results carry them.")
+    object: str
+    method: str
+    model: str
+    threshold: float
+    good_images: int
+
+
+class ProductsResponse(BaseModel):
+    """The products of the service."""
+
+    products: list[ProductOut]
 
 
 class ModelOut(BaseModel):

@@ -39,7 +39,7 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     """
     from clipspect.server.app import create_app
 
-    settings.api_key()  # report a bad key before anything starts
+    settings.api_keys()  # report a bad key before anything starts
     settings.references.mkdir(parents=True, exist_ok=True)
     _check_port(host, port)
     backend = _ray_backend(settings) if settings.needs_ray else _local_backend(settings)
@@ -50,7 +50,9 @@ def _local_backend(settings: ServiceSettings) -> Backend:
     from clipspect.server.engine import Engine
     from clipspect.server.local import LocalBackend
 
-    engine = Engine(settings.models, references=settings.references, config=settings.detector)
+    engine = Engine(
+        settings.models, references=settings.references, products=settings.products, config=settings.detector
+    )
     engine.load()
     return LocalBackend(engine, settings)
 

@@ -36,6 +36,10 @@ class ServiceSettings(BaseModel):
     domain: str = "auto"
     references: Path = Path("clipspect-references")
     """Folder of stored references; on a cluster all nodes must share it."""
+    products: Path = Path("clipspect-products")
+    """Folder of product profiles; on a cluster all nodes must share it."""
+    decision_log: Path | None = None
+    """File that every decision is appended to, without images; None = no log."""
     limits: Limits = Limits()
     replicas: int = Field(default=1, ge=1)
     """Number of replicas, each a process with its own copy of the models."""
@@ -52,7 +56,8 @@ class ServiceSettings(BaseModel):
     time_limit: float = Field(default=60, gt=0)
     """Time limit in seconds from a request's first byte to its response."""
     api_key_file: Path | None = None
-    """File whose first line is the API key. Default: $CLIPSPECT_API_KEY; if that is unset too, no key is required."""
+    """File with an API key per line, as ``name: key`` or alone. Default: $CLIPSPECT_API_KEY; if that is unset too, no
+    key is required."""
 
     has_key: bool = True
     """Whether an API key that is set is required; the page has none."""
@@ -79,20 +84,34 @@ class ServiceSettings(BaseModel):
         """Requests held at once in total; further requests are refused before their body is read."""
         return self.replicas * self.ongoing + self.queue
 
-    def api_key(self) -> str | None:
-        """Return the key that clients must send; None = none. Raises UsageError for a key that is easily guessed."""
+    def api_keys(self) -> dict[str, str]:
+        """Return name → key that clients may send; empty = none is required.
+
+        Raises:
+            UsageError: a file that cannot be read or holds no key, a name given twice, a key that is easily guessed.
+        """
         if not self.has_key:
-            return None
-        if self.api_key_file is not None:
-            try:
-                lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"{self.api_key_file}: the API key cannot be read ({error})") from error
-            key = lines[0].strip() if lines else ""
-        else:
+            return {}
+        if self.api_key_file is None:
             key = os.environ.get(API_KEY_VARIABLE, "").strip()
-            if not key:
-                return None
-        if len(key) < LEAST_KEY:
-            raise UsageError(f"the API key has {len(key)} characters; use at least {LEAST_KEY}")
-        return key
+            return {"default": _strong(key)} if key else {}
+        try:
+            lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.api_key_file}: the API keys cannot be read ({error})") from error
+        keys: dict[str, str] = {}
+        for line in filter(None, (line.strip() for line in lines)):
+            name, colon, key = line.rpartition(":")
+            name = name.strip() if colon else "default"
+            if name in keys:
+                raise UsageError(f"{self.api_key_file}: the name {name!r} is given twice; write name: key")
+            keys[name] = _strong(key.strip())
+        if not keys:
+            raise UsageError(f"{self.api_key_file}: holds no API key; write one per line, as name: key")
+        return keys
+
+
+def _strong(key: str) -> str:
+    if len(key) < LEAST_KEY:
+        raise UsageError(f"the API key has {len(key)} characters; use at least {LEAST_KEY}")
+    return key

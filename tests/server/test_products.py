@@ -1,0 +1,178 @@
+"""Products of the service: profiles that it keeps, judges with as `detect --profile` does, and counts."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+import clipspect
+from clipspect.errors import UsageError
+from clipspect.server.settings import ServiceSettings
+from helpers.images import plate
+from server.conftest import photo
+from server.test_service import refused
+
+KEY, OTHER = "a key of 20 letters!", "another key, longer!"
+
+
+@pytest.fixture(scope="session")
+def profile(small_model):
+    detector = clipspect.load("dual-image", str(small_model), device="cpu")
+    made, _ = clipspect.create_profile(
+        detector, [plate(n) for n in range(50, 56)], "plate", "mine", threshold=0.4
+    )
+    return made
+
+
+def put(client, profile, name: str = "plate-7", **options):
+    return client.put(f"/v1/products/{name}", content=profile.to_bytes(), **options)
+
+
+def send(client, **fields):
+    images = [("images", (f"part {n}.png", photo(n, blot=n < 2), "image/png")) for n in range(4)]
+    return client.post("/v1/detect", data=fields, files=images)
+
+
+def test_a_stored_profile_judges_as_in_python(client, profile):
+    stored = put(client, profile)
+    assert stored.status_code == 200, stored.text
+    answer = send(client, product="plate-7").json()
+    renamed = type(profile)(**{**profile.__dict__, "name": "plate-7"})
+    product = clipspect.load_product(renamed)
+    expected = product.detect([photo(n, blot=n < 2) for n in range(4)])
+    for one, detection in zip(answer["results"], expected, strict=True):
+        assert one["score"] == pytest.approx(detection.score, abs=1e-6)
+        assert one["verdict"] == detection.verdict
+        assert one["threshold"] == 0.4
+        assert one["profile"] == detection.profile == stored.json()["profile"]
+    assert [one["name"] for one in answer["results"]] == [f"part {n}.png" for n in range(4)]
+    assert (answer["object"], answer["method"]) == ("plate", "dual-image")
+
+
+def test_products_are_listed_replaced_and_deleted(client, profile):
+    assert client.get("/v1/products").json() == {"products": []}
+    first = put(client, profile).json()
+    assert client.get("/v1/products/plate-7").json() == first
+    second = put(client, profile.with_threshold(0.7)).json()
+    assert second["profile"] != first["profile"]
+    assert [one["threshold"] for one in client.get("/v1/products").json()["products"]] == [0.7]
+    assert {one["profile"] for one in send(client, product="plate-7").json()["results"]} == {
+        second["profile"]
+    }
+    assert client.delete("/v1/products/plate-7").status_code == 204
+    refused(client.delete("/v1/products/plate-7"), 404, "unknown_product")
+    refused(client.get("/v1/products/plate-7"), 404, "unknown_product")
+    refused(send(client, product="plate-7"), 404, "unknown_product")
+
+
+def test_what_does_not_fit_is_refused_and_not_stored(client, profile, small_model, tmp_path):
+    refused(client.put("/v1/products/x", content=b"no profile"), 422, "unusable_profile")
+    several = clipspect.load(["anoclip", "clip"], str(small_model), device="cpu")
+    made, _ = clipspect.create_profile(several, [plate(n) for n in range(3)], "plate", "x")
+    refused(put(client, made), 422, "impossible_request")
+    other = clipspect.load("anoclip", str(small_model), weights="random", seed=1, device="cpu")
+    made, _ = clipspect.create_profile(other, [plate(n) for n in range(3)], "plate", "x")
+    refused(put(client, made), 422, "unusable_profile")
+    foreign = clipspect.load("anoclip", "tiny", device="cpu")
+    made, _ = clipspect.create_profile(foreign, [plate(n) for n in range(3)], "plate", "x")
+    refused(put(client, made), 422, "impossible_request")
+    for name in ("..%2fevil", "UPPER", ".hidden", "a" * 64):
+        assert put(client, profile, name).status_code in (404, 422)
+    refused(put(client, profile, headers={"content-type": "application/json"}), 415, "unsupported_media_type")
+    assert client.get("/v1/products").json() == {"products": []}
+    assert not list(tmp_path.rglob("*.clipspect"))
+
+
+def test_requests_name_a_product_or_an_object(client, profile):
+    put(client, profile)
+    for fields in ({}, {"product": "plate-7", "object": "plate"}, {"product": "plate-7", "method": "clip"},
+                   {"product": "../x"}):  # fmt: skip
+        refused(send(client, **fields), 422, "invalid")
+    image = base64.b64encode(photo(1)).decode()
+    body = {"product": "plate-7", "images": [image], "names": ["left.png"]}
+    assert client.post("/v1/detect", json=body).json()["results"][0]["name"] == "left.png"
+    refused(client.post("/v1/detect", json={**body, "names": ["a", "b"]}), 422, "invalid")
+    assert (
+        client.post("/v1/detect", json={"object": "x", "images": [image]}).json()["results"][0]["name"]
+        is None
+    )
+
+
+def test_products_survive_a_restart_and_a_damaged_file_hides_no_other(service, profile, engine):
+    put(service(), profile)
+    (engine.products.folder / "broken.clipspect").write_bytes(b"PK half")
+    listed = service().get("/v1/products").json()["products"]
+    assert [one["name"] for one in listed] == ["plate-7"]
+    refused(send(service(), product="broken"), 422, "unusable_profile")
+
+
+def test_scores_and_verdicts_are_counted_by_profile(client, profile):
+    label = put(client, profile).json()["profile"]
+    send(client, product="plate-7")
+    client.post("/v1/detect", data={"object": "anything"}, files={"images": photo(1)})
+    text = client.get("/metrics").text
+    counted = [line for line in text.splitlines() if line.startswith("clipspect_verdicts_total")]
+    assert sum(float(line.split()[-1]) for line in counted) == 4
+    assert all(f'profile="{label}"' in line for line in counted)
+    assert f'clipspect_scores_count{{profile="{label}"}} 4.0' in text
+    assert "anything" not in text
+    assert "/v1/products/{name}" in text
+
+
+def test_each_key_has_a_name_and_the_log_of_decisions_tells_it(service, profile, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"line 3: {KEY}\n\nlab: {OTHER}\n")
+    log = tmp_path / "decisions.jsonl"
+    client = service(api_key_file=keys, decision_log=log)
+    refused(client.get("/v1/products"), 401, "unauthorized")
+    for key in (KEY, OTHER):
+        client.headers["authorization"] = f"Bearer {key}"
+        assert put(client, profile).status_code == 200
+        assert send(client, product="plate-7").status_code == 200
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [one["client"] for one in entries] == ["line 3"] * 4 + ["lab"] * 4
+    kept = "time client content_hash object method model weights verdict score threshold profile error"
+    assert set(entries[0]) == set(kept.split())
+    for text, reason in ((f"a: {KEY}\na: {OTHER}", "twice"), ("", "no API key"), ("a: short", "at least 16")):
+        keys.write_text(text)
+        with pytest.raises(UsageError, match=reason):
+            ServiceSettings(api_key_file=keys).api_keys()
+
+
+def test_a_log_that_cannot_be_written_stops_no_answer(service, tmp_path, caplog):
+    client = service(decision_log=tmp_path / "absent" / "log")
+    assert client.post("/v1/detect", data={"object": "plate"}, files={"images": photo(1)}).status_code == 200
+    assert "decisions were not logged" in caplog.text
+
+
+def test_the_docs_page_is_behind_the_key_and_loads_nothing_from_elsewhere(service, tmp_path):
+    pytest.importorskip("fastapi_offline")
+    (tmp_path / "keys").write_text(KEY)
+    client = service(api_key_file=tmp_path / "keys")
+    asked = client.get("/docs")
+    refused(asked, 401, "unauthorized")
+    assert asked.headers["www-authenticate"].startswith("Basic")
+    client.auth = ("anyone", KEY)
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
+        assert client.get(f"/docs/{name}").status_code == 200
+    assert client.get("/docs/core.py").status_code == 404
+    assert client.get("/openapi.json").status_code == 200
+
+
+def test_batches_of_one_product_are_scored_together(engine, profile):
+    from clipspect.server.engine import InspectRequest, PendingRequest
+
+    engine.keep_product("plate-7", profile.to_bytes())
+    tickets = [
+        PendingRequest(InspectRequest((photo(n),), "", (), "", product="plate-7"), 60) for n in range(3)
+    ]
+    answers = engine.answer(tickets)
+    alone = [engine.answer([ticket])[0] for ticket in tickets]
+    for one, other in zip(answers, alone, strict=True):
+        np.testing.assert_allclose(one[0].score, other[0].score, atol=1e-5)
