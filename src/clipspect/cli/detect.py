@@ -14,12 +14,15 @@ from clipspect.cli.profile import open_product
 from clipspect.cli.run import calibrate, load_detector, run_with_progress, score_one
 from clipspect.config import DetectorConfig
 from clipspect.data.find import scan_folder
+from clipspect.data.objects import read_objects
 from clipspect.detection import check_threshold
 from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
+    from clipspect.data.objects import ObjectTable
     from clipspect.detector import Detector
+    from clipspect.references import GoodImages
 
 EXIT_ANOMALIES = 1
 EXIT_SOME_FAILED = 3
@@ -42,6 +45,7 @@ def detect(
     config: DetectorConfig,
     object: opt.OptionalObjectOption = None,
     profile: opt.ProfileOption = None,
+    objects: opt.ObjectsOption = None,
     out: opt.OutOption = None,
     pages: opt.PagesOption = opt.Pages.first,
     reference: opt.ReferenceOption = None,
@@ -80,14 +84,21 @@ def detect(
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
     context: dict[str, Any] = {}
     if profile is not None:
-        _check_beside_profile(object=object, good=good, reference=reference, templates=templates)
+        _check_beside_profile(
+            object=object, objects=objects, good=good, reference=reference, templates=templates
+        )
         product = open_product(profile, config)
         detector, calibrated, object = product.detector, product.good, product.profile.object
         if on_ray and detector.uses_sets:
             raise UsageError("with --engine ray profiles serve methods that score single images")
     else:
-        assert object is not None  # the option's callback saw to it
-        clean_object_name(object)  # a name that says nothing is an error before the model is loaded
+        if objects is not None:
+            _check_objects(place, on_ray=on_ray, object=object, reference=reference, templates=templates)
+            table = read_objects(objects)
+            object = ", ".join(table.objects)
+        else:
+            assert object is not None  # the option's callback saw to it
+            clean_object_name(object)  # a name that says nothing is an error before the model is loaded
         if config.method is None:
             config = config.replace(method=_default_method(place, on_ray, good, reference, templates))
         detector = load_detector(config)
@@ -98,7 +109,8 @@ def detect(
             raise UsageError(
                 "with --engine ray --good serves methods that score single images; use --method anoclip"
             )
-        calibrated = calibrate(detector, object, good, false_alarm_rate, context)
+        if objects is None:
+            calibrated = calibrate(detector, object, good, false_alarm_rate, context)
     if alone:
         flagged, failed = score_one(
             detector, place, object, calibrated, threshold, context, overlays, as_json
@@ -133,9 +145,10 @@ def detect(
                 lambda e: run_with_progress(e, **options),
             )
         else:
+            from clipspect.results.mixed import mixed_engine
             from clipspect.results.run import LocalEngine
 
-            scoring = LocalEngine(
+            scoring: Any = LocalEngine(
                 detector,
                 place,
                 object,
@@ -143,6 +156,10 @@ def detect(
                 all_pages=pages is opt.Pages.all,
                 **context,
             )
+            if objects is not None:
+                known = _calibrate_objects(detector, table, good, false_alarm_rate)
+                scoring = mixed_engine(detector, place, table, objects, known)
+                options["calibrations"] = scoring.calibrations()
             summary = run_with_progress(scoring, **options)
         flagged, failed = summary.flagged, summary.failed
         if as_json:
@@ -159,6 +176,26 @@ def _check_beside_profile(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"--{name} is set by the profile; leave it out, or make another profile")
+
+
+def _check_objects(place: Path, *, on_ray: bool, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--objects names the object of every image; leave --{name} out")
+    if on_ray or not place.is_dir():
+        raise UsageError("--objects is for a folder, with --engine local")
+
+
+def _calibrate_objects(
+    detector: Detector, table: ObjectTable, good: Path | None, rate: float | None
+) -> dict[str, GoodImages]:
+    """Object → known-good images, from the folders of ``good`` that are named as objects."""
+    if good is None:
+        return {}
+    folders = {object: good / object for object in table.objects if (good / object).is_dir()}
+    if not folders:
+        raise UsageError(f"{good}: has no folder named as an object: {', '.join(table.objects)}")
+    return {object: calibrate(detector, object, folder, rate, {}) for object, folder in folders.items()}
 
 
 def _check_local(source: str, address: str | None, workers: int | None) -> None:

@@ -63,7 +63,8 @@ ObjectOption = Annotated[
 
 def _need_object(context: typer.Context, value: str | None) -> str | None:
     """Raise the parser's error where neither an object nor a profile is given."""
-    if value is None and context.params.get("profile") is None and not context.resilient_parsing:
+    others = ("profile", "objects")
+    if value is None and not context.resilient_parsing and all(context.params.get(x) is None for x in others):
         raise typer.BadParameter("Missing option '--object': name what is on the images, or give a --profile")
     return value
 
@@ -105,6 +106,14 @@ GoodOption = Annotated[
     typer.Option(
         "--good",
         help="Known-good images: references and threshold in one; 10 or more are advised.",
+    ),
+]
+ObjectsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--objects",
+        help="CSV with the columns image,object: a folder with several objects. --good then has a folder per object.",
+        rich_help_panel=IMAGES,
     ),
 ]
 ProfileOption = Annotated[

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from clipspect.postprocess.calibration import Calibration
-from clipspect.results.rows import outlines_of
+from clipspect.results.rows import calibration_of, outlines_of
 from clipspect.results.store import iterate_rows, read_manifest
 
 COLUMNS = (
     *(
         "path",
         "method",
+        "object",
         "width",
         "height",
         "score",
@@ -42,9 +43,10 @@ def write_coco(file: IO[bytes], out: Path, method: str) -> int:
     info = {"description": f"clipspect {method}", "version": read_manifest(out)["clipspect"]}
     head = {"info": info, "licenses": [], "categories": [CATEGORY]}
     file.write(json.dumps(head)[:-1].encode())
-    calibration = Calibration.from_dict(read_manifest(out)["calibrations"][method])
+    stored = read_manifest(out)["calibrations"]
+    calibrations = {key: Calibration.from_dict(one) for key, one in stored.items()}
     count = _write_array(file, "images", (_image(number, row) for number, row in _scored(out, method)))
-    _write_array(file, "annotations", _annotations(out, method, calibration))
+    _write_array(file, "annotations", _annotations(out, method, calibrations))
     file.write(b"}\n")
     return count
 
@@ -64,10 +66,10 @@ def _image(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": number, "file_name": row["path"], **{name: row[name] for name in names}}
 
 
-def _annotations(out: Path, method: str, calibration: Calibration) -> Iterator[dict[str, Any]]:
+def _annotations(out: Path, method: str, calibrations: Mapping[str, Calibration]) -> Iterator[dict[str, Any]]:
     number = 0
     for image, row in _scored(out, method):
-        outlines = outlines_of(row, calibration)
+        outlines = outlines_of(row, calibration_of(calibrations, row))
         for region, outline in zip(row["regions"] or [], outlines, strict=True):
             number += 1
             yield region_annotation(region, outline, number, image)

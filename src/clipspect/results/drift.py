@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import Calibration
-from clipspect.results.rows import summary_of
+from clipspect.results.rows import calibration_of, summary_of
 from clipspect.results.store import iterate_rows, read_manifest
 
 MIN_BEFORE, MIN_AFTER = 10, 50
@@ -109,7 +109,7 @@ def find_drift(after: Path, before: Path | None = None) -> list[Drift]:
     if before is not None:
         then = _samples(before, calibrations)
     else:
-        then = {key: _Sample(list(calibrations[key[1]].peaks)) for key in now}
+        then = {key: _Sample(list(_calibration(calibrations, *key).peaks)) for key in now}
         if not any(sample.peaks for sample in then.values()):
             raise UsageError(
                 f"{after}: its threshold is not from calibration images; give a folder to compare with"
@@ -170,11 +170,18 @@ def _drift(key: tuple[str, str], before: _Sample, after: _Sample) -> Drift:
     )
 
 
+def _calibration(calibrations: Mapping[str, Calibration], object: str, method: str) -> Calibration:
+    return calibration_of(calibrations, {"object": object, "method": method})
+
+
 def _samples(folder: Path, calibrations: dict[str, Calibration]) -> dict[tuple[str, str], _Sample]:
     samples: defaultdict[tuple[str, str], _Sample] = defaultdict(_Sample)
     for row in _scored(folder):
-        calibration, summary = calibrations.get(row["method"]), summary_of(row)
-        if calibration is None or summary is None or len(summary.peaks) != len(calibration.centers):
+        summary = summary_of(row)
+        if row["method"] not in calibrations or summary is None:
+            continue
+        calibration = calibration_of(calibrations, row)
+        if len(summary.peaks) != len(calibration.centers):
             continue
         sample = samples[row["object"], row["method"]]
         sample.peaks.append(calibration.peak(summary))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,16 @@ from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
 from clipspect.results.files import open_whole, results_errors, write_whole
 from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
-from clipspect.results.rows import inside_of, judge_rows, map_of, mask_of, regions_of, summary_of
+from clipspect.results.rows import (
+    calibration_key,
+    calibration_of,
+    inside_of,
+    judge_rows,
+    map_of,
+    mask_of,
+    regions_of,
+    summary_of,
+)
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
 from clipspect.results.store import CSV, MAPS, MASKS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
 
@@ -91,7 +100,7 @@ def finish_run(
     from clipspect.results.report import write_report
 
     methods = list(store.manifest["settings"]["methods"])
-    judged = {m: calibrations.get(m) or calibrate_rows(store.out, m, present) for m in methods}
+    judged = _all_calibrations(store.out, methods, calibrations, present)
     if threshold is not None:
         check_threshold(threshold)
         judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
@@ -172,12 +181,34 @@ def _count(names: Collection[str]) -> str:
     return "1 image is" if len(names) == 1 else f"{len(names)} images are"
 
 
-def calibrate_rows(out: Path, method: str, present: Collection[str] | None) -> Calibration:
-    """Return the calibration of a run without known-good images; without rows, one that flags nothing."""
+def _all_calibrations(
+    out: Path, methods: Sequence[str], given: Mapping[str, Calibration], present: Collection[str] | None
+) -> dict[str, Calibration]:
+    """Return the calibration of each method and, in a run with several objects, of each method and object."""
+    objects = sorted({row["object"] for row in iterate_rows(out, ["object"])})
+    if len(objects) < 2:
+        return {m: given.get(m) or calibrate_rows(out, m, present) for m in methods}
+    pairs = {calibration_key(m, o): (m, o) for m in methods for o in objects}
+    own = {
+        key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o)
+        for key, (m, o) in pairs.items()
+    }
+    # what reads calibrations by method alone finds that of the first object
+    return own | {m: own[calibration_key(m, objects[0])] for m in methods}
+
+
+def calibrate_rows(
+    out: Path, method: str, present: Collection[str] | None, object: str | None = None
+) -> Calibration:
+    """Return the calibration of a run without known-good images, of all objects or one.
+
+    Without rows it is one that flags nothing.
+    """
     summaries = [
         summary
         for row in iterate_rows(out, SUMMARY_COLUMNS)
         if row["method"] == method
+        and object in (None, row["object"])
         and (present is None or row["path"] in present)
         and (summary := summary_of(row)) is not None
     ]
@@ -199,14 +230,14 @@ def _draw(
 ) -> None:
     from PIL import Image
 
-    if masks and (inside := mask_of(row, calibrations[row["method"]])) is not None:
+    if masks and (inside := mask_of(row, calibration_of(calibrations, row))) is not None:
         suffix = method_suffix(row["method"], several=several) + ".png"
         buffer = io.BytesIO()
         Image.fromarray(inside).convert("L").save(buffer, "PNG")
         write_whole(out, output_path(out / MASKS, row["path"], suffix), buffer.getvalue())
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
     drawn = wanted and pixels is not None
-    scores = map_of(row, calibrations[row["method"]]) if drawn or maps != "none" else None
+    scores = map_of(row, calibration_of(calibrations, row)) if drawn or maps != "none" else None
     if scores is None:
         return
     if maps != "none":

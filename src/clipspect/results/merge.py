@@ -89,7 +89,10 @@ def merge_results(
     settings = _common_settings(folders, manifests)
     settings["methods"] = _chosen_methods(settings["methods"], methods)
     winners = _winners(folders, prefix=prefix)
-    known = {m: _common_calibration(folders, manifests, m) for m in settings["methods"]}
+    keys = {key for manifest in manifests for key in manifest.get("calibrations", {})} | {
+        *settings["methods"]
+    }
+    known = {key: _common_calibration(folders, manifests, key) for key in sorted(keys)}
     with ResultStore(out, settings, overwrite=overwrite) as store:
         for number, folder in enumerate(folders):
             for name, rows in _grouped_rows(folder, prefix=prefix):

@@ -84,8 +84,9 @@ class Overview:
     ) -> dict[str, Any]:
         """Return the summary as the viewer's type Report."""
         row = self.first.first
+        objects = sorted({key.partition("/")[2] for key in calibrations if "/" in key})
         return {
-            "object": row.get("object", ""),
+            "object": ", ".join(objects) if objects else row.get("object", ""),
             "folder": folder,
             "results": results,
             "created": created,
@@ -100,18 +101,27 @@ class Overview:
             "warnings": list(self.warnings),
             "settings": [*settings, ("Computing time", f"{self.seconds:.1f} s")],
             "words": WORDS,
-            "methods": [_summary(name, own, calibrations[name]) for name, own in self.methods.items()],
+            "methods": [_summary(name, own, calibrations) for name, own in self.methods.items()],
             "truthSource": truth_source,
         }
 
 
-def _summary(name: str, own: MethodOverview, calibration: Calibration) -> dict[str, Any]:
+def _notes(name: str, calibrations: Mapping[str, Calibration]) -> str:
+    """How the threshold of a method came about, per object where the run has several."""
+    objects = {key.partition("/")[2]: one for key, one in calibrations.items() if key.startswith(f"{name}/")}
+    if not objects:
+        return describe(calibrations[name])
+    return " ".join(f"{object}: {describe(one)}" for object, one in objects.items())
+
+
+def _summary(name: str, own: MethodOverview, calibrations: Mapping[str, Calibration]) -> dict[str, Any]:
+    calibration = calibrations[name]
     scores = (np.array(own.scores) * 65535 + 0.5).astype("<u2").tobytes()
     return {
         "name": name,
         "threshold": own.first.get("threshold"),
         "thresholdSource": own.first.get("threshold_source"),
-        "note": describe(calibration) if own.first else "",
+        "note": _notes(name, calibrations) if own.first else "",
         "good": calibration.is_good,
         "verdicts": own.verdicts,
         "flagged": own.flagged,

@@ -18,7 +18,7 @@ from clipspect.data.ranges import ValueRange
 from clipspect.data.templates import FolderTemplates, match_templates
 from clipspect.errors import ImageError, UsageError
 from clipspect.postprocess.calibration import Calibration
-from clipspect.results.rows import layers_of
+from clipspect.results.rows import calibration_of, layers_of
 
 PREVIEW_SIDE = 256
 """Long side of the previews in rows."""
@@ -79,7 +79,9 @@ class PictureReader:
             "photo": preview and _base64(preview),
             "large": large and _base64(large),
             "references": [] if reference is None else [_base64(reference)],
-            "maps": [encode_map(row, self._calibrations[row["method"]], 2 if is_full else 1) for row in rows],
+            "maps": [
+                encode_map(row, calibration_of(self._calibrations, row), 2 if is_full else 1) for row in rows
+            ],
         }
 
     def _find_templates(self, folder: str | None) -> FolderTemplates | None:

@@ -41,7 +41,8 @@ def write_report(out: Path) -> Path:
     methods = list(manifest["settings"]["methods"])
     overview = _read_overview(out, methods)
     stored = manifest.get("calibrations", {})
-    calibrations = {m: Calibration.from_dict(stored[m]) if m in stored else NO_CALIBRATION for m in methods}
+    calibrations = dict.fromkeys(methods, NO_CALIBRATION)
+    calibrations |= {key: Calibration.from_dict(one) for key, one in stored.items()}
     ranked = overview.ranked()
     reader = PictureReader(
         manifest, calibrations, full=set(ranked[:FULL_CARDS]), large=set(ranked[:LARGE_PHOTOS])
@@ -150,6 +151,7 @@ def _pictures(
     columns = [
         "path",
         "method",
+        "object",
         "content_hash",
         "layers",
         "class_logit",

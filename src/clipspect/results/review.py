@@ -18,7 +18,7 @@ from clipspect.errors import ResultsError, UsageError
 from clipspect.postprocess.calibration import Calibration
 from clipspect.results.coco import CATEGORY, region_annotation
 from clipspect.results.files import results_errors
-from clipspect.results.rows import outlines_of
+from clipspect.results.rows import calibration_of, outlines_of
 from clipspect.results.store import iterate_rows, read_manifest
 
 REVIEWS = "reviews.jsonl"
@@ -134,6 +134,7 @@ def reviewed_rows(folder: Path, method: str | None = None) -> Iterator[Mapping[s
             "width",
             "height",
             "method",
+            "object",
             "score",
             "flag",
             "verdict",
@@ -179,6 +180,7 @@ def write_review_csv(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None
 def write_review_coco(file: IO[bytes], folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write reviewed rows of a folder as COCO JSON: all images, and the regions of the rejected ones."""
     stored = read_manifest(folder)["calibrations"]
+    calibrations = {key: Calibration.from_dict(one) for key, one in stored.items()}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
@@ -186,7 +188,7 @@ def write_review_coco(file: IO[bytes], folder: Path, rows: Iterable[Mapping[str,
         images.append({"id": number, "file_name": row["path"], **{name: row[name] for name in names}})
         if row["decision"] != "reject":
             continue
-        outlines = outlines_of(row, Calibration.from_dict(stored[row["method"]]))
+        outlines = outlines_of(row, calibration_of(calibrations, row))
         for region, outline in zip(row["regions"] or [], outlines, strict=True):
             annotations.append(region_annotation(region, outline, len(annotations) + 1, number))
     table = {"info": {"description": "clipspect review"}, "licenses": [], "categories": [CATEGORY],

@@ -132,10 +132,21 @@ def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
     row["flag"], row["regions"] = row["verdict"] in FLAGS, [asdict(region) for region in found]
 
 
+def calibration_key(method: str, object: str) -> str:
+    """Key of the calibration of one object's images, in runs with several objects: ``anoclip/metal nut``."""
+    return f"{method}/{object}"
+
+
+def calibration_of(calibrations: Mapping[str, Calibration], row: Mapping[str, Any]) -> Calibration:
+    """Return the calibration that judges a row: that of its object where a run has several, else of its method."""
+    own = calibrations.get(calibration_key(row["method"], row["object"]))
+    return calibrations[row["method"]] if own is None else own
+
+
 def judge_rows(rows: Sequence[dict[str, Any]], calibrations: Mapping[str, Calibration]) -> None:
     """Set score, verdict and regions of rows in place, each by the calibration of its method."""
     for row in rows:
-        judge_row(row, calibrations[row["method"]])
+        judge_row(row, calibration_of(calibrations, row))
 
 
 def light_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,6 +139,8 @@ class LocalEngine:
     """Known-good images (:class:`clipspect.references.GoodImages`): references and calibration in one."""
     all_pages: bool = False
     """Whether to score each page of a multi-page file, instead of the first."""
+    only: Callable[[str], bool] | None = None
+    """Which images of the source to score, by name; None = all."""
 
     @property
     def root(self) -> Path:
@@ -148,7 +150,8 @@ class LocalEngine:
     @cached_property
     def paths(self) -> Mapping[str, Path]:
         """Name → file."""
-        return {row_path(path.relative_to(self.root).as_posix()): path for path in self._scan.images}
+        found = {row_path(path.relative_to(self.root).as_posix()): path for path in self._scan.images}
+        return {name: path for name, path in found.items() if self.only is None or self.only(name)}
 
     @cached_property
     def _scan(self) -> Scan:

@@ -62,7 +62,7 @@ COLUMNS = (
 )
 LIGHT_COLUMNS = tuple(column.name for column in COLUMNS if column.is_light)
 """Columns without images, layers and their summaries."""
-SUMMARY_COLUMNS = ("path", "method", "missing", "class_logit", "peaks", "medians")
+SUMMARY_COLUMNS = ("path", "method", "object", "missing", "class_logit", "peaks", "medians")
 """Columns that a calibration reads."""
 
 
