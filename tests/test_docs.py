@@ -123,6 +123,12 @@ def workplace(tmp_path, monkeypatch):
     from PIL import Image
 
     Image.open(sorted(DEMO_IMAGES.glob("*crack*"))[0]).save(tmp_path / "part.png")
+    (tmp_path / "mixed").mkdir()
+    names = [path.name for path in sorted(DEMO_IMAGES.glob("*.jpg"))[:4]]
+    for name in names:
+        shutil.copy(DEMO_IMAGES / name, tmp_path / "mixed")
+    table = [f"{name},{'left' if number % 2 else 'right'} bracket" for number, name in enumerate(names)]
+    (tmp_path / "objects.csv").write_text("\n".join(["image,object", *table]))
     (tmp_path / "own.toml").write_text('[domains]\nweld = ["weld photo"]\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -400,3 +400,31 @@ def test_impossible_options_are_refused_before_the_model_is_loaded(run, profile,
         assert code == 2
         assert reason in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_drift_is_told_once(product, incoming, tmp_path):
+    for number in range(60):
+        pixels = np.clip(plate(number, blot=True).astype(int) * 2 - 120, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(incoming / f"{number:02}.png"), pixels)
+    said: list[str] = []
+    many = type(product)(product.profile, product.detector, with_peaks(product, -30.0))
+    with receiver() as (url, got):
+        watcher(many, incoming, tmp_path / "out", [Webhook(url, b"s")], say=said.append).run(once=True)
+    events = [json.loads(body) for _, body in got]
+    [drift] = [event for event in events if event.get("event") == "drift"]
+    assert drift["images"] == 50
+    assert drift["profile"] == product.profile.label
+    assert drift["stability_index"] > 0.25
+    assert len([text for text in said if text.startswith("drift")]) == 1
+    said.clear()
+    watcher(product, incoming, tmp_path / "again", say=said.append).run(once=True)
+    assert not said  # the profile has 8 good images: too few to tell
+
+
+def with_peaks(product, shift: float):
+    """The product's good images as if there were twenty, with other peaks."""
+    from dataclasses import replace
+
+    ((name, one),) = product.good.calibrations.items()
+    peaks = tuple(shift + number / 10 for number in range(20))
+    return replace(product.good, calibrations={name: replace(one, peaks=peaks)})

@@ -142,6 +142,14 @@ class Journal:
                 )
         return True
 
+    def notify(self, key: str, events: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record actions that are not about one image; a known key is left as it is."""
+        with self._transaction() as base:
+            base.executemany(
+                "INSERT OR IGNORE INTO actions(key, target, event) VALUES (?, ?, ?)",
+                [(key, target, json.dumps(event)) for target, event in events.items()],
+            )
+
     def came_again(self, key: str, stamp: Stamp, target: str | None) -> None:
         """Note that a file with the content of a recorded image is there again; ``target`` is to act on it again."""
         with self._transaction() as base:

@@ -41,9 +41,18 @@ class Target(Protocol):
         """Deliver an event. Raises DeliveryError."""
 
 
+DRIFT = "drift"
+"""Value of ``event`` in events that are not about one image."""
+
+
 def place_of(verdict: str) -> str:
     """The folder of an image with a verdict: "ok", "ng" or "error"."""
     return PLACES.get(verdict, "ng")
+
+
+def topic_of(event: Event) -> str:
+    """The last part of an event's MQTT topic."""
+    return DRIFT if event.get("event") == DRIFT else place_of(str(event["verdict"]))
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def sign(secret: bytes, stamp: str, body: bytes) -> str:
 
 @dataclass
 class Mqtt:
-    """Publishes events as JSON with quality of service 1 on ``TOPIC/PLACE``: ``line3/ng``."""
+    """Publishes events as JSON with quality of service 1 on ``TOPIC/PLACE``: ``line3/ng``, ``line3/drift``."""
 
     url: str
     """mqtt://[user:password@]host[:port]/topic; mqtts:// with TLS."""
@@ -172,7 +181,7 @@ class Mqtt:
         body = json.dumps({"id": key, **event}, ensure_ascii=False)
         try:
             client = self._connected()
-            sent = client.publish(f"{parts.path.strip('/')}/{place_of(str(event['verdict']))}", body, qos=1)
+            sent = client.publish(f"{parts.path.strip('/')}/{topic_of(event)}", body, qos=1)
             sent.wait_for_publish(TIME_LIMIT)
             if not sent.is_published():
                 raise DeliveryError("the broker did not acknowledge")

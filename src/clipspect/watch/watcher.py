@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,14 +18,15 @@ from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.heatmap import encode_preview
 from clipspect.product import Product
+from clipspect.results.drift import MIN_AFTER, compare_samples
 from clipspect.results.files import write_whole
 from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.report import write_report
-from clipspect.results.rows import detection_to_row
+from clipspect.results.rows import detection_to_row, summary_of
 from clipspect.results.store import OVERLAYS, ResultStore
 from clipspect.watch.journal import Journal, Stamp, image_key
 from clipspect.watch.sources import Arrival, ImageSource
-from clipspect.watch.targets import FILES, DeliveryError, Target
+from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
 
 OVERLAY_SIDE = 1600
 STORE_AT_ONCE = 64
@@ -33,6 +34,9 @@ STORE_AT_ONCE = 64
 STORE_SECONDS = 5.0
 RETRY_SECONDS = 5.0
 """Wait after a full disk, or another fault of the results folder."""
+
+DRIFT_IMAGES, DRIFT_EVERY = 200, 50
+"""Latest images that are compared with the calibration's, and how often."""
 
 Say = Callable[[str], None]
 
@@ -74,6 +78,9 @@ class Watcher:
     on_image: Callable[[Mapping[str, Any]], None] = lambda event: None
     stop: threading.Event = field(default_factory=threading.Event)
     counts: Counts = field(default_factory=Counts)
+    _recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=DRIFT_IMAGES))
+    """(peak, flag) of the latest images."""
+    _has_drifted: bool = False
 
     def run(self, *, once: bool = False) -> Counts:
         """Watch until :attr:`stop` is set, a file source ends, or with ``once`` until nothing waits.
@@ -214,6 +221,39 @@ class Watcher:
         if journal.record(key, rows, events, arrival.stamp):
             self.counts.verdicts[str(rows[0]["verdict"])] += 1
             self.on_image(event)
+            self._look_for_drift(journal, rows[0])
+
+    def _look_for_drift(self, journal: Journal, row: Mapping[str, Any]) -> None:
+        """Tell the targets when the latest images' scores have left those of the known-good images."""
+        calibration, summary = self.product.good.calibrations[row["method"]], summary_of(row)
+        if summary is None:
+            return
+        self._recent.append((calibration.peak(summary), bool(row["flag"])))
+        if self.counts.images % DRIFT_EVERY or len(self._recent) < MIN_AFTER:
+            return
+        found = compare_samples(calibration.peaks, [peak for peak, _ in self._recent])
+        if not found.has_changed or self._has_drifted:
+            self._has_drifted = bool(found.has_changed)
+            return
+        self._has_drifted = True
+        flagged = sum(flag for _, flag in self._recent) / len(self._recent)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = {
+            "event": DRIFT,
+            "profile": self.product.profile.label,
+            "images": len(self._recent),
+            "flagged": flagged,
+            "stability_index": found.psi,
+            "kolmogorov_smirnov": found.ks,
+            "p": found.p,
+            "time": now,
+        }
+        key = image_key(DRIFT, now, self.product.profile.label)
+        journal.notify(key, {target.name: event for target in self.targets if target.name != FILES})
+        self.say(
+            f"drift: the scores of the latest {len(self._recent)} images differ from those of the known-good images"
+            f" ({flagged:.0%} are flagged); look at them, and at camera and light"
+        )
 
     def _draw(self, detection: Detection, *, several: bool) -> None:
         suffix = method_suffix(detection.method, several=several) + ".png"
@@ -262,7 +302,7 @@ class Watcher:
                     if action.attempts == 0:
                         self.say(f"{action.target}: {error}; it is tried again")
                     if journal.failed(action, str(error)):
-                        self.say(f"{action.target}: given up for {action.event['path']}: {error}")
+                        self.say(f"{action.target}: given up: {error}")
         except ResultsError as error:
             self.say(f"waiting: {error}")
             self.stop.wait(RETRY_SECONDS)
