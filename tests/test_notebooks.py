@@ -10,7 +10,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples" / "notebooks").glob("*.ipynb"))
 WRITTEN = {
     "1-first-heatmap": "crack-overlay.png",
-    "2-thresholds-for-a-product": "bracket.refs",
+    "2-product-profile": "bracket.clipspect",
     "3-benchmark-and-plots": "benchmark.png",
 }
 
