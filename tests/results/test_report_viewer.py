@@ -51,7 +51,8 @@ def page(report, request):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         browser.close()
         assert broken == []
-        assert [url for url in asked if not url.startswith(("data:", "blob:", report.as_uri()))] == []
+        own = ("data:", "blob:", report.as_uri(), (report.parent / "overlays").as_uri())
+        assert [url for url in asked if not url.startswith(own)] == []
 
 
 def show_gallery(page) -> None:
@@ -111,12 +112,32 @@ def test_the_overlay_is_offered_only_where_the_file_is(page):
     page.wait_for_selector('.card[data-name="spot/part-0003.png"]')
     wait_until(page, "document.querySelectorAll('.card').length === 1")
     open_first(page)
+    page.wait_for_selector("#view-overlay")
     assert page.get_attribute("#view-overlay", "href") == "overlays/spot/part-0003.png.png"
     page.click("#close")
     page.fill("#search", "spot/part-0001")
     page.wait_for_selector('.card[data-name="spot/part-0001.png"]')
     open_first(page)
+    page.wait_for_timeout(300)
     assert page.locator("#view-overlay").count() == 0
+
+
+def test_a_report_without_its_folder_offers_no_overlay(report, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    mailed = tmp_path / "report.html"
+    mailed.write_bytes(report.read_bytes())
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = browser.new_page()
+        page.goto(mailed.as_uri())
+        show_gallery(page)
+        open_first(page)
+        page.wait_for_timeout(300)
+        assert page.locator("#view-overlay").count() == 0
+        assert page.inner_text("#view-score")
+        browser.close()
 
 
 def test_ground_truth_follows_the_dragged_threshold(page):

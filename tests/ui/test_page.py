@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -321,8 +324,6 @@ def test_progress_is_shown_with_stages_and_counts_and_can_be_stopped(
         page_engine_hold.wait(20)
         return encode(self, images, request)
 
-    import threading
-
     page_engine_hold = threading.Event()
     monkeypatch.setattr(type(detector.backbone), "encode", slow)
     give(page, "images", pictures)
@@ -438,8 +439,6 @@ def test_axe_finds_no_accessibility_problem(open_page, pictures, width, scheme):
 
 
 def test_the_browser_is_told_to_run_the_viewer_alone_and_to_fetch_nothing_from_elsewhere(address):
-    import urllib.request
-
     for path in ("", "viewer/viewer.js", "v1/models"):
         with urllib.request.urlopen(address + path, timeout=10) as response:
             policy = response.headers["content-security-policy"]
@@ -453,8 +452,13 @@ def test_the_browser_is_told_to_run_the_viewer_alone_and_to_fetch_nothing_from_e
     "path", ["viewer/../../settings.py", "v1/examples/..%2Fpy.typed", "viewer/__init__.py"]
 )
 def test_no_other_file_is_served(address, path):
-    import urllib.error
-    import urllib.request
-
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(address + path, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://example.com"}, {"Host": "example.com"}, {"Origin": "null"}]
+)
+def test_requests_that_other_sites_cause_are_refused(address, headers):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(address + "v1/models", headers=headers), timeout=10)

@@ -186,6 +186,22 @@ export class ViewerState {
   /** The same rows in one list. */
   readonly visible = computed<number[]>(() => [...new Set(this.groups.value.flatMap((group) => group.items))]);
 
+  /** Number of rows by filter, in one pass: a dragged threshold changes them at every step. */
+  readonly filterCounts = computed<Record<string, number>>(() => {
+    void this.reviewed.value;
+    const counts: Record<string, number> = { all: this.rows.length, errors: this.report.failed };
+    const count = (key: string): void => void (counts[key] = (counts[key] ?? 0) + 1);
+    const method = this.method.value, at = this.threshold, isJudged = !this.isMoved, below = this.summary?.good ? "clean" : "undecided";
+    this.rows.forEach((row) => {
+      const { score, verdict } = row.findings[method], review = this.reviews.all.get(row.name)?.decision ?? null;
+      count(isJudged || score === null ? verdict : at !== null && score >= at ? "flagged" : below);
+      count(review ?? "unreviewed");
+      const truth = review === "reject" ? "defect" : review === "accept" ? "good" : row.truth;
+      if (truth && at !== null && mistake(score ?? 0, truth === "defect", at) >= 0) count("mistakes");
+    });
+    return counts;
+  });
+
   fits(row: number, filter: string): boolean {
     if (filter === "all") return true;
     if (filter === "errors") return false;

@@ -1,7 +1,8 @@
-"""Web server in a thread of this process, in front of replicas that run as Ray processes."""
+"""Web server in a thread of this process."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -13,6 +14,19 @@ from clipspect.errors import UsageError
 LEAVE_S = 5
 """Time limit for running requests when the service stops."""
 START_S = 30
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise UsageError if the address is in use or does not belong to this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --port"
+            ) from error
 
 
 class HttpServer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from clipspect.errors import UsageError
-from clipspect.server.http_server import HttpServer
+from clipspect.server.http_server import HttpServer, check_port
 from clipspect.server.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
 
     settings.api_keys()  # report a bad key before anything starts
     settings.references.mkdir(parents=True, exist_ok=True)
-    _check_port(host, port)
+    check_port(host, port)
     backend = _ray_backend(settings) if settings.needs_ray else _local_backend(settings)
     _running.append(HttpServer(create_app(backend, settings), host=host, port=port))
 
@@ -93,16 +92,6 @@ def _ray_backend(settings: ServiceSettings) -> Backend:
     except (RayError, RuntimeError) as error:
         raise UsageError(f"the service could not start: {error}") from error
     return RayBackend(handle, settings)
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
 def stop_service() -> None:

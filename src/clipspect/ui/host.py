@@ -13,13 +13,15 @@ from typing import Any
 from clipspect.config import DetectorConfig
 from clipspect.errors import ClipspectError
 from clipspect.server.engine import Engine
-from clipspect.server.http_server import HttpServer
+from clipspect.server.http_server import HttpServer, check_port
 from clipspect.server.limits import Limits
 from clipspect.server.local import LocalBackend
 from clipspect.server.middleware import log
 from clipspect.server.settings import ServiceSettings
 from clipspect.ui.page import create_page
 
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Names of this machine for itself."""
 TIME_LIMIT_S = 6 * 3600
 """Longest inspection: the page shows its progress and can stop it."""
 
@@ -35,8 +37,11 @@ def page_settings(models: tuple[str, ...], limits: Limits) -> ServiceSettings:
 @contextmanager
 def page_server(engine: Engine, limits: Limits, *, host: str, port: int) -> Iterator[HttpServer]:
     """Serve the page over an engine while the block runs. Raises UsageError if the port is in use."""
+    check_port(host, port)
     settings = page_settings(engine.models, limits)
-    server = HttpServer(create_page(LocalBackend(engine, settings), settings), host=host, port=port)
+    hosts = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
+    app = create_page(LocalBackend(engine, settings), settings, hosts=hosts)
+    server = HttpServer(app, host=host, port=port)
     try:
         yield server
     finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_OBJECT
@@ -32,8 +33,10 @@ _EXAMPLES = {path.name: path for folder in (DEMO_IMAGES, DEMO_GOOD) for path in 
 _TYPES = {"viewer.js": "text/javascript", "viewer.css": "text/css"}
 
 
-def create_page(backend: LocalBackend, settings: ServiceSettings) -> FastAPI:
-    """Return the page as an ASGI application."""
+def create_page(
+    backend: LocalBackend, settings: ServiceSettings, *, hosts: frozenset[str] | None = None
+) -> FastAPI:
+    """Return the page as an ASGI application. ``hosts`` are the only host names it answers to; None = any."""
     app = create_app(backend, settings)
 
     @app.get("/", include_in_schema=False)
@@ -68,23 +71,34 @@ def create_page(backend: LocalBackend, settings: ServiceSettings) -> FastAPI:
         lines = inspect_lines(backend.engine, wanted.inquiry(settings.models[0]))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(SameOrigin, hosts=hosts)
     return app
 
 
-class SafeHeaders:
-    """ASGI middleware that sends the Content-Security-Policy and its companions with every response."""
+class SameOrigin:
+    """ASGI middleware: headers that confine the page, and refusal of requests that other sites cause."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self.app = app
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
+        """Wrap an application. A foreign host name means that a site has pointed its own name to this machine."""
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request and add the headers to the response."""
+        """Forward the request, or refuse it, and add the headers to the response."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        app = self.app
+        if scope["type"] == "http" and not self._is_own(Headers(scope=scope)):
+            error = ServiceError(403, "foreign_request", "the page answers its own requests alone")
+            app = JSONResponse(error.body(), error.status)
+        await app(scope, receive, with_headers)
+
+    def _is_own(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = urlsplit(f"//{host}").hostname
+        return (self.hosts is None or name in self.hosts) and (
+            origin is None or urlsplit(origin).netloc == host
+        )

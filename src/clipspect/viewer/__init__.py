@@ -60,7 +60,8 @@ def asset(name: str) -> str:
 def report_page(title: str, data: str) -> tuple[str, str]:
     """Return the page of a report before and after its rows.
 
-    The page runs the viewer's script alone: the Content-Security-Policy names its hash, and nothing is fetched.
+    The page runs the viewer's script alone: the Content-Security-Policy names its hash. Nothing is fetched but overlay
+    files in the report's own folder.
 
     Args:
         title: any text; it is escaped.
@@ -68,7 +69,7 @@ def report_page(title: str, data: str) -> tuple[str, str]:
     """
     style, script = asset("viewer.css"), asset("viewer.js")
     policy = (
-        f"default-src 'none'; img-src data: blob:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src 'self' data: blob:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     page = _PAGE.format(

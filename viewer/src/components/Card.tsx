@@ -51,7 +51,7 @@ export const Card = memo(function Card({ state, index }: { state: ViewerState; i
       onClick={() => (state.open.value = index)}>
       <span class="stage">
         <span class="frame" style={{ aspectRatio: `${row.width} / ${row.height}`, width: shape >= 4 / 3 ? "100%" : `${(100 * shape) / (4 / 3)}%` }}>
-          {pictures.photo && <img src={pictures.photo} alt="" loading="lazy" decoding="async" />}
+          {pictures.photo && <img src={pictures.photo} alt="" decoding="async" />}
           <canvas ref={canvas} />
           {marks === "boxes" && <Boxes regions={regions} width={row.width} height={row.height} labeled={LABELED_BOXES} />}
         </span>

@@ -2,6 +2,7 @@ import type { Signal } from "@preact/signals";
 import { mapPng, overlayPng, save } from "../download";
 import { fixed } from "../format";
 import type { ViewerState } from "../state";
+import { OverlayLink } from "./OverlayLink";
 import { ReviewPanel } from "./ReviewPanel";
 import { WHOLE, zoomed, type View } from "./Stage";
 import { Badge } from "./verdict";
@@ -31,7 +32,7 @@ export function Findings({ state, index, view, onDecide }: FindingsProps) {
         {state.threshold === null ? "no threshold" : `threshold ${fixed(state.threshold)}`} · {row.width} × {row.height} pixels
         {at >= 0 && ` · ${at + 1} of ${state.visible.value.length}`}{row.truth && ` · label: ${row.truth}`}
       </p>
-      {finding.overlay && <p><a id="view-overlay" href={finding.overlay} target="_blank" rel="noopener">Open the large overlay</a></p>}
+      {finding.overlay && <OverlayLink address={finding.overlay} />}
       <ReviewPanel state={state} index={index} onDecide={onDecide} />
       <Regions state={state} index={index} onShow={(x, y) => (view.value = zoomed(WHOLE, 4, x, y))} />
       {map && <div class="downloads">

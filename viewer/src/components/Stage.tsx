@@ -43,9 +43,11 @@ interface StageProps {
 
 /** One picture with heat and regions that is zoomed with the wheel, two fingers or keys, and dragged. */
 export function Stage(props: StageProps) {
-  const { photo, map, found, regions, width, height, heat, marks, view, label, onValue } = props;
+  const { photo, map, found, regions, heat, marks, view, label, onValue } = props;
   const box = useRef<HTMLDivElement>(null), canvas = useRef<HTMLCanvasElement>(null), [image, setImage] = useState<HTMLImageElement | null>(null);
   const [size, setSize] = useState<[number, number]>([0, 0]), fingers = useRef(new Map<number, [number, number]>());
+  // a reference keeps its own proportions; a map has those of the image
+  const width = map || !image ? props.width : image.naturalWidth, height = map || !image ? props.height : image.naturalHeight;
   const { zoom, x, y } = view.value, ratio = devicePixelRatio || 1;
   useEffect(() => {
     setImage(null);
@@ -69,7 +71,7 @@ export function Stage(props: StageProps) {
       observer.disconnect();
       element.removeEventListener("wheel", wheel);
     };
-  }, [width, height]);
+  }, [width, height]); // the handlers use both
   const place = (scale = 1): Placement => {
     const fit = Math.min(box.current!.clientWidth / width, box.current!.clientHeight / height) * view.value.zoom * scale;
     return {

@@ -6,7 +6,7 @@ import { wordOf } from "./verdict";
 
 export function Toolbar({ state }: { state: ViewerState }) {
   void state.reviewed.value;
-  const { report, rows } = state, all = rows.map((_, i) => i), number = (filter: string): number => all.filter((i) => state.fits(i, filter)).length;
+  const { report, rows } = state, counts = state.filterCounts.value, number = (filter: string): number => counts[filter] ?? 0;
   const filters: [string, string, number][] = [
     ["all", "All", rows.length],
     ...state.verdicts.value.map(([name]): [string, string, number] => [name, wordOf(state, name), number(name)]),

@@ -31,8 +31,8 @@ export function DropBox({ id, title, hint, files, error, onFiles }: DropBoxProps
       <b>{title}</b>
       <span class="facts">{hint}</span>
       <span class="drop-buttons">
-        <button type="button" class="small" onClick={() => images.current!.click()}>Choose images</button>
-        <button type="button" class="small" onClick={() => folder.current!.click()}>Choose a folder</button>
+        <button type="button" class="small" onClick={() => images.current!.click()}>Images…</button>
+        <button type="button" class="small" onClick={() => folder.current!.click()}>Folder…</button>
         {files.length > 0 && <button type="button" class="small" id={`${id}-clear`} onClick={() => onFiles([])}>Clear</button>}
       </span>
       <input type="file" multiple hidden ref={images} class="pick-images" aria-label={`${title}: choose images`} onChange={(event) => take(event.currentTarget, false)} />
