@@ -228,8 +228,15 @@ def test_what_never_succeeds_is_given_up_and_kept(tmp_path):
 def error_row(path: str) -> dict:
     from clipspect.results.schema import COLUMNS
 
-    return {**dict.fromkeys(c.name for c in COLUMNS), "path": path, "content_hash": "h", "error": "x", "regions": [],
-            "warnings": []}  # fmt: skip
+    values = {
+        "path": path,
+        "content_hash": "h",
+        "error": "x",
+        "verdict": "error",
+        "regions": [],
+        "warnings": [],
+    }
+    return {**dict.fromkeys(column.name for column in COLUMNS), **values}
 
 
 def test_a_clock_that_is_set_back_delays_nothing_for_long(tmp_path):

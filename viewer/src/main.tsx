@@ -1,5 +1,6 @@
 import { render } from "preact";
 import { ReportView } from "./components/ReportView";
+import { LineView } from "./line/LineView";
 import { Page } from "./page/Page";
 import { readEmbedded } from "./embedded";
 import { ViewerState } from "./state";
@@ -16,7 +17,8 @@ function storage(): Storage | null {
 
 function start(): void {
   const root = document.getElementById("viewer")!;
-  if (!document.getElementById("data")) render(<Page />, root);
+  if (root.dataset.view === "line") render(<LineView />, root);
+  else if (!document.getElementById("data")) render(<Page />, root);
   else render(<ReportView state={new ViewerState(readEmbedded(document), storage())} />, root);
 }
 

@@ -50,6 +50,15 @@ def ui(
     host: HostOption = LOOPBACK,
     port: Annotated[int, typer.Option("--port", help="Port of the page.", rich_help_panel=LISTEN)] = 7860,
     model: ModelsOption = None,
+    line: Annotated[
+        Path | None,
+        typer.Option(
+            "--line", help="Show the operator's view of a watch: its results folder.", show_default=False
+        ),
+    ] = None,
+    shifts: Annotated[
+        str, typer.Option("--shifts", help="With --line: when shifts begin.")
+    ] = "06:00,14:00,22:00",
     max_images: MaxImagesOption = 200,
     max_mb: MaxMegabytesOption = 24,
     max_pixels: MaxPixelsOption = 50_000_000,
@@ -57,8 +66,19 @@ def ui(
     """Open a page for people: drop images, name the object, look at what is wrong with them."""
     _need("fastapi", "ui")
     from clipspect.server.limits import Limits
-    from clipspect.ui.host import serve_page
+    from clipspect.ui.host import serve_line, serve_page
 
+    address = f"http://{_shown(host)}:{port}/ (stop it with Ctrl-C)"
+    if line is not None:
+        said = f"the operator's view of {line} is at {address}"
+        serve_line(
+            line,
+            shifts,
+            host=host,
+            port=port,
+            ready=lambda: console(stderr=True).print(said, highlight=False),
+        )
+        return
     limits = Limits(
         images=max_images,
         references=max_images,
@@ -66,7 +86,7 @@ def ui(
         pixels=max_pixels,
         body_mb=2 * max_mb * max_images,
     )
-    said = f"the page is at http://{_shown(host)}:{port}/ (stop it with Ctrl-C)"
+    said = f"the page is at {address}"
     serve_page(
         tuple(model or ["tiny"]),
         limits,

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clipspect.server.limits import Limits
 from clipspect.server.local import LocalBackend
 from clipspect.server.middleware import log
 from clipspect.server.settings import ServiceSettings
+from clipspect.ui.line import create_line_page, line_state, parse_shifts
 from clipspect.ui.page import create_page
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -32,6 +34,27 @@ def page_settings(models: tuple[str, ...], limits: Limits) -> ServiceSettings:
     return ServiceSettings(
         models=models, limits=limits, time_limit=TIME_LIMIT_S, has_key=False, batch=2, queue=0
     )
+
+
+def serve_line(out: Path, shifts: str, *, host: str, port: int, ready: Callable[[], Any]) -> None:
+    """Serve the operator's view of a watch until SIGINT or SIGTERM.
+
+    Raises UsageError if the port is in use, or for impossible shifts, and ResultsError if no watch writes to ``out``.
+    """
+    moments = parse_shifts(shifts)
+    line_state(out, moments, datetime.now())
+    check_port(host, port)
+    stopped = threading.Event()
+    hosts = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
+    server = HttpServer(create_line_page(out, moments, hosts=hosts), host=host, port=port)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        ready()
+        while not stopped.wait(1):  # with a time limit, so that Windows delivers Ctrl-C
+            pass
+    finally:
+        server.stop()
 
 
 @contextmanager

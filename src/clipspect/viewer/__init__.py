@@ -31,7 +31,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-PAGE = """<!doctype html>
+_VIEW = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -42,19 +42,23 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="/viewer/viewer.css">
 </head>
 <body>
-<div id="viewer"></div>
+<div id="viewer" data-view="{view}"></div>
 <noscript><p class="banner loud">The page needs JavaScript.</p></noscript>
 <script src="/viewer/viewer.js"></script>
 </body>
 </html>
 """
-"""The page of `clipspect ui`."""
 
 
 @cache
 def asset(name: str) -> str:
     """Return the text of a built file: "viewer.js" or "viewer.css"."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def view_page(view: str) -> str:
+    """Return the page of `clipspect ui`: "page" inspects images, "line" shows a watch."""
+    return _VIEW.format(view=view)
 
 
 def report_page(title: str, data: str) -> tuple[str, str]:

@@ -27,7 +27,9 @@ FIRST_WAIT, LONGEST_WAIT, ATTEMPTS = 1.0, 300.0, 12
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images(
   key TEXT PRIMARY KEY, path TEXT NOT NULL, content_hash TEXT NOT NULL, rows BLOB, failed INTEGER NOT NULL,
-  stored INTEGER NOT NULL DEFAULT 0);
+  stored INTEGER NOT NULL DEFAULT 0, verdict TEXT NOT NULL, score REAL, threshold REAL, reason TEXT,
+  time REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS images_by_time ON images(time);
 CREATE INDEX IF NOT EXISTS unstored_images ON images(stored) WHERE NOT stored;
 CREATE INDEX IF NOT EXISTS images_by_path ON images(path);
 CREATE TABLE IF NOT EXISTS files(
@@ -128,9 +130,11 @@ class Journal:
         failed = any(row["error"] is not None for row in rows)
         with self._transaction() as base:
             done = base.execute(
-                "INSERT OR IGNORE INTO images(key, path, content_hash, rows, failed) VALUES (?, ?, ?, ?, ?)",
-                (key, rows[0]["path"], rows[0]["content_hash"], _pack(rows), failed),
-            )
+                "INSERT OR IGNORE INTO images(key, path, content_hash, rows, failed, verdict, score, threshold, reason,"
+                " time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, *(rows[0][name] for name in ("path", "content_hash")), _pack(rows), failed,
+                 *(rows[0][name] for name in ("verdict", "score", "threshold", "error")), self._clock()),
+            )  # fmt: skip
             if stamp is not None:
                 self._put_stamp(base, stamp, key)
             if not done.rowcount:
@@ -203,6 +207,21 @@ class Journal:
         wait = min(FIRST_WAIT * 2 ** (attempts - 1), LONGEST_WAIT)
         self._set_state(action, "waiting", attempts, self._clock() + wait)
         return False
+
+    def latest(self, limit: int, verdicts: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The images judged last, newest first; only those with some verdicts, where any are named."""
+        chosen = f"WHERE verdict IN ({', '.join('?' * len(verdicts))})" if verdicts else ""
+        names = ("path", "verdict", "score", "threshold", "reason", "time")
+        rows = self._all(
+            f"SELECT {', '.join(names)} FROM images {chosen} ORDER BY rowid DESC LIMIT ?", *verdicts, limit
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def verdicts_since(self, moment: float) -> dict[str, int]:
+        """Verdict → number of images judged since a moment (seconds of the system's clock)."""
+        return dict(
+            self._all("SELECT verdict, COUNT(*) FROM images WHERE time >= ? GROUP BY verdict", moment)
+        )
 
     def counts(self) -> dict[str, int]:
         """State → number of actions: waiting, done, given up."""

@@ -29,6 +29,8 @@ from clipspect.watch.sources import Arrival, ImageSource
 from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
 
 OVERLAY_SIDE = 1600
+LATEST = "latest.png"
+"""Overlay of the image judged last, for the operator's view."""
 STORE_AT_ONCE = 64
 """Images whose rows are written to the results folder together."""
 STORE_SECONDS = 5.0
@@ -214,6 +216,8 @@ class Watcher:
                 row["profile"] = self.product.profile.label
             elif row["flag"] and self.overlays:
                 self._draw(one, several=len(rows) > 1)
+        if self.overlays and rows[0]["error"] is None:
+            self._write(detections[0], self.out / LATEST)
         event = _event(rows[0], arrival)
         events = {
             target.name: event for target in self.targets if arrival.stamp is not None or target.name != FILES
@@ -257,12 +261,15 @@ class Watcher:
 
     def _draw(self, detection: Detection, *, several: bool) -> None:
         suffix = method_suffix(detection.method, several=several) + ".png"
+        self._write(detection, output_path(self.out / OVERLAYS, detection.path, suffix))
+
+    def _write(self, detection: Detection, place: Path) -> None:
         buffer = io.BytesIO()
         try:
             detection.overlay(max_side=OVERLAY_SIDE).save(buffer, "PNG", compress_level=3)
         except ImageError:
             return  # removed meanwhile; the row has the map
-        write_whole(self.out, output_path(self.out / OVERLAYS, detection.path, suffix), buffer.getvalue())
+        write_whole(self.out, place, buffer.getvalue())
 
     @staticmethod
     def _store(store: ResultStore, journal: Journal) -> None:
