@@ -17,7 +17,9 @@ from PIL import Image
 
 from clipspect.data.templates import match_templates
 from clipspect.errors import ResultsError
+from clipspect.postprocess.calibration import Calibration
 from clipspect.results import report as report_module
+from clipspect.results.pictures import encode_map
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
 from clipspect.results.settings import settings_in_words
@@ -181,6 +183,17 @@ def test_high_scores_carry_a_larger_photo_and_their_template_while_the_files_are
     (tmp_path / "photos" / "part-0002.png").unlink()
     _, rows = parse(write_report(tmp_path / "out").read_text())
     assert [row["large"] is not None for row in rows] == [True, True, False, False]
+
+
+def test_the_map_tells_what_is_outside_of_the_region_of_interest():
+    layers = np.full((1, 3, 4), 1.0, np.float16)
+    layers[:, :, 0] = -np.inf
+    row = {"layers": layers.astype("<f2").tobytes(), "map_height": 3, "map_width": 4, "class_logit": None}
+    encoded = encode_map(row, Calibration("conformal", 0.0, -2.0, (0.0,), (1.0,)), 2)
+    assert values_of(encoded)[:, 0].tolist() == [0, 0, 0]
+    assert values_of(encoded)[:, 1:].min() == pytest.approx(1.5, abs=1e-3)
+    inside = np.frombuffer(zlib.decompress(base64.b64decode(encoded["inside"])), "u1").reshape(3, 4)
+    assert inside.tolist() == [[0, 1, 1, 1]] * 3
 
 
 def test_folder_names_are_the_ground_truth_where_one_is_named_good(tmp_path: Path):

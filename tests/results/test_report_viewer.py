@@ -140,6 +140,23 @@ def test_a_report_without_its_folder_offers_no_overlay(report, tmp_path):
         browser.close()
 
 
+def test_the_heat_slider_changes_the_cards(page):
+    card = page.locator('.card[data-name="spot/part-0001.png"] .frame')
+    page.select_option("#heat-marks", "none")
+
+    def colorfulness() -> int:
+        picture = np.asarray(Image.open(io.BytesIO(card.screenshot())).convert("RGB")).astype(int)
+        return int(np.ptp(picture, axis=2).max())
+
+    for opacity, expected in (("0", False), ("100", True), ("0", False)):
+        page.locator("#heat").fill(opacity)
+        for _ in range(50):  # cards are drawn a few milliseconds per frame
+            if (colorfulness() > 100) is expected:
+                break
+            page.wait_for_timeout(50)
+        assert (colorfulness() > 100) is expected, opacity
+
+
 def test_ground_truth_follows_the_dragged_threshold(page):
     assert "3 found" in page.inner_text("#confusion")
     assert "1 missed" in page.inner_text("#confusion")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_the_bundle_can_stand_in_a_page_and_fetches_nothing(name):
     assert not re.search(r"\beval\(|new Function|@import|url\(|importScripts", text)
     addresses = {a for a in re.findall(r"https?://[\w./-]+", text) if "www.w3.org" not in a}  # names of SVG
     assert addresses == set()
+
+
+def test_the_bundle_names_the_licenses_of_the_packages_in_it():
+    packages = json.loads((VIEWER / "package.json").read_text())["dependencies"]
+    notices = files("clipspect.viewer").joinpath("THIRD_PARTY.txt").read_text(encoding="utf-8")
+    for name in packages:
+        assert name in asset("viewer.js")[:600]
+        assert f"## {name}\n" in notices
 
 
 def test_the_lock_file_names_no_package_index():

@@ -1,5 +1,5 @@
 import { zlibSync } from "fflate";
-import { drawHeat, drawOutlines } from "./draw";
+import { drawHeat, drawOutlines, drawVeil } from "./draw";
 import { csvCell } from "./format";
 import { sample, type ScoreMap } from "./maps";
 import { scoreOf } from "./scale";
@@ -33,6 +33,7 @@ export async function overlayPng(state: ViewerState, index: number): Promise<Blo
   const context = canvas.getContext("2d")!, place = { x: 0, y: 0, width: canvas.width, height: canvas.height };
   context.drawImage(image, 0, 0);
   const map = state.map(index), found = state.cells(index), line = Math.max(1, Math.max(canvas.width, canvas.height) / 600);
+  if (map) drawVeil(context, map, place);
   if (map) drawHeat(context, map, place, state.heat.value);
   if (map && found && state.marks.value === "contours") drawOutlines(context, map, found, place, line);
   if (state.marks.value === "boxes") drawBoxes(context, state.regions(index), place, canvas.width / state.rows[index].width, line);

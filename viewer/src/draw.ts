@@ -1,5 +1,5 @@
 import { outlines, type Lines } from "./contours";
-import { colorMap, type ScoreMap } from "./maps";
+import { colorMap, veilOf, type ScoreMap } from "./maps";
 import type { Found } from "./regions";
 
 /** Place of the whole image on a canvas, in canvas pixels. */
@@ -33,6 +33,19 @@ export function drawHeat(context: CanvasRenderingContext2D, map: ScoreMap, place
   context.globalAlpha = opacity;
   context.drawImage(colored, left, top);
   context.globalAlpha = 1;
+}
+
+/** Dim what is outside of the region of interest. */
+export function drawVeil(context: CanvasRenderingContext2D, map: ScoreMap, place: Placement): void {
+  const veil = veilOf(map);
+  if (!veil) return;
+  const cells = document.createElement("canvas");
+  cells.width = map.width;
+  cells.height = map.height;
+  cells.getContext("2d")!.putImageData(veil, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(cells, place.x, place.y, place.width, place.height);
+  context.imageSmoothingEnabled = true;
 }
 
 /** Draw outlines of regions: white on a dark line, so that they show on dark and on white images. */

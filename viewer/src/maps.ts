@@ -2,11 +2,16 @@ import { unzlibSync } from "fflate";
 import { pixelOf } from "./scale";
 import type { EncodedMap } from "./types";
 
+/** Dark and 60 % opaque, as one little-endian number for canvas pixels. */
+const VEIL = 0x99100c0a;
+
 export interface ScoreMap {
   width: number;
   height: number;
   /** Values on the scale of `scale.ts`: 1 is score 0.5. */
   values: Float32Array;
+  /** 1 for cells in the region of interest; null if all is inspected. */
+  inside: Uint8Array | null;
 }
 
 export function bytesOf(base64: string): Uint8Array {
@@ -27,7 +32,15 @@ export function decodeMap(map: EncodedMap): ScoreMap {
   const factor = map.top / (map.bytes === 1 ? 255 : 65535);
   for (let i = 0; i < count; i++)
     values[i] = factor * (map.bytes === 1 ? raw[i] : raw[2 * i] | (raw[2 * i + 1] << 8));
-  return { width: map.width, height: map.height, values };
+  return { width: map.width, height: map.height, values, inside: map.inside ? unzlibSync(bytesOf(map.inside)) : null };
+}
+
+/** Veil over the cells outside of the region of interest, one pixel per cell; null if all is inspected. */
+export function veilOf(map: ScoreMap): ImageData | null {
+  if (!map.inside) return null;
+  const image = new ImageData(map.width, map.height), pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = map.inside[i] ? 0 : VEIL;
+  return image;
 }
 
 /** Value at a place in cells, by bilinear interpolation between cell centers. */

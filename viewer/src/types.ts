@@ -79,6 +79,8 @@ export interface EncodedMap {
   bytes: 1 | 2;
   /** base64 of the zlib stream of the numbers, row by row. */
   data: string;
+  /** Region of interest: base64 of the zlib stream of a byte per cell, 1 inside; null if all is inspected. */
+  inside: string | null;
 }
 
 /** Pictures of one image. They are parsed when the image is shown. */

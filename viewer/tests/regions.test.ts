@@ -9,7 +9,7 @@ import { scoreOf } from "../src/scale";
 function block(value: number, left = 2, top = 3, size = 4): ScoreMap {
   const values = new Float32Array(16 * 12);
   for (let y = top; y < top + size; y++) for (let x = left; x < left + size; x++) values[y * 16 + x] = value;
-  return { width: 16, height: 12, values };
+  return { width: 16, height: 12, values, inside: null };
 }
 
 test("a block above the threshold is one region with its box in image pixels", () => {
@@ -45,7 +45,8 @@ test.each([1, 2] as const)("maps of %i bytes are decoded and interpolated betwee
   const largest = bytes === 1 ? 255 : 65535, raw = new Uint8Array(4 * bytes);
   [0, largest, 0, largest].forEach((number, i) => { raw[i * bytes] = number & 255; if (bytes === 2) raw[i * bytes + 1] = number >> 8; });
   const data = btoa(String.fromCharCode(...zlibSync(raw)));
-  const map = decodeMap({ width: 2, height: 2, top: 3, bytes, data });
+  const map = decodeMap({ width: 2, height: 2, top: 3, bytes, data, inside: btoa(String.fromCharCode(...zlibSync(Uint8Array.of(1, 1, 0, 1)))) });
+  expect([...map.inside!]).toEqual([1, 1, 0, 1]);
   expect([...map.values]).toEqual([0, 3, 0, 3]);
   expect(sample(map, 1, 1)).toBeCloseTo(1.5);
   expect(sample(map, 0.5, 0.5)).toBe(0);

@@ -18,7 +18,7 @@ from clipspect.data.ranges import ValueRange
 from clipspect.data.templates import FolderTemplates, match_templates
 from clipspect.errors import ImageError, UsageError
 from clipspect.postprocess.calibration import Calibration
-from clipspect.results.rows import calibration_of, layers_of
+from clipspect.results.rows import calibration_of, inside_of, layers_of
 
 PREVIEW_SIDE = 256
 """Long side of the previews in rows."""
@@ -120,6 +120,7 @@ def encode_map(row: Mapping[str, Any], calibration: Calibration, width: int) -> 
         return None
     values = (calibration.map(layers, row["class_logit"]) - calibration.base) / calibration.width
     values = np.where(np.isfinite(values), np.maximum(values, 0), 0)  # 0 outside of the region of interest
+    inside = inside_of(row)
     top = max(float(values.max()), 1e-9)
     largest = 255 if width == 1 else 65535
     numbers = np.rint(values * (largest / top)).astype("u1" if width == 1 else "<u2")
@@ -129,6 +130,7 @@ def encode_map(row: Mapping[str, Any], calibration: Calibration, width: int) -> 
         "top": top,
         "bytes": width,
         "data": _base64(zlib.compress(numbers.tobytes(), 9)),
+        "inside": None if inside is None else _base64(zlib.compress(inside.tobytes(), 9)),
     }
 
 

@@ -1,6 +1,6 @@
 import { memo } from "preact/compat";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { drawHeat, drawOutlines, soon } from "../draw";
+import { drawHeat, drawOutlines, drawVeil, soon } from "../draw";
 import { count, fixed } from "../format";
 import { FLAGS, type ViewerState } from "../state";
 import type { Region } from "../types";
@@ -24,7 +24,7 @@ export const Card = memo(function Card({ state, index }: { state: ViewerState; i
   const canvas = useRef<HTMLCanvasElement>(null);
   const row = state.rows[index], finding = state.finding(index), verdict = state.verdict(index), threshold = state.threshold;
   const pictures = useMemo(() => state.source.pictures(index), [index]);
-  const marks = state.marks.value, method = state.method.value, review = state.review(index), mistake = state.mistake(index) >= 0;
+  const marks = state.marks.value, heat = state.heat.value, method = state.method.value, review = state.review(index), mistake = state.mistake(index) >= 0;
   const regions = state.regions(index), [low, high] = state.range;
   useEffect(() => soon(() => {
     const element = canvas.current, map = state.map(index, method);
@@ -33,10 +33,11 @@ export const Card = memo(function Card({ state, index }: { state: ViewerState; i
     element.width = Math.max(1, Math.round(element.clientWidth * ratio));
     element.height = Math.max(1, Math.round(element.clientHeight * ratio));
     const context = element.getContext("2d")!, place = { x: 0, y: 0, width: element.width, height: element.height };
-    drawHeat(context, map, place, 1);
+    drawVeil(context, map, place);
+    drawHeat(context, map, place, heat);
     const found = marks === "contours" ? state.cells(index, method) : null;
     if (found) drawOutlines(context, map, found, place, ratio);
-  }), [index, method, threshold, marks]);
+  }), [index, method, threshold, marks, heat]);
   const shape = row.width / row.height, along = (value: number): string => `${100 * Math.min(1, Math.max(0, (value - low) / (high - low)))}%`;
   const key = (event: KeyboardEvent): void => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -1,6 +1,6 @@
 import type { Signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { drawHeat, drawOutlines, type Placement } from "../draw";
+import { drawHeat, drawOutlines, drawVeil, type Placement } from "../draw";
 import { sample, type ScoreMap } from "../maps";
 import type { Found } from "../regions";
 import { scoreOf } from "../scale";
@@ -97,6 +97,7 @@ export function Stage(props: StageProps) {
     const context = element.getContext("2d")!, at = place(ratio);
     context.imageSmoothingQuality = "high";
     if (image) context.drawImage(image, at.x, at.y, at.width, at.height);
+    if (map && heat >= 0) drawVeil(context, map, at);
     if (map && heat > 0) drawHeat(context, map, at, heat);
     if (map && found && heat >= 0 && marks === "contours") drawOutlines(context, map, found, at, ratio * 1.4);
     if (heat >= 0 && marks === "boxes") drawBoxes(context, regions, at, at.width / width, ratio);
