@@ -3,9 +3,9 @@
     python benchmarks/set_speed.py --out benchmarks/results/set_speed.json --page docs/speed.md --data data
 
 Accuracy: AUPRO and image AUROC of both on rendered products, and on real images where ``--data`` has them, with a
-control under random weights. Cost: images are tensors in memory, so that only encoding and scoring count. The methods
-take turns batch by batch, so that other load on the machine affects all of them. A run of n images is a set of 128,
-which serves as reference, and n − 128 further images; exact scoring is timed on every fourth of its batches.
+control under random weights. Cost: processor time of one thread, for images in memory, so that other load on the
+machine counts little; the methods take turns. A run of n images is a set of at most ``--set-size`` images, which serve
+as references, and further images. The cost of a further image does not depend on n.
 
 """
 
@@ -38,7 +38,6 @@ from pages import replace_between
 BATCH = 8
 START, END = "<!-- set speed -->", "<!-- end of set speed -->"
 SEARCHES = ("exact", "fast")
-EXACT_EVERY = 4
 
 
 def make_model(method: str, weights: str | None, search: str | None = None) -> AnomalyModel:
@@ -54,25 +53,25 @@ def tensors(pictures: PictureSet, model: AnomalyModel) -> torch.Tensor:
     return torch.from_numpy(normalize(pictures.pieces, model.backbone.mean, model.backbone.std))
 
 
-def accuracy(sets: Sequence[PictureSet], weights: str | None, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Return AUPRO and image AUROC of exact and fast scoring per set and number of images."""
+def accuracy(sets: Sequence[PictureSet], weights: str | None, largest: int) -> list[dict[str, Any]]:
+    """Return AUPRO and image AUROC of exact and fast scoring per set of at most ``largest`` images."""
     models = {search: make_model("mutual", weights, search) for search in SEARCHES}
     rows: list[dict[str, Any]] = []
     for pictures in sets:
         images = tensors(pictures, models["exact"])
         encoded = models["exact"].encode(images)
-        for size in dict.fromkeys(min(size, len(images)) for size in sizes):
-            # Evenly spread, so that each kind of defect is in every sample.
-            part = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
-            masks = pictures.masks[part]
-            row: dict[str, Any] = {"data": pictures.data, "object": pictures.object, "images": size}
-            row["weights"] = "random" if weights else "trained"
-            for search, model in models.items():
-                scores = score_set(model.set_object(pictures.object), encoded[part])
-                row[f"aupro_{search}"] = pixel_metrics(list(masks), list(scores.map.numpy())).aupro
-                row[f"auroc_{search}"] = image_metrics(masks.any((1, 2)), scores.image.numpy()).auroc
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        # Evenly spread, so that each kind of defect is in the sample.
+        size = min(largest, len(images))
+        part = np.linspace(0, len(images) - 1, size).round().astype(int).tolist()
+        masks = pictures.masks[part]
+        row: dict[str, Any] = {"data": pictures.data, "object": pictures.object, "images": size}
+        row["weights"] = "random" if weights else "trained"
+        for search, model in models.items():
+            scores = score_set(model.set_object(pictures.object), encoded[part])
+            row[f"aupro_{search}"] = pixel_metrics(list(masks), list(scores.map.numpy())).aupro
+            row[f"auroc_{search}"] = image_metrics(masks.any((1, 2)), scores.image.numpy()).auroc
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     return rows
 
 
@@ -93,70 +92,46 @@ def score_set(model: AnomalyModel, encoded: Encoded) -> Scores:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
-    started = time.perf_counter()
+    """Return the seconds of one processor that a call takes."""
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 @torch.inference_mode()
-def cost_of_sets(images: torch.Tensor, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-    """Return seconds per image of a whole set: encoding, comparison and scores. Medians of the repeats, in turns."""
+def costs(images: torch.Tensor, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """Return processor seconds per image for each set size: medians of the repeats, in turns.
+
+    ``exact`` and ``fast`` are an image of the set: encoding, its share of the comparison, and scores. ``further_exact``
+    and ``further_fast`` are an image beyond the set.
+    """
     anoclip = make_model("anoclip", None).set_object("surface")
     models = {search: make_model("mutual", None, search).set_object("surface") for search in SEARCHES}
-
-    def run(model: AnomalyModel, part: torch.Tensor) -> None:
-        model = model.fit_set(model.encode(part)) if model.uses_sets else model
-        for batch in part.split(BATCH):
-            model(batch)
-
-    rows = []
-    run(anoclip, images[:BATCH])
-    for size in sizes:
-        times = defaultdict(list)
-        for _ in range(repeats):
-            for name, model in {"anoclip": anoclip, **models}.items():
-                times[name].append(seconds(partial(run, model, images[:size])) / size)
-        rows.append({"images": size, **{name: float(np.median(each)) for name, each in times.items()}})
-        ratios = {name: np.median(np.divide(times[name], times["anoclip"])) for name in SEARCHES}
-        rows[-1] |= {f"ratio_{name}": float(ratio) for name, ratio in ratios.items()}
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
-
-
-@torch.inference_mode()
-def cost_of_runs(images: torch.Tensor, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Return seconds per image of runs longer than the set; further images are the set's with other noise."""
     generator = torch.Generator().manual_seed(0)
-    models = {"anoclip": make_model("anoclip", None).set_object("surface")}
-    models |= {search: make_model("mutual", None, search).set_object("surface") for search in SEARCHES}
-    total: dict[str, float] = {}
-    for name, model in models.items():
-        started = time.perf_counter()
-        if model.uses_sets:
-            models[name] = model = model.fit_set(model.encode(images))
-        for batch in images.split(BATCH):
-            model(batch)
-        total[name] = time.perf_counter() - started
-    rows, done, timed = [], len(images), dict.fromkeys(models, 0)
-    further = dict.fromkeys(models, 0.0)
-    for number in range((max(counts) - done) // BATCH + 1):
-        if done in counts:
-            each = {
-                name: (total[name] + further[name] / max(timed[name], 1) * (done - len(images))) / done
-                for name in models
-            }
-            ratios = {f"ratio_{name}": each[name] / each["anoclip"] for name in SEARCHES}
-            rows.append({"images": done, **each, **ratios})
-            print(json.dumps(rows[-1]), flush=True)
-        start = number * BATCH % len(images)
-        batch = images[start : start + BATCH]
-        batch = batch + 0.02 * torch.randn(batch.shape, generator=generator)
-        for name, model in models.items():
-            if name != "exact" or number % EXACT_EVERY == 0:
-                further[name] += seconds(partial(model, batch))
-                timed[name] += len(batch)
-        done += len(batch)
+    rows = []
+    for size in sizes:
+        pool, times = models["exact"].encode(images[:size]), defaultdict(list)
+        for number in range(repeats):
+            batch = images[number * BATCH :][:BATCH]
+            further = batch + 0.02 * torch.randn(batch.shape, generator=generator)
+            times["anoclip"].append(seconds(partial(anoclip, further)) / BATCH)
+            for name, model in models.items():
+                encoding = seconds(partial(model.encode, further)) / BATCH
+                started = time.process_time()
+                fitted = model.fit_set(pool)
+                fitting = (time.process_time() - started) / size
+                scoring = seconds(partial(fitted, batch)) / BATCH
+                times[name].append(encoding + fitting + scoring)
+                times[f"further_{name}"].append(seconds(partial(fitted, further)) / BATCH)
+        row: dict[str, Any] = {"images": size}
+        row |= {name: float(np.median(each)) for name, each in times.items()}
+        row |= {
+            f"ratio_{name}": float(np.median(np.divide(each, times["anoclip"])))
+            for name, each in times.items()
+            if name != "anoclip"
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     return rows
 
 
@@ -171,16 +146,22 @@ def tables(found: dict[str, Any]) -> str:
         f" | {r['aupro_fast']:.3f} | {r['auroc_exact']:.3f} | {r['auroc_fast']:.3f} |"
         for r in found["accuracy"]
     ]
-    for key, title in (("sets", "a set of n images"), ("runs", "a run of n images, set of 128")):
-        out += ["", f"| {title} | AnoCLIP, ms an image | exact | fast | exact ÷ AnoCLIP | fast ÷ AnoCLIP |"]
-        out.append("|---:|" + "---:|" * 5)
-        out += [
-            f"| {r['images']} | {1000 * r['anoclip']:.0f} | {1000 * r['exact']:.0f} | {1000 * r['fast']:.0f}"
-            f" | {r['ratio_exact']:.2f} | {r['ratio_fast']:.2f} |"
-            for r in found[key]
-        ]
+    out += [
+        "",
+        "| images in the set | AnoCLIP, ms an image | exact | fast | exact, further image | fast, further image |",
+    ]
+    out.append("|---:|" + "---:|" * 5)
+    out += [
+        f"| {r['images']} | {1000 * r['anoclip']:.0f} | {_cell(r, 'exact')} | {_cell(r, 'fast')}"
+        f" | {_cell(r, 'further_exact')} | {_cell(r, 'further_fast')} |"
+        for r in found["costs"]
+    ]
     made = ", ".join(f"{key}: {value}" for key, value in found["about"].items())
     return "\n".join([*out, "", made])
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    return f"{1000 * row[name]:.0f} ({row[f'ratio_{name}']:.2f} ×)"
 
 
 def main() -> None:
@@ -198,6 +179,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--products", type=int, default=3, help="rendered products of 128 images each")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     model = make_model("anoclip", None)
     size = model.backbone.image_size
     sets = [replace(one, data="rendered") for one in rendered(size, arguments.products, max(arguments.sizes))]
@@ -212,9 +194,9 @@ def main() -> None:
             "model": f"tiny at {size} px",
             "batch": BATCH,
         },
-        "sets": cost_of_sets(images, arguments.sizes, arguments.repeats),
-        "runs": cost_of_runs(images[:128], arguments.runs),
-        "accuracy": accuracy(sets, None, arguments.sizes) + accuracy(sets, "random", arguments.sizes[-1:]),
+        "costs": costs(images, arguments.sizes, arguments.repeats),
+        "accuracy": accuracy(sets, None, max(arguments.sizes))
+        + accuracy(sets, "random", max(arguments.sizes)),
     }
     arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     if arguments.page:

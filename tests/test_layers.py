@@ -11,6 +11,7 @@ LAYERS = (
     ("types", "errors", "demo"),
     ("postprocess",),
     ("data", "prompts", "detection"),
+    ("stitching",),
     ("registry", "backbones"),
     ("methods", "config"),
     ("results",),
@@ -21,7 +22,7 @@ LAYERS = (
     ("loading",),
     ("benchmark", "export", "distributed", "server"),
     ("integrations", "ui", "training"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 """From the lowest to the highest; a package imports from its own layer and below."""
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_rows, print_summary
-from clipspect.cli.run import calibrate, load_detector, run_with_progress, score_one
+from clipspect.cli.run import calibrate, load_detector, load_exported, run_with_progress, score_one
 from clipspect.config import DetectorConfig
 from clipspect.data.find import scan_folder
 from clipspect.detection import check_threshold
@@ -19,6 +19,7 @@ from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
+    from clipspect.export.onnx_detector import OnnxDetector
 
 EXIT_ANOMALIES = 1
 EXIT_SOME_FAILED = 3
@@ -37,8 +38,8 @@ def detect(
             show_default=False,
         ),
     ],
-    object: opt.ObjectOption,
     config: DetectorConfig,
+    object: opt.ObjectOption = None,
     out: opt.OutOption = None,
     pages: opt.PagesOption = opt.Pages.first,
     reference: opt.ReferenceOption = None,
@@ -56,6 +57,7 @@ def detect(
     engine: opt.EngineOption = opt.EngineName.local,
     address: opt.AddressOption = None,
     workers: opt.WorkersOption = None,
+    runtime: opt.RuntimeOption = opt.Runtime.torch,
 ) -> None:
     """Find anomalies on an image, or on every image of a folder.
 
@@ -74,18 +76,33 @@ def detect(
         check_threshold(threshold)
     if false_alarm_rate is not None and good is None:
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
-    clean_object_name(object)  # a name that says nothing is an error before the model is loaded
-    if config.method is None:
-        config = config.replace(method=_default_method(place, on_ray, good, reference, templates))
-    detector = load_detector(config)
-    context = _references(detector, object, place, reference, templates, has_good=good is not None)
-    calibrated = context.pop("good", None)
-    if good is not None:
-        if on_ray and detector.uses_sets:
+    detector: Detector | OnnxDetector
+    calibrated, context = None, dict[str, Any]()
+    if runtime is opt.Runtime.onnx:
+        if on_ray or (reference, templates, good) != (None, None, None):
             raise UsageError(
-                "with --engine ray --good serves methods that score single images; use --method anoclip"
+                "--runtime onnx scores images one by one in this process: leave out --engine ray, --reference and"
+                " --templates, and give --good to clipspect export"
             )
-        calibrated = calibrate(detector, object, good, false_alarm_rate, context)
+        detector = load_exported(config)
+        object = object or detector.object
+        calibrations = detector.calibrations
+    else:
+        if object is None:
+            raise UsageError("name what is on the images: --object 'metal nut'")
+        clean_object_name(object)  # a name that says nothing is an error before the model is loaded
+        if config.method is None:
+            config = config.replace(method=_default_method(place, on_ray, good, reference, templates))
+        detector = load_detector(config)
+        context = _references(detector, object, place, reference, templates, has_good=good is not None)
+        calibrated = context.pop("good", None)
+        if good is not None:
+            if on_ray and detector.uses_sets:
+                raise UsageError(
+                    "with --engine ray --good serves methods that score single images; use --method anoclip"
+                )
+            calibrated = calibrate(detector, object, good, false_alarm_rate, context)
+        calibrations = {} if calibrated is None else dict(calibrated.calibrations)
     if alone:
         flagged, failed = score_one(
             detector, place, object, calibrated, threshold, context, overlays, as_json
@@ -94,7 +111,7 @@ def detect(
         target = out or Path(f"{_name_of(source)}-results")
         options = {
             "out": target,
-            "calibrations": {} if calibrated is None else calibrated.calibrations,
+            "calibrations": calibrations,
             "threshold": threshold,
             "maps": maps.value,
             "overlays": overlays.value,
@@ -110,7 +127,7 @@ def detect(
             from clipspect.cli.ray import run_on_ray
 
             summary = run_on_ray(
-                detector,
+                cast("Detector", detector),
                 source,
                 object,
                 reference,

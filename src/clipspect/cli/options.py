@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipspect.config import IMAGES, REFERENCES, DetectorConfig, fill_preset, spec_of
+from clipspect.config import IMAGES, MODEL, REFERENCES, DetectorConfig, fill_preset, spec_of
 
 
 class Maps(str, Enum):
@@ -37,6 +37,13 @@ class EngineName(str, Enum):
     ray = "ray"
 
 
+class Runtime(str, Enum):
+    """What runs the network."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
 class Overlays(str, Enum):
     """Which images get an overlay picture."""
 
@@ -57,7 +64,20 @@ OUTPUT = "Output"
 SCALE = "Scale"
 
 ObjectOption = Annotated[
-    str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
+    str | None,
+    typer.Option(
+        "--object",
+        help="What is on the images, in plain words: 'metal nut'. Required, except with --runtime onnx.",
+        show_default=False,
+    ),
+]
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        "--runtime",
+        help="torch; or onnx: run a file of 'clipspect export' (--model FILE.onnx) in ONNX Runtime, without PyTorch.",
+        rich_help_panel=MODEL,
+    ),
 ]
 PagesOption = Annotated[
     Pages,

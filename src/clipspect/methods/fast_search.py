@@ -22,7 +22,7 @@ from clipspect.methods.visual import cosines_at_once, take_rows
 
 COLUMNS = 32
 """Values per patch in the search: principal components, and one for the length. Chosen on rendered images."""
-MAX_PATCHES = 3 << 14
+MAX_PATCHES = 1 << 15
 """Most reference patches that one patch is compared with; beyond it each image keeps an equal share."""
 _MAX_FITTED = 1 << 14
 _DISTANCES_AT_ONCE = 1 << 13

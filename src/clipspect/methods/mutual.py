@@ -90,7 +90,7 @@ class Mutual(JointMethod):
     """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
     search: Literal["exact", "fast"] = "exact"
     """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
-    dimensions among at most 49,152, then measures their distances exactly (docs/speed.md)."""
+    dimensions among at most 32,768, then measures their distances exactly (docs/speed.md)."""
     degrees: str = "1"
     """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
     all degrees are averaged. The time grows with their number."""

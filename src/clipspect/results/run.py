@@ -29,7 +29,9 @@ SHOWN_ERRORS = 20
 class DetectorLike(Protocol):
     """Detector interface that a run needs."""
 
-    config: DetectorConfig
+    @property
+    def config(self) -> DetectorConfig:
+        """Return the options it was loaded with."""
 
     def settings(self) -> dict[str, Any]:
         """Return everything that could change a score as JSON, including the fingerprint of the weights."""
