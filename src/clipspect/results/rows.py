@@ -109,9 +109,10 @@ def judge_row(row: dict[str, Any], calibration: Calibration) -> None:
 
 
 def judge_rows(rows: Sequence[dict[str, Any]], calibrations: Mapping[str, Calibration]) -> None:
-    """Set score, verdict and regions of rows in place, each by the calibration of its method."""
+    """Set score, verdict and regions of rows in place, each by the calibration of its method, where there is one."""
     for row in rows:
-        judge_row(row, calibrations[row["method"]])
+        if (calibration := calibrations.get(row["method"])) is not None:
+            judge_row(row, calibration)
 
 
 def light_row(row: Mapping[str, Any]) -> dict[str, Any]:
