@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def rendered(side: int, products: int = 4, pictures: int = 12) -> Iterator[Pictu
     kinds = list(HELD_OUT_TEXTURES)
     for number in range(products):
         kind = kinds[number % len(kinds)]
-        large = Canvas(4 * side, _RENDERED_SEED + number)
+        large = Canvas(max(4, math.ceil(math.sqrt(pictures))) * side, _RENDERED_SEED + number)
         surface, nouns = draw_surfaces(large, 1, {kind: HELD_OUT_TEXTURES[kind]}, plain=0.0)
         places = (
             F.unfold(surface, side, stride=side).reshape(3, side, side, -1).permute(3, 0, 1, 2)[:pictures]

@@ -11,6 +11,7 @@ LAYERS = (
     ("types", "errors", "demo", "viewer"),
     ("postprocess",),
     ("data", "prompts", "detection"),
+    ("stitching",),
     ("registry", "backbones"),
     ("methods", "config"),
     ("results",),
@@ -22,7 +23,7 @@ LAYERS = (
     ("product",),
     ("benchmark", "export", "distributed", "server", "watch"),
     ("integrations", "ui", "training"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 """From the lowest to the highest; a package imports from its own layer and below."""
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
-from clipspect.data.roi import RegionOfInterest, parse_border
+from clipspect.data.roi import RegionOfInterest, load_roi, parse_border
 from clipspect.data.transforms import Aspect, Interpolation
 from clipspect.errors import UsageError
 from clipspect.methods.paper_settings import paper_settings
@@ -18,6 +18,7 @@ from clipspect.registry import DEFAULT_METHOD, suggest
 from clipspect.types import PrecisionChoice
 
 if TYPE_CHECKING:
+    from clipspect.data.prepare import ImageLoader
     from clipspect.methods.base import Method
 
 COMMON, MODEL, IMAGES, PROMPTS, REFERENCES = "Options", "Model", "Images", "Prompts", "References"
@@ -238,6 +239,22 @@ class DetectorConfig:
         """The same options with some changed. Raises UsageError for an unknown name."""
         check_names(changes)
         return replace(self, **changes)
+
+
+def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:
+    """Return the image loader of a configuration for inputs of ``image_size`` pixels a side."""
+    from clipspect.data.prepare import ImageLoader
+    from clipspect.data.ranges import ValueRange
+    from clipspect.data.transforms import ResizeSpec
+
+    window = None if config.window is None else (float(config.window[0]), float(config.window[1]))
+    return ImageLoader(
+        ResizeSpec(image_size, config.aspect, config.interpolation),
+        config.tile,
+        config.max_pixels,
+        ValueRange(config.bit_depth, window),
+        load_roi(config.roi, config.ignore_border),
+    )
 
 
 def fill_preset(options: Mapping[str, Any]) -> dict[str, Any]:

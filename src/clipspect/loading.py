@@ -12,11 +12,7 @@ from typing import Any, ParamSpec
 from clipspect.backbones.base import RANDOM, Backbone
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.pair import BackbonePair
-from clipspect.config import DetectorConfig, check_names, fill_preset, spec_of
-from clipspect.data.prepare import ImageLoader
-from clipspect.data.ranges import ValueRange
-from clipspect.data.roi import load_roi
-from clipspect.data.transforms import ResizeSpec
+from clipspect.config import DetectorConfig, check_names, fill_preset, make_reader, spec_of
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method
@@ -119,18 +115,6 @@ def make_prompts(config: DetectorConfig) -> PromptConfig:
         tuple(config.normal),
         tuple(config.abnormal),
         config.object_as_is,
-    )
-
-
-def make_reader(config: DetectorConfig, image_size: int) -> ImageLoader:
-    """The image loader of a configuration for inputs of ``image_size`` pixels a side."""
-    window = None if config.window is None else (float(config.window[0]), float(config.window[1]))
-    return ImageLoader(
-        ResizeSpec(image_size, config.aspect, config.interpolation),
-        config.tile,
-        config.max_pixels,
-        ValueRange(config.bit_depth, window),
-        load_roi(config.roi, config.ignore_border),
     )
 
 

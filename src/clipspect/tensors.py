@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from clipspect.backbones.base import Backbone
@@ -19,16 +16,14 @@ from clipspect.backbones.sources import Sources
 from clipspect.data.loader import LoadedImage, batches
 from clipspect.data.prepare import ImageLoader, PreparedImage
 from clipspect.data.transforms import normalize
-from clipspect.detection import Detection, only_inside
-from clipspect.errors import ImageError
+from clipspect.detection import Detection
 from clipspect.methods.base import Method, Scores
 from clipspect.methods.scoring import enlarge_layers
 from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.calibration import Calibration
-from clipspect.postprocess.maps import shrink_layer
+from clipspect.stitching import RANDOM_WEIGHTS, TileScores, make_detection
 
-RANDOM_WEIGHTS = "random weights: a control, not a result"
 COPY_OF_GOOD = "a copy of one of the known-good images, saved again"
 
 
@@ -158,64 +153,28 @@ def _make_detection(
     if method.accepts_references and image and loaded.template:
         warnings += tuple(f"Its reference: {note}" for note in loaded.template.notes)
         warnings += (ONLY_ITSELF,) if image.content_hash == loaded.template.content_hash else ()
-    common: dict[str, Any] = {
-        "path": loaded.name,
-        "content_hash": image.content_hash if image else loaded.content_hash,
-        "width": image.width if image else 0,
-        "height": image.height if image else 0,
-        "object": model.object_name,
-        "method": method.name,
-        "model": model.backbone.name,
-        "weights": model.backbone.weights,
-        "calibration": calibration or _shipped_level(method, model),
-    }
-    if image is None or scores is None:
-        reason = loaded.error.reason if isinstance(loaded.error, ImageError) else str(loaded.error)
-    else:
-        maps, image_scores = scores.map.float().cpu().numpy(), scores.image.float().cpu().numpy()
-        if np.isfinite(maps).all() and np.isfinite(image_scores).all():
-            made = Detection(
-                raw_score=reader.aggregate_scores(image_scores),
-                score_map=reader.stitch_tiles(image, maps),
-                layers=_stitch_layers(scores, image, reader),
-                class_logit=_class_logit(scores, reader),
-                seconds=seconds,
-                warnings=(*warnings, *dict.fromkeys(chain.from_iterable(scores.notes))),
-                thumbnail=image.thumbnail,
-                pixels=image.pixels,
-                **common,
-            )
-            if reader.roi is None:
-                return made
-            try:
-                return only_inside(made, reader.roi.of_image(loaded.name, image.height, image.width))
-            except ImageError as error:
-                reason = error.reason
-        else:
-            reason = f"{method.name} gave scores that are not numbers; the weights may be damaged"
-    return Detection(
-        raw_score=float("nan"),
-        score_map=None,
-        seconds=perf_counter() - loaded.started,
-        error=reason,
-        warnings=warnings,
-        **common,
+    notes = () if scores is None else tuple(dict.fromkeys(chain.from_iterable(scores.notes)))
+    return make_detection(
+        loaded,
+        None if scores is None else _to_numpy(scores),
+        reader,
+        seconds=seconds,
+        warnings=(*warnings, *notes),
+        common={
+            "object": model.object_name,
+            "method": method.name,
+            "model": model.backbone.name,
+            "weights": model.backbone.weights,
+            "calibration": calibration or _shipped_level(method, model),
+        },
     )
 
 
-def _stitch_layers(scores: Scores, image: PreparedImage, reader: ImageLoader) -> NDArray[np.float16] | None:
-    """(K, h, w) log-odds layers over the whole image, as they are stored."""
-    if scores.layers is None:
-        return None
-    parts = enlarge_layers(scores.layers.float()).cpu().numpy()  # (tiles, K, h, w)
-    stitched = [shrink_layer(reader.stitch_tiles(image, parts[:, k])) for k in range(parts.shape[1])]
-    return np.stack(stitched).astype(np.float16)
-
-
-def _class_logit(scores: Scores, reader: ImageLoader) -> float | None:
-    if scores.class_logit is None:
-        return None
-    return reader.aggregate_scores(scores.class_logit.float().cpu().numpy())
+def _to_numpy(scores: Scores) -> TileScores:
+    """Copy the scores of one image's tiles to NumPy, with layers enlarged as they are stored."""
+    layers = None if scores.layers is None else enlarge_layers(scores.layers.float()).cpu().numpy()
+    logits = None if scores.class_logit is None else scores.class_logit.float().cpu().numpy()
+    return TileScores(scores.image.float().cpu().numpy(), scores.map.float().cpu().numpy(), layers, logits)
 
 
 def _shipped_level(method: Method, model: AnomalyModel) -> Calibration | None:

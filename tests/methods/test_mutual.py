@@ -7,8 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.errors import UsageError
+from clipspect.methods import fast_search
+from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.patch_index import PatchIndex
-from clipspect.methods.visual import nearest_distances
+from clipspect.methods.set_scoring import lowest_mean
+from clipspect.methods.visual import mutual_distances, nearest_distances
 from clipspect.registry import make_method
 
 from .conftest import make_images, run_set
@@ -62,7 +65,10 @@ def test_explicit_references_take_the_place_of_the_set(detect, photos):
     torch.testing.assert_close(scores.map, pair.map, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"exact_limit": 1}, {"left_out": 0.3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"exact_limit": 1}, {"left_out": 0.3}, {"search": "fast"}, {"search": "fast", "left_out": 0.3}],
+)
 def test_an_image_among_its_references_is_not_compared_with_itself(detect, photos, settings):
     method = make_method("mutual", {"output": "visual", **settings})
     among = detect(method, photos[:1], reference_images=photos[:3])
@@ -90,3 +96,75 @@ def test_without_faiss_the_message_says_how_to_get_it(detect, photos, monkeypatc
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UsageError, match=r"pip install 'clipspect\[mutual\]'"):
         detect(make_method("mutual", {"exact_limit": 2}), photos)
+
+
+def test_only_the_named_reference_images_are_compared():
+    tokens, references = random_tokens(5, 8), random_tokens(6, 7, 8, seed=1)
+    every = nearest_distances(tokens, references)
+    for rows in ([1, 2, 3], [5, 0, 2], [0, 2, 1, 3]):
+        torch.testing.assert_close(
+            nearest_distances(tokens, references, rows), every[rows], rtol=0, atol=1e-6
+        )
+    assert nearest_distances(tokens, references, []).shape == (0, 5)
+
+
+def test_each_pair_of_a_set_is_multiplied_once_and_gives_both_distances():
+    tokens = random_tokens(5, 9, 8)
+    pairs = mutual_distances(tokens)
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        expected = nearest_distances(tokens[i], tokens, others)
+        torch.testing.assert_close(pairs[i, others], expected, rtol=0, atol=1e-6)
+
+
+def test_fast_search_that_keeps_everything_is_exact():
+    """Eight dimensions fit into the components, and all patches are searched."""
+    known, tokens = random_tokens(6, 40, 8), random_tokens(30, 8, seed=1)
+    search, rows = FastSearch.fit(known, None), [0, 2, 3, 5]
+    distances = nearest_distances(tokens, known, rows)
+    torch.testing.assert_close(
+        search.lowest_mean(tokens, rows, 2), lowest_mean(distances, 2), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        search.lowest_mean(tokens, rows, 3, euclidean=True),
+        lowest_mean(distances.sqrt(), 3),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("mutual", {}), ("mutual", {"degrees": "1,3"}), ("musc", {}), ("mutual", {"left_out": 0.2})],
+)
+def test_fast_scores_are_close_to_exact_ones(detect, photos, name, settings):
+    exact, fast = (
+        detect(make_method(name, {**settings, "search": search}), photos) for search in ("exact", "fast")
+    )
+    assert (fast.map - exact.map).abs().max() < 0.01
+    assert torch.corrcoef(torch.stack([fast.map.flatten(), exact.map.flatten()]))[0, 1] > 0.999
+
+
+def test_fast_search_compares_with_a_bounded_number_of_patches(monkeypatch):
+    """Reported distances are still exact, so leaving patches out can only raise them."""
+    monkeypatch.setattr(fast_search, "MAX_PATCHES", 60)
+    known, tokens = random_tokens(6, 40, 8), random_tokens(30, 8, seed=1)
+    search = FastSearch.fit(known, None)
+    assert search.tokens.shape == (6, 10, 8)
+    bounded, every = search.lowest_mean(tokens, range(6), 1), nearest_distances(tokens, known).amin(0)
+    assert (bounded >= every - 1e-5).all()
+    assert (bounded - every).max() > 1e-3
+
+
+def test_fast_scores_do_not_depend_on_the_order_of_the_set(backbone, anchors, monkeypatch):
+    monkeypatch.setattr(fast_search, "MAX_PATCHES", 200)
+    photos = make_images(6, seed=4)
+    method = make_method("mutual", {"search": "fast"})
+    order = [3, 0, 5, 2, 1, 4]
+    first, second = (run_set(backbone, anchors, method, photos, order=o) for o in (None, order))
+    torch.testing.assert_close(first.map, second.map, rtol=0, atol=1e-5)
+
+
+def test_fast_search_and_left_out_images_exclude_each_other(detect, photos):
+    with pytest.raises(UsageError, match="search=exact"):
+        detect(make_method("mutual", {"search": "fast", "repeated": "leave-out"}), photos)

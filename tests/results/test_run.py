@@ -347,18 +347,55 @@ def test_no_more_detections_are_alive_for_many_images_than_for_few(tmp_path: Pat
     assert most <= 3
 
 
-def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, monkeypatch):
+@pytest.fixture
+def written(monkeypatch) -> list[int]:
+    """Numbers of rows of the parts that were written, in order."""
     monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 8)
-    write_parts(tmp_path / "photos", good=64, dark=0, size=(16, 16))
-    sizes = []
+    sizes: list[int] = []
     write = run_module.ResultStore.write_part
-    monkeypatch.setattr(
-        run_module.ResultStore,
-        "write_part",
-        lambda self, part, rows: (sizes.append(len(rows)), write(self, part, rows)),
-    )
-    run_folder(DarkSpotDetector(), tmp_path / "photos", object="part", out=tmp_path / "out", overlays="none")
-    assert sizes == [8] * 16  # eight parts, written and judged
+
+    def count(self, part, rows, judged_by=None):
+        sizes.append(len(rows))
+        write(self, part, rows, judged_by)
+
+    monkeypatch.setattr(run_module.ResultStore, "write_part", count)
+    return sizes
+
+
+def test_finishing_holds_one_part_of_rows_at_a_time(tmp_path: Path, written):
+    write_parts(tmp_path / "photos", good=64, dark=0, size=(16, 16))
+    options = {"object": "part", "out": tmp_path / "out", "overlays": "none"}
+    run_folder(DarkSpotDetector(), tmp_path / "photos", **options)
+    assert written == [8] * 16  # eight parts, written and judged
+    run_folder(DarkSpotDetector(), tmp_path / "photos", **options)
+    assert written == [8] * 16  # nothing has changed
+
+
+def test_with_known_good_images_rows_are_judged_as_they_are_written(photos: Path, tmp_path: Path, written):
+    for overlays in ("none", "all"):
+        options = {"object": "part", "good": KNOWN_GOOD, "overlays": overlays}
+        summary = run_folder(DarkSpotDetector(), photos, out=tmp_path / overlays, **options)
+        assert written == [8, 8]
+        assert summary.flagged == 4
+        assert summary.verdicts == {"flagged": 4, "clean": 12}
+        written.clear()
+    # Another threshold writes each part again, and back.
+    before = rows_of(tmp_path / "all")
+    options = {"object": "part", "good": KNOWN_GOOD, "overlays": "none"}
+    run_folder(DarkSpotDetector(), photos, out=tmp_path / "all", threshold=0.4, **options)
+    run_folder(DarkSpotDetector(), photos, out=tmp_path / "all", **options)
+    assert written == [8, 8, 8, 8]
+    assert rows_of(tmp_path / "all") == before
+
+
+def test_a_file_that_goes_away_changes_only_its_part(photos: Path, tmp_path: Path, written):
+    options = {"object": "part", "good": KNOWN_GOOD, "overlays": "none", "out": tmp_path / "out"}
+    run_folder(DarkSpotDetector(), photos, **options)
+    (photos / "part-0002.png").unlink()
+    written.clear()
+    summary = run_folder(DarkSpotDetector(), photos, **options)
+    assert written == [8]
+    assert (summary.images, summary.missing) == (15, 1)
 
 
 def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_images(

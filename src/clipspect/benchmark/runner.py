@@ -33,10 +33,11 @@ from clipspect.benchmark.jobs import (
 from clipspect.benchmark.metrics import PixelCurve, scikit_learn
 from clipspect.benchmark.provenance import machine, peak_memory, versions
 from clipspect.benchmark.samples import Category
+from clipspect.config import make_reader
 from clipspect.data.loader import load_images
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
-from clipspect.loading import make_prompts, make_reader
+from clipspect.loading import make_prompts
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
 from clipspect.postprocess.maps import shrink_map

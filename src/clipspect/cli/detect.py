@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, print_rows, print_summary
 from clipspect.cli.profile import open_product
-from clipspect.cli.run import calibrate, load_detector, run_with_progress, score_one
+from clipspect.cli.run import calibrate, load_detector, load_exported, run_with_progress, score_one
 from clipspect.config import DetectorConfig
 from clipspect.data.find import scan_folder
 from clipspect.data.objects import read_objects
@@ -20,8 +20,12 @@ from clipspect.errors import UsageError
 from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clipspect.data.objects import ObjectTable
     from clipspect.detector import Detector
+    from clipspect.export.onnx_detector import OnnxDetector
+    from clipspect.postprocess.calibration import Calibration
     from clipspect.references import GoodImages
 
 EXIT_ANOMALIES = 1
@@ -64,6 +68,7 @@ def detect(
     engine: opt.EngineOption = opt.EngineName.local,
     address: opt.AddressOption = None,
     workers: opt.WorkersOption = None,
+    runtime: opt.RuntimeOption = opt.Runtime.torch,
 ) -> None:
     """Find anomalies on an image, or on every image of a folder.
 
@@ -83,14 +88,30 @@ def detect(
     if false_alarm_rate is not None and good is None:
         raise UsageError("--false-alarm-rate is about known-good images; add --good FOLDER")
     context: dict[str, Any] = {}
+    detector: Detector | OnnxDetector
+    calibrated: GoodImages | None = None
+    calibrations: Mapping[str, Calibration] = {}
     if profile is not None:
         _check_beside_profile(
             object=object, objects=objects, good=good, reference=reference, templates=templates
         )
+        if runtime is opt.Runtime.onnx:
+            raise UsageError(
+                "--runtime onnx reads what clipspect export --profile wrote; leave --profile out"
+            )
         product = open_product(profile, config)
         detector, calibrated, object = product.detector, product.good, product.profile.object
         if on_ray and detector.uses_sets:
             raise UsageError("with --engine ray profiles serve methods that score single images")
+    elif runtime is opt.Runtime.onnx:
+        if on_ray or (reference, templates, good, objects) != (None, None, None, None):
+            raise UsageError(
+                "--runtime onnx scores images one by one in this process: leave out --engine ray, --reference and"
+                " --templates, and give --good to clipspect export"
+            )
+        detector = load_exported(config)
+        object = object or detector.object
+        calibrations = detector.calibrations
     else:
         if objects is not None:
             _check_objects(place, on_ray=on_ray, object=object, reference=reference, templates=templates)
@@ -104,13 +125,15 @@ def detect(
         detector = load_detector(config)
         context = _references(detector, object, place, reference, templates, has_good=good is not None)
         calibrated = context.pop("good", None)
-    if good is not None:
-        if on_ray and detector.uses_sets:
-            raise UsageError(
-                "with --engine ray --good serves methods that score single images; use --method anoclip"
-            )
-        if objects is None:
-            calibrated = calibrate(detector, object, good, false_alarm_rate, context)
+        if good is not None:
+            if on_ray and detector.uses_sets:
+                raise UsageError(
+                    "with --engine ray --good serves methods that score single images; use --method anoclip"
+                )
+            if objects is None:
+                calibrated = calibrate(detector, object, good, false_alarm_rate, context)
+    if calibrated is not None:
+        calibrations = calibrated.calibrations
     if alone:
         flagged, failed = score_one(
             detector, place, object, calibrated, threshold, context, overlays, as_json
@@ -119,7 +142,7 @@ def detect(
         target = out or Path(f"{_name_of(source)}-results")
         options = {
             "out": target,
-            "calibrations": {} if calibrated is None else calibrated.calibrations,
+            "calibrations": calibrations,
             "threshold": threshold,
             "maps": maps.value,
             "masks": masks,
@@ -136,7 +159,7 @@ def detect(
             from clipspect.cli.ray import run_on_ray
 
             summary = run_on_ray(
-                detector,
+                cast("Detector", detector),
                 source,
                 object,
                 reference,
@@ -157,7 +180,7 @@ def detect(
                 **context,
             )
             if objects is not None:
-                known = _calibrate_objects(detector, table, good, false_alarm_rate)
+                known = _calibrate_objects(cast("Detector", detector), table, good, false_alarm_rate)
                 scoring = mixed_engine(detector, place, table, objects, known)
                 options["calibrations"] = scoring.calibrations()
             summary = run_with_progress(scoring, **options)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipspect.config import IMAGES, REFERENCES, DetectorConfig, fill_preset, spec_of
+from clipspect.config import IMAGES, MODEL, REFERENCES, DetectorConfig, fill_preset, spec_of
 
 
 class Maps(str, Enum):
@@ -37,6 +37,13 @@ class EngineName(str, Enum):
     ray = "ray"
 
 
+class Runtime(str, Enum):
+    """What runs the network."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
 class Overlays(str, Enum):
     """Which images get an overlay picture."""
 
@@ -59,12 +66,21 @@ SCALE = "Scale"
 ObjectOption = Annotated[
     str, typer.Option("--object", help="What is on the images, in plain words: 'metal nut'.")
 ]
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        "--runtime",
+        help="torch; or onnx: run a file of 'clipspect export' (--model FILE.onnx) in ONNX Runtime, without PyTorch.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 
 def _need_object(context: typer.Context, value: str | None) -> str | None:
     """Raise the parser's error where neither an object nor a profile is given."""
-    others = ("profile", "objects")
-    if value is None and not context.resilient_parsing and all(context.params.get(x) is None for x in others):
+    given = [context.params.get(name) for name in ("profile", "objects")]
+    is_exported = getattr(context.params.get("runtime"), "value", context.params.get("runtime")) == "onnx"
+    if value is None and not context.resilient_parsing and not is_exported and not any(given):
         raise typer.BadParameter("Missing option '--object': name what is on the images, or give a --profile")
     return value
 
@@ -73,7 +89,7 @@ OptionalObjectOption = Annotated[
     str | None,
     typer.Option(
         "--object",
-        help="What is on the images, in plain words: 'metal nut'. A profile has it.",
+        help="What is on the images, in plain words: 'metal nut'. A profile and an exported file have it.",
         show_default=False,
         callback=_need_object,
     ),

@@ -18,6 +18,7 @@ from clipspect.errors import ResultsError
 if TYPE_CHECKING:
     from clipspect.detection import Detection
     from clipspect.detector import Detector
+    from clipspect.export.onnx_detector import OnnxDetector
     from clipspect.references import GoodImages
     from clipspect.results.run import Engine, RunSummary
 
@@ -38,6 +39,13 @@ def load_detector(config: DetectorConfig) -> Detector:
         said = f"precision {detector.backbone.precision}: {detector.agreement}"
         console(stderr=True).print(said, style="dim", highlight=False, soft_wrap=True)
     return detector
+
+
+def load_exported(config: DetectorConfig) -> OnnxDetector:
+    """Load an exported file into ONNX Runtime; PyTorch is not imported."""
+    from clipspect.export.onnx_detector import OnnxDetector
+
+    return OnnxDetector.load(config)
 
 
 def calibrate(
@@ -66,7 +74,7 @@ def warn_left_out(calibrated: GoodImages) -> None:
 
 
 def score_one(
-    detector: Detector,
+    detector: Detector | OnnxDetector,
     source: Path,
     object: str,
     good: GoodImages | None,
@@ -76,7 +84,6 @@ def score_one(
     as_json: bool,
 ) -> tuple[int, int]:
     """Score one image; how many methods flagged it, and how many failed."""
-    from clipspect.results.export import detection_json
     from clipspect.results.outputs import short_name
 
     found: list[Detection] = [
@@ -91,7 +98,7 @@ def score_one(
                 message, style="bold red", highlight=False, markup=False, soft_wrap=True
             )
             if as_json:
-                print(json.dumps({**detection_json(detection), "overlay": None}))
+                _print_json(detection, None)
             failed += 1
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
@@ -100,14 +107,16 @@ def score_one(
         if overlay is not None and not _save(detection, overlay):
             overlay = None
         if as_json:
-            print(
-                json.dumps(
-                    {**detection_json(detection), "overlay": None if overlay is None else str(overlay)}
-                )
-            )
+            _print_json(detection, overlay)
         else:
             print_detection(detection, overlay)
     return sum(bool(d.flag) for d in found), failed
+
+
+def _print_json(detection: Detection, overlay: Path | None) -> None:
+    from clipspect.results.export import detection_json
+
+    print(json.dumps({**detection_json(detection), "overlay": None if overlay is None else str(overlay)}))
 
 
 def _save(detection: Detection, overlay: Path) -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from clipspect.backbones.pair import BackbonePair
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
+from clipspect.export.onnx_detector import CLASS_LOGIT, INPUT, KIND, LAYERS, MAP, RAW_MAP, RAW_SCORE, SCORE
+from clipspect.methods.scoring import enlarge_layers
 from clipspect.model import calibrated
 from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.verdict import describe
@@ -18,7 +20,6 @@ from clipspect.prompts import clean_object_name
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
 """Methods that score single images without training, which a static graph can represent."""
-INPUT, SCORE, MAP = "image", "score", "map"
 
 
 class ExportedDetector(nn.Module):
@@ -54,7 +55,7 @@ class ExportedDetector(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Score images.
 
         Args:
@@ -62,15 +63,31 @@ class ExportedDetector(nn.Module):
 
         Returns:
             (B,) image scores and (B, S, S) anomaly maps in [0, 1]: calibrated, with the threshold 0.5, where a
-            calibration was given, else the method's own.
+            calibration was given, else the method's own. Then what :class:`clipspect.export.onnx_detector.OnnxDetector`
+            reads beside them, named by :meth:`output_names`.
         """
+        return tuple(self._outputs(image).values())
+
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        size = self.backbone.image_size
+        with torch.inference_mode():
+            return list(self._outputs(torch.zeros(1, size, size, 3, dtype=torch.uint8)))
+
+    def _outputs(self, image: Tensor) -> dict[str, Tensor]:
         images = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         features = self.backbone.features(images, self.request)
         size = self.backbone.image_size
         scores = self.model.score(features, size=(size, size))[self.method.name]
-        if self.calibration is None:
-            return scores.image, scores.map
-        return calibrated(scores, self.calibration, (size, size))
+        outputs = {SCORE: scores.image, MAP: scores.map}
+        if self.calibration is not None:
+            score, map_ = calibrated(scores, self.calibration, (size, size))
+            outputs = {SCORE: score, MAP: map_, RAW_SCORE: scores.image, RAW_MAP: scores.map}
+        if scores.layers is not None:
+            outputs[LAYERS] = enlarge_layers(scores.layers)
+        if scores.class_logit is not None:
+            outputs[CLASS_LOGIT] = scores.class_logit
+        return outputs
 
 
 def metadata(detector: Detector, object: str, calibration: Calibration | None) -> dict[str, str]:
@@ -81,13 +98,17 @@ def metadata(detector: Detector, object: str, calibration: Calibration | None) -
     fit, settings = detector.reader.fit, detector.settings()
     kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
     described: dict[str, Any] = {
-        "kind": "clipspect.export.1",
+        "kind": KIND,
         "object": clean_object_name(object),
         **{key: settings[key] for key in kept},
         "input": f"{INPUT}: uint8 RGB, (batch, {fit.size}, {fit.size}, 3)",
         "outputs": f"{SCORE}: (batch,); {MAP}: (batch, {fit.size}, {fit.size}); both in [0, 1]",
         "resize": f"{fit.interpolation} (Pillow's), {fit.aspect}",
+        "settings": settings,
     }
+    level = detector.backbone.levels.get(detector.methods[0].name)
+    if level is not None:
+        described["level"] = level.to_dict()
     if calibration is not None:
         described |= {
             "threshold": calibration.score_threshold,

@@ -22,7 +22,8 @@ from torch import nn
 
 from clipspect.detector import Detector
 from clipspect.errors import ResultsError, UsageError
-from clipspect.export.exported_model import INPUT, MAP, SCORE, ExportedDetector, metadata
+from clipspect.export.exported_model import ExportedDetector, metadata
+from clipspect.export.onnx_detector import INPUT, MAP, SCORE
 from clipspect.postprocess.agreement import MIN_AGREEMENT, MapAgreement, compare_maps
 from clipspect.postprocess.calibration import Calibration
 
@@ -116,7 +117,7 @@ def write_onnx(network: ExportedDetector, path: Path, described: Mapping[str, st
             verbose=False,
             opset_version=_OPSET,
             input_names=[INPUT],
-            output_names=[SCORE, MAP],
+            output_names=network.output_names(),
             dynamic_shapes=({0: batch},),
         )
     assert program is not None
@@ -221,7 +222,7 @@ def _compare(
     found: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> MapAgreement:
     with torch.inference_mode():
-        scores, maps = network(torch.from_numpy(images))
+        scores, maps = network(torch.from_numpy(images))[:2]
     # Calibrated maps are 0 over large areas, where ranks reflect only rounding errors.
     exact, rough = (np.round(one, 5) if network.calibration else one for one in (maps.numpy(), found[1]))
     return compare_maps(exact, rough, scores.numpy(), found[0])

@@ -6,8 +6,8 @@ Beyond the papers (docs/methods.md §8): the dual-image idea with all unlabelled
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +17,7 @@ from clipspect.backbones.features import Features
 from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.joint import JointMethod, References, SetState
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.repeated import link_images, repeated_images
@@ -31,10 +32,16 @@ from clipspect.methods.set_scoring import (
 )
 from clipspect.methods.visual import (
     map_images,
+    mutual_distances,
     nearest_distances,
     non_self_indices,
     normalize_tokens,
 )
+
+Compare = Callable[[int], Tensor]
+"""Function that returns the (N,) distances of the patches of an image of the batch."""
+_MUTUAL_DISTANCES = 1 << 26
+"""Most distances of all pairs of images kept at once, 256 MiB; beyond it every image is compared on its own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class SetReferences(References):
     """(block's place, degree) → (M, K, D) unit tokens; empty where several degrees would multiply the memory."""
     indices: Mapping[tuple[int, int], PatchIndex]
     """(block's place, degree) → index; empty where images are compared exactly."""
+    searches: Mapping[tuple[int, int], FastSearch] = field(default_factory=dict)
+    """(block's place, degree) → fast search; empty unless the method asks for it."""
     left_out: frozenset[int] = frozenset()
     """Numbers of references that share a repeated pattern and are no references."""
 
@@ -79,6 +88,9 @@ class Mutual(JointMethod):
     """Share of each image's patches, those the language score calls most abnormal, that serve nobody as reference."""
     exact_limit: int = 128
     """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
+    search: Literal["exact", "fast"] = "exact"
+    """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
+    dimensions among at most 32,768, then measures their distances exactly (docs/speed.md)."""
     degrees: str = "1"
     """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
     all degrees are averaged. The time grows with their number."""
@@ -103,6 +115,7 @@ class Mutual(JointMethod):
         check_choice("rounding", self.rounding, ("up", "down"))
         check_choice("distance", self.distance, ("cosine", "euclidean"))
         check_choice("repeated", self.repeated, ("keep", "leave-out"))
+        check_choice("search", self.search, ("exact", "fast"))
         for what in ("degrees", "image_degrees", "rescoring"):
             numbers = parse_numbers(what, getattr(self, what))
             if what != "rescoring" and any(n % 2 == 0 for n in numbers):
@@ -147,12 +160,18 @@ class Mutual(JointMethod):
         compared = SetReferences(references.sources, len(references), from_pool, patches, kept, {}, {})
         degrees = sorted({*self.map_degrees, *self.score_degrees})
         keys = [(place, degree) for place in range(len(patches)) for degree in degrees]
-        if len(references) > self.exact_limit:
-            if self.repeated == "leave-out" and from_pool:
-                raise UsageError(
-                    f"repeated=leave-out compares all {len(references)} images exactly; raise exact_limit"
-                    f" ({self.exact_limit}) or lower the set size"
-                )
+        is_exact = self.search == "exact" and len(references) <= self.exact_limit
+        if self.repeated == "leave-out" and from_pool and not is_exact:
+            raise UsageError(
+                f"repeated=leave-out compares all {len(references)} images exactly; use search=exact, and raise"
+                f" exact_limit ({self.exact_limit}) or lower the set size"
+            )
+        if self.search == "fast":
+            searches = {
+                key: FastSearch.fit(self._reference_tokens(compared, key), references.sources) for key in keys
+            }
+            return replace(compared, searches=searches)
+        if not is_exact:
             indices = {key: PatchIndex(self._reference_tokens(compared, key)) for key in keys}
             return replace(compared, indices=indices)
         if self.repeated == "leave-out" and from_pool:
@@ -227,16 +246,20 @@ class Mutual(JointMethod):
     ) -> Tensor:
         """(B, H, W) visual map of one degree, mean over blocks. One block's references are in memory at a time."""
         allowed = self.allowed(features, context, compared)
+        is_pool = compared.from_pool and list(context.pool_index) == list(range(compared.count))
         maps = []
         for place, patches in enumerate(self.visual_patches(features)):
             tokens = self.tokens_of(patches, degree)
             key = (place, degree)
-            if compared.indices:
-                maps.append(map_images(self._indexed(tokens, compared, key, allowed), features.image))
+            if compared.searches:
+                compare = self._searched(tokens, compared.searches[key], allowed)
+            elif compared.indices:
+                compare = self._indexed(tokens, compared, key, allowed)
             else:
                 known = compared.tokens.get(key)
                 known = self._reference_tokens(compared, key) if known is None else known
-                maps.append(map_images(self._exact(tokens, known, allowed), features.image))
+                compare = self._exact(tokens, known, allowed, mutual=is_pool)
+            maps.append(map_images(compare, features.image))
         return torch.stack(maps).mean(0).reshape(-1, *features.grid)
 
     def tokens_of(self, patches: Tensor, degree: int) -> Tensor:
@@ -278,19 +301,35 @@ class Mutual(JointMethod):
             return tokens
         return tokens.gather(1, compared.kept[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
-    def _exact(self, tokens: Tensor, known: Tensor, allowed: list[list[int]]) -> Any:
+    def _exact(self, tokens: Tensor, known: Tensor, allowed: list[list[int]], *, mutual: bool) -> Compare:
+        """Compare with all patches; of a whole pool, each pair of images is multiplied once."""
+        mutual = mutual and tokens.device.type == "cpu" and tokens.shape == known.shape
+        fits = len(tokens) * tokens.shape[0] * tokens.shape[1] <= _MUTUAL_DISTANCES
+        all_pairs = mutual_distances(tokens) if mutual and fits else None
+
         def compare(i: int) -> Tensor:
             rows = allowed[i]
             if not rows:  # the row's note says that no other image was there
                 return tokens.new_zeros(tokens.shape[1])
-            distances = nearest_distances(tokens[i], known if len(rows) == len(known) else known[rows])
+            distances = nearest_distances(tokens[i], known, rows) if all_pairs is None else all_pairs[i, rows]
             return lowest_mean(self._scaled(distances), self._count(len(rows)))
+
+        return compare
+
+    def _searched(self, tokens: Tensor, search: FastSearch, allowed: list[list[int]]) -> Compare:
+        euclidean = self.distance == "euclidean"
+
+        def compare(i: int) -> Tensor:
+            rows = allowed[i]
+            if not rows:
+                return tokens.new_zeros(tokens.shape[1])
+            return search.lowest_mean(tokens[i], rows, self._count(len(rows)), euclidean=euclidean)
 
         return compare
 
     def _indexed(
         self, tokens: Tensor, compared: SetReferences, key: tuple[int, int], allowed: list[list[int]]
-    ) -> Any:
+    ) -> Compare:
         def compare(i: int) -> Tensor:
             rows = allowed[i]
             if not rows:

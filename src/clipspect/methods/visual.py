@@ -19,7 +19,8 @@ from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import Features
 from clipspect.backbones.sources import Sources
 
-_COSINES_AT_ONCE = 1 << 22  # 16 MiB of float32 per worker
+_COSINES_AT_ONCE = 1 << 20  # 4 MiB of float32 per worker, so that a product is read again from the cache
+_COSINES_AT_ONCE_ON_GPU = 1 << 24
 ONLY_ITSELF = "its only reference is the image itself or a copy of it, so nothing visual could be compared"
 """The note of a row whose visual map is zero because no other image is available."""
 
@@ -29,23 +30,64 @@ def normalize_tokens(patches: Tensor) -> Tensor:
     return F.normalize(patches.flatten(1, -2), dim=-1)
 
 
-def nearest_distances(tokens: Tensor, references: Tensor) -> Tensor:
+def nearest_distances(tokens: Tensor, references: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     """Return the distance of each patch of one image to the nearest patch of each reference image.
 
     Args:
         tokens: (N, D) unit.
-        references: (K, R, D) unit: K images of R patches.
+        references: (M, R, D) unit: M images of R patches.
+        rows: the K reference images to compare with; None = all M.
 
     Returns:
         (K, N) in [0, 1].
     """
-    count, length, dim = references.shape
-    images_at_once = max(_COSINES_AT_ONCE // (len(tokens) * length), 1)
+    rows = range(len(references)) if rows is None else rows
+    if not rows:
+        return tokens.new_zeros(0, len(tokens))
+    length, dim = references.shape[1:]
+    at_once = max(cosines_at_once(tokens) // (len(tokens) * length), 1)
     nearest = [
         linear(tokens, part.reshape(-1, dim)).reshape(len(tokens), len(part), length).amax(2).T
-        for part in torch.split(references, images_at_once)
+        for part in (take_rows(references, rows[i : i + at_once]) for i in range(0, len(rows), at_once))
     ]
-    return ((1 - torch.cat(nearest)) / 2).clamp(0, 1) if count else tokens.new_zeros(0, len(tokens))
+    return ((1 - torch.cat(nearest)) / 2).clamp(0, 1)
+
+
+def mutual_distances(tokens: Tensor) -> Tensor:
+    """Return the distance of each patch to the nearest patch of each image of a set; each pair is multiplied once.
+
+    Args:
+        tokens: (M, N, D) unit tokens of the set.
+
+    Returns:
+        (M, M, N): [i, j, n] is the distance of patch n of image i to image j ≠ i; ½ where i = j.
+    """
+    count, length = tokens.shape[:2]
+    distances = tokens.new_zeros(count, count, length)
+
+    def compare(images: Sequence[int]) -> None:
+        with torch.inference_mode():
+            for i in images:
+                for j in range(i + 1, count):
+                    cosines = linear(tokens[i], tokens[j])
+                    distances[i, j] = cosines.amax(1)
+                    distances[j, i] = cosines.amax(0)
+
+    # Image i has count − 1 − i partners: long and short ones alternate, so that the shares of the threads are equal.
+    order = [i for pair in zip(range(count), reversed(range(count)), strict=True) for i in pair][:count]
+    parallel_map(compare, order, tokens.device)
+    return distances.neg_().add_(1).div_(2).clamp_(0, 1)
+
+
+def cosines_at_once(tokens: Tensor) -> int:
+    """Return the number of cosines that one matmul makes, which bounds memory."""
+    return _COSINES_AT_ONCE if tokens.device.type == "cpu" else _COSINES_AT_ONCE_ON_GPU
+
+
+def take_rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some rows of a tensor; a view where they are consecutive."""
+    consecutive = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+    return values[rows[0] : rows[0] + len(rows)] if consecutive else values[list(rows)]
 
 
 def map_images(compare: Callable[[int], Tensor], images: Tensor) -> Tensor:

@@ -104,13 +104,13 @@ def region_mask(
 
 def _grow(values: NDArray[np.float64], calibration: Calibration) -> tuple[NDArray[Any], dict[int, Any]]:
     """Labeled components at the growing level, and the slices of those that contain a seed."""
-    from scipy import ndimage
-
     chosen = threshold_of(calibration)
-    if chosen is None:
-        return np.zeros(values.shape, int), {}
     # Compared as scores, like the verdict, so that rounding cannot part the two.
-    seeds = calibration.probability(values) >= chosen
+    seeds = None if chosen is None else calibration.probability(values) >= chosen
+    if chosen is None or seeds is None or not seeds.any():
+        return np.zeros(values.shape, int), {}
+    from scipy import ndimage  # a third of a second, which an image without regions does not need
+
     threshold = calibration.value(chosen)
     level = calibration.base + GROW_FROM * (threshold - calibration.base)
     touching = np.ones((3, 3))

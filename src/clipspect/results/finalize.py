@@ -37,8 +37,21 @@ from clipspect.results.rows import (
     summary_of,
 )
 from clipspect.results.schema import LIGHT_COLUMNS, SUMMARY_COLUMNS
-from clipspect.results.store import CSV, MAPS, MASKS, OVERLAYS, REPORT, ResultStore, iterate_rows, read_rows
+from clipspect.results.store import (
+    CSV,
+    MAPS,
+    MASKS,
+    OVERLAYS,
+    REPORT,
+    ResultStore,
+    digest_of,
+    iterate_rows,
+    judged_by,
+    read_rows,
+)
 
+DRAWN_COLUMNS = (*LIGHT_COLUMNS, "class_logit", "layers", "map_height", "map_width")
+"""Columns that overlays and maps are made of."""
 OVERLAY_SIDE = 1600
 OVERLAY_THREADS = 4
 
@@ -100,10 +113,8 @@ def finish_run(
     from clipspect.results.report import write_report
 
     methods = list(store.manifest["settings"]["methods"])
-    judged = _all_calibrations(store.out, methods, calibrations, present)
-    if threshold is not None:
-        check_threshold(threshold)
-        judged = {m: replace(one, score_threshold=threshold) for m, one in judged.items()}
+    found = _all_calibrations(store.out, methods, calibrations, present)
+    judged = at_thresholds(found, threshold)
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
     for name in (
         OVERLAYS,
@@ -125,12 +136,9 @@ def finish_run(
     verdicts: Counter[str] = Counter()
     errors: dict[str, str] = {}
     warnings: dict[str, None] = {}  # a set in order of appearance
+    draws = masks or maps != "none" or (overlays != "none" and pixels is not None)
     for part in store.parts():
-        part_rows = read_rows(part)
-        judge_rows(part_rows, judged)
-        for row in part_rows:
-            row["missing"] = present is not None and row["path"] not in present
-        store.write_part(part, part_rows)
+        part_rows = _judged_rows(store, part, judged, present, with_layers=draws)
         missing |= {row["path"] for row in part_rows if row["missing"]}
         undrawn = 0
         for row, drawn in prefetch(
@@ -175,6 +183,42 @@ def finish_run(
         report=write_report(store.out) if report else None,
         csv=_write_csv(store.out) if csv else None,
     )
+
+
+def at_thresholds(
+    calibrations: Mapping[str, Calibration], threshold: float | None
+) -> Mapping[str, Calibration]:
+    """Return the calibrations with a threshold chosen by the user, or as they are. Raises UsageError."""
+    if threshold is None:
+        return calibrations
+    check_threshold(threshold)
+    return {m: replace(one, score_threshold=threshold) for m, one in calibrations.items()}
+
+
+def _judged_rows(
+    store: ResultStore,
+    part: Path,
+    judged: Mapping[str, Calibration],
+    present: Collection[str] | None,
+    *,
+    with_layers: bool,
+) -> list[dict[str, Any]]:
+    """Return the rows of a part with their verdicts; the part is written again only where they change."""
+
+    def is_missing(row: Mapping[str, Any]) -> bool:
+        return present is not None and row["path"] not in present
+
+    digest = digest_of(judged)
+    if judged_by(part) == digest:
+        rows = read_rows(part, DRAWN_COLUMNS if with_layers else LIGHT_COLUMNS)
+        if all(row["missing"] == is_missing(row) for row in rows):
+            return rows
+    rows = read_rows(part)
+    judge_rows(rows, judged)
+    for row in rows:
+        row["missing"] = is_missing(row)
+    store.write_part(part, rows, digest)
+    return rows
 
 
 def _count(names: Collection[str]) -> str:

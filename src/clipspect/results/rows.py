@@ -144,9 +144,11 @@ def calibration_of(calibrations: Mapping[str, Calibration], row: Mapping[str, An
 
 
 def judge_rows(rows: Sequence[dict[str, Any]], calibrations: Mapping[str, Calibration]) -> None:
-    """Set score, verdict and regions of rows in place, each by the calibration of its method."""
+    """Set score, verdict and regions of rows in place, each by the calibration of its method, where there is one."""
     for row in rows:
-        judge_row(row, calibration_of(calibrations, row))
+        own = calibrations.get(calibration_key(row["method"], row["object"]), calibrations.get(row["method"]))
+        if own is not None:
+            judge_row(row, own)
 
 
 def light_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ SHOWN_ERRORS = 20
 class DetectorLike(Protocol):
     """Detector interface that a run needs."""
 
-    config: DetectorConfig
+    @property
+    def config(self) -> DetectorConfig:
+        """Return the options it was loaded with."""
 
     def settings(self) -> dict[str, Any]:
         """Return everything that could change a score as JSON, including the fingerprint of the weights."""
@@ -294,7 +296,7 @@ def run_engine(
     Raises UsageError (nothing to score), ResultsError (``out`` not writable or of another run), and the detector's
     exceptions; rows written until then are kept.
     """
-    from clipspect.results.finalize import finish_run
+    from clipspect.results.finalize import at_thresholds, finish_run
 
     started = time.monotonic()
     images = engine.images()
@@ -306,6 +308,8 @@ def run_engine(
         report_progress(Progress(what, done, total, 0, 0, ""))
 
     with ResultStore(out, settings, overwrite=overwrite, config=engine.config()) as store:
+        if calibrations and set(methods) <= calibrations.keys():
+            store.calibrations = at_thresholds({m: calibrations[m] for m in methods}, threshold)
         pending = _pending(store, engine, images)
         kept = len(images) - len(pending)
         failed = 0

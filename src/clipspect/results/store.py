@@ -10,6 +10,7 @@ A part is written to a temporary file, synchronized and renamed, so readers only
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -22,8 +23,9 @@ from typing import Any, Self
 import clipspect
 from clipspect.data.find import MANIFEST, RESULTS_MARKER, is_results_folder
 from clipspect.errors import ResultsError
+from clipspect.postprocess.calibration import Calibration
 from clipspect.results.files import STAGING, RunLock, results_errors, write_whole
-from clipspect.results.rows import row_path, upgrade_row
+from clipspect.results.rows import judge_rows, row_path, upgrade_row
 from clipspect.results.schema import arrow_schema
 
 SCHEMA_VERSION = 3
@@ -36,6 +38,8 @@ REPORT = "report.html"
 CSV = "detections.csv"
 OWNED = (DETECTIONS, OVERLAYS, MAPS, MASKS, REPORT, CSV)
 """Everything a run writes besides its manifest, and everything that ``overwrite`` removes."""
+JUDGED_BY = "clipspect.judged_by"
+"""Key of a part's metadata: digest of the calibrations that gave the verdicts of its rows."""
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 1.0
 PARTS_TO_DOUBLE = 64
@@ -80,6 +84,8 @@ class ResultStore:
         self._config = config
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
         self._rows: list[dict[str, Any]] = []
+        self.calibrations: Mapping[str, Calibration] = {}
+        """Method → calibration where it is known before scoring; rows are then judged as they are written."""
         self._flushed_at = time.monotonic()
         self._check_ours()
         self._lock = RunLock(out)
@@ -136,7 +142,9 @@ class ResultStore:
     def flush(self) -> None:
         """Write the waiting rows as a new part. Raises ResultsError and keeps the rows waiting."""
         if self._rows:
-            self.write_part(self.out / DETECTIONS / f"part-{self._next_part:06d}.parquet", self._rows)
+            part = self.out / DETECTIONS / f"part-{self._next_part:06d}.parquet"
+            judge_rows(self._rows, self.calibrations)
+            self.write_part(part, self._rows, digest_of(self.calibrations) if self.calibrations else None)
             self._next_part += 1
             self._rows = []
         self._flushed_at = time.monotonic()
@@ -145,8 +153,14 @@ class ResultStore:
         """Return the parts on disk, in write order."""
         return sorted((self.out / DETECTIONS).glob("part-*.parquet"))
 
-    def write_part(self, part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write or replace a part atomically. Raises ResultsError."""
+    def write_part(self, part: Path, rows: Sequence[Mapping[str, Any]], judged_by: str | None = None) -> None:
+        """Write or replace a part atomically. Raises ResultsError.
+
+        Args:
+            part: path of the part.
+            rows: of the part.
+            judged_by: digest of the calibrations that gave the rows' verdicts; kept in the part.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -155,6 +169,8 @@ class ResultStore:
         # encode in memory first (a few MB), so that a full disk raises a plain OSError
         buffer = pa.BufferOutputStream()
         table = pa.Table.from_pylist(list(rows), schema=arrow_schema())
+        if judged_by is not None:
+            table = table.replace_schema_metadata({JUDGED_BY: judged_by})
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_whole(self.out, part, buffer.getvalue())
 
@@ -315,6 +331,25 @@ def read_rows(part: Path, columns: Sequence[str] | None = None) -> list[dict[str
 
 _OLD_COLUMNS = ("score", "map", "map_height", "map_width")
 """Columns that the upgrade of a version 2 row reads."""
+
+
+def digest_of(calibrations: Mapping[str, Calibration]) -> str:
+    """Return a hash of what verdicts depend on besides the rows: calibrations, and the version that applies them."""
+    values = {method: one.to_dict() for method, one in calibrations.items()}
+    text = json.dumps([clipspect.__version__, values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def judged_by(part: Path) -> str | None:
+    """Return the digest of the calibrations that gave a part's verdicts; None where it is unknown. Reads the footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = (pq.read_schema(part).metadata or {}).get(JUDGED_BY.encode())
+    except (OSError, pa.ArrowException):
+        return None  # reading the rows raises the error
+    return None if stored is None else str(stored.decode())
 
 
 def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,86 @@
+"""Time one image from the shell: ``clipspect detect part.jpg`` with PyTorch, and an exported file in ONNX Runtime.
+
+    python benchmarks/start_up.py --out benchmarks/results/start_up.json --page docs/speed.md
+
+Each command runs in a new process, in turns; the first round fills caches and is not counted. ``seconds`` is the wall
+time and ``cpu`` the processor time of the process and its threads: the fairer figure on a machine with other load.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from clipspect.benchmark.provenance import provenance
+from clipspect.demo import DEMO_IMAGES
+from pages import replace_between
+
+START, END = "<!-- start-up -->", "<!-- end of start-up -->"
+OBJECT = "metal bracket"
+
+
+def run(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Return wall and processor seconds of a Python process."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--page", type=Path, help="documentation page whose table is replaced")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    photo = str(sorted(DEMO_IMAGES.glob("*crack*"))[0])
+    detect = ["-m", "clipspect", "detect", photo, "--overlays", "none"]
+    taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        # Compiled modules are kept, as in an installed package.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        exported = f"{folder}/bracket.onnx"
+        export = ["-m", "clipspect", "export", "--object", OBJECT, "-o", exported]
+        subprocess.run([sys.executable, *export], check=True, capture_output=True)
+        commands = {
+            "python": ["-c", "pass"],
+            "import torch": ["-c", "import torch"],
+            "clipspect --help": ["-m", "clipspect", "--help"],
+            "clipspect detect part.jpg": [*detect, "--object", OBJECT],
+            "clipspect detect part.jpg --runtime onnx": [*detect, "--runtime", "onnx", "--model", exported],
+        }
+        for _ in range(arguments.rounds + 1):
+            for name, words in commands.items():
+                taken[name].append(run(words, environment))
+    rows: list[dict[str, Any]] = [
+        {"name": name, "seconds": median(w for w, _ in each[1:]), "cpu": median(c for _, c in each[1:])}
+        for name, each in taken.items()
+    ]
+    about = {**provenance("python benchmarks/start_up.py"), "model": "tiny", "rounds": arguments.rounds}
+    arguments.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    table = ["| command | seconds | processor seconds |", "|---|---:|---:|"]
+    table += [f"| `{row['name']}` | {row['seconds']:.2f} | {row['cpu']:.2f} |" for row in rows]
+    table += ["", ", ".join(f"{key}: {value}" for key, value in about.items())]
+    print("\n".join(table))
+    if arguments.page:
+        replace_between(arguments.page, START, END, "\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""From the scores of an image's tiles to its Detection. NumPy only, shared by PyTorch and exported networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipspect.data.loader import LoadedImage
+from clipspect.data.prepare import ImageLoader, PreparedImage
+from clipspect.detection import Detection, only_inside
+from clipspect.errors import ImageError
+from clipspect.postprocess.maps import shrink_layer
+
+RANDOM_WEIGHTS = "random weights: a control, not a result"
+
+
+@dataclass(frozen=True)
+class TileScores:
+    """Scores of the n tiles of one image."""
+
+    image: NDArray[np.float32]
+    """(n,) the method's own image scores in [0, 1]."""
+    map: NDArray[np.float32]
+    """(n, S, S) the method's own maps in [0, 1]."""
+    layers: NDArray[np.float32] | None
+    """(n, K, h, w) log-odds layers, enlarged from the patch grid; None = from ``map``."""
+    class_logit: NDArray[np.float32] | None
+    """(n,) log-odds of the class token's text score; None if the method has none."""
+
+
+def make_detection(
+    loaded: LoadedImage,
+    scores: TileScores | None,
+    reader: ImageLoader,
+    *,
+    seconds: float,
+    warnings: tuple[str, ...],
+    common: Mapping[str, Any],
+) -> Detection:
+    """Stitch the tiles of one image.
+
+    Args:
+        loaded: the image, or its error.
+        scores: of its tiles; None where it could not be read.
+        reader: knows how the tiles were cut.
+        seconds: per image.
+        warnings: for the user.
+        common: other fields of the Detection: object, method, model, weights and calibration.
+    """
+    image = loaded.image
+    common = {
+        "path": loaded.name,
+        "content_hash": image.content_hash if image else loaded.content_hash,
+        "width": image.width if image else 0,
+        "height": image.height if image else 0,
+        "warnings": warnings,
+        **common,
+    }
+    if image is None or scores is None:
+        reason = loaded.error.reason if isinstance(loaded.error, ImageError) else str(loaded.error)
+    elif np.isfinite(scores.map).all() and np.isfinite(scores.image).all():
+        logits = scores.class_logit
+        made = Detection(
+            raw_score=reader.aggregate_scores(scores.image),
+            score_map=reader.stitch_tiles(image, scores.map),
+            layers=None if scores.layers is None else _stitch_layers(scores.layers, image, reader),
+            class_logit=None if logits is None else reader.aggregate_scores(logits),
+            seconds=seconds,
+            thumbnail=image.thumbnail,
+            pixels=image.pixels,
+            **common,
+        )
+        if reader.roi is None:
+            return made
+        try:
+            return only_inside(made, reader.roi.of_image(loaded.name, image.height, image.width))
+        except ImageError as error:
+            reason = error.reason
+    else:
+        reason = f"{common['method']} gave scores that are not numbers; the weights may be damaged"
+    return Detection(
+        raw_score=float("nan"),
+        score_map=None,
+        seconds=perf_counter() - loaded.started,
+        error=reason,
+        **common,
+    )
+
+
+def _stitch_layers(
+    layers: NDArray[np.float32], image: PreparedImage, reader: ImageLoader
+) -> NDArray[np.float16]:
+    """(K, h, w) log-odds layers over the whole image, as they are stored."""
+    stitched = [shrink_layer(reader.stitch_tiles(image, layers[:, k])) for k in range(layers.shape[1])]
+    return np.stack(stitched).astype(np.float16)
