@@ -58,7 +58,7 @@ class PictureReader:
                 settings.get("bit_depth"), None if window is None else (window[0], window[1])
             ),
         }
-        self._templates = self._find_templates((manifest.get("config") or {}).get("templates"))
+        self._templates = self._find_templates(manifest.get("templates"))
         self._calibrations, self._full, self._large = calibrations, full, large
 
     def pictures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

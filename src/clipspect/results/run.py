@@ -176,12 +176,14 @@ class LocalEngine:
         }
 
     def config(self) -> Mapping[str, Any]:
-        """Return the detector's options, and the folder of templates for the report."""
+        """Return the detector's options."""
+        return self.detector.config.to_dict()
+
+    @property
+    def template_folder(self) -> str | None:
+        """Return the folder of the images' own references, which the report shows."""
         folder = getattr(self.templates, "folder", None)
-        return {
-            **self.detector.config.to_dict(),
-            "templates": None if folder is None else row_path(str(folder.resolve())),
-        }
+        return None if folder is None else row_path(str(folder.resolve()))
 
     def images(self) -> Sequence[str]:
         """Return all images, sorted by path."""
@@ -310,6 +312,7 @@ def run_engine(
     with ResultStore(out, settings, overwrite=overwrite, config=engine.config()) as store:
         if calibrations and set(methods) <= calibrations.keys():
             store.calibrations = at_thresholds({m: calibrations[m] for m in methods}, threshold)
+        store.update_manifest(templates=getattr(engine, "template_folder", None))
         pending = _pending(store, engine, images)
         kept = len(images) - len(pending)
         failed = 0
