@@ -312,7 +312,8 @@ def run_engine(
     with ResultStore(out, settings, overwrite=overwrite, config=engine.config()) as store:
         if calibrations and set(methods) <= calibrations.keys():
             store.calibrations = at_thresholds({m: calibrations[m] for m in methods}, threshold)
-        store.update_manifest(templates=getattr(engine, "template_folder", None))
+        if (folder := getattr(engine, "template_folder", None)) is not None:
+            store.update_manifest(templates=folder)
         pending = _pending(store, engine, images)
         kept = len(images) - len(pending)
         failed = 0
