@@ -254,6 +254,7 @@ def test_a_reference_stands_beside_the_result_and_recommends_a_method_that_looks
     assert "it compares with your known-good images" in page.inner_text("#method-about")
     page.fill("#object", "plate")
     assert "1 image with dual-image" in press(page)
+    assert "1 known-good image: no threshold can be estimated" in page.inner_text(".results")
     captions = page.locator("#pair figcaption").all_inner_texts()
     assert captions == ["Image", "Heat and regions", "Reference"]
     _, result, reference = page.evaluate(

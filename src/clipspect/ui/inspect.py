@@ -90,7 +90,8 @@ def inspect_lines(engine: Engine, wanted: Inspection, default_model: str) -> Asy
             step(progress.stage, progress.count, progress.total)
         step("drawing the results", 0, 0)
         seconds = perf_counter() - started
-        return {"result": view_data(progress.detections, methods, inquiry.images, seconds)}
+        good = len(wanted.references)
+        return {"result": view_data(progress.detections, methods, inquiry.images, seconds, good)}
 
     return _lines(work)
 
