@@ -13,7 +13,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipspect.errors import ClipspectError
-from clipspect.product import create_profile
 from clipspect.profile import read_profile
 from clipspect.server.engine import Engine, InspectRequest
 from clipspect.server.errors import internal_error, service_error
@@ -100,6 +99,8 @@ def profile_lines(engine: Engine, wanted: NewProfile, default_model: str) -> Asy
     """Yield JSON lines of a new profile; the result is its contents as base64."""
 
     def work(step: Step) -> dict[str, Any]:
+        from clipspect.product import create_profile  # imports torch, which the page does not wait for
+
         detector = engine.detector(tuple(dict.fromkeys(wanted.methods)), wanted.model or default_model)
         with engine.alone():
             profile, _ = create_profile(detector, wanted.images, wanted.object, wanted.name, on_step=step)
