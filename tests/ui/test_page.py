@@ -254,6 +254,7 @@ def test_a_reference_stands_beside_the_result_and_recommends_a_method_that_looks
     assert "it compares with your known-good images" in page.inner_text("#method-about")
     page.fill("#object", "plate")
     assert "1 image with dual-image" in press(page)
+    assert "1 known-good image: no threshold can be estimated" in page.inner_text(".results")
     captions = page.locator("#pair figcaption").all_inner_texts()
     assert captions == ["Image", "Heat and regions", "Reference"]
     _, result, reference = page.evaluate(
@@ -288,6 +289,45 @@ def test_three_known_good_images_give_a_threshold_and_a_verdict(open_page, tmp_p
     assert {"Clean", "Flagged"} & set(page.inner_text(".aside").split())
     assert "Threshold from 3 known-good images" in page.inner_text(".results")
     assert page.locator("#which-reference option").count() == 3
+
+
+def test_a_profile_is_saved_and_judges_as_the_known_good_images_did(open_page, pictures, tmp_path):
+    page = open_page()
+    give(page, "images", pictures)
+    give(page, "good", good_images(tmp_path, 4))
+    page.fill("#object", "Steel Plate")
+    press(page)
+    table = download(page, "save-table", tmp_path / "before.csv").read_text("utf-8-sig")
+    assert page.input_value("#profile-name") == "steel-plate"
+    with page.expect_download() as got:
+        page.click("#save-profile")
+    assert got.value.suggested_filename == "steel-plate.clipspect"
+    got.value.save_as(tmp_path / "steel-plate.clipspect")
+    page.reload()
+    page.wait_for_selector("#method")
+    give(page, "images", pictures)
+    page.set_input_files(".pick-profile", tmp_path / "steel-plate.clipspect")
+    page.wait_for_selector("#profile .chosen")
+    assert page.locator("#good, #object, #method").count() == 0, "the profile gives them"
+    assert "with the profile steel-plate.clipspect" in press(page)
+    after = download(page, "save-table", tmp_path / "after.csv").read_text("utf-8-sig")
+    read = [list(csv.DictReader(text.splitlines())) for text in (table, after)]
+    assert [row["verdict"] for row in read[1]] == [row["verdict"] for row in read[0]]
+    assert [float(row["score"]) for row in read[1]] == pytest.approx(
+        [float(r["score"]) for r in read[0]], abs=1e-5
+    )
+    page.click("#profile-clear")
+    assert page.locator("#object").count() == 1
+
+
+def test_a_file_that_is_no_profile_is_refused(open_page, pictures, tmp_path):
+    (tmp_path / "wrong.clipspect").write_bytes(b"PK nothing")
+    page = open_page()
+    give(page, "images", pictures[:1])
+    page.set_input_files(".pick-profile", tmp_path / "wrong.clipspect")
+    page.click("#inspect")
+    page.wait_for_selector("#form-error")
+    assert "profile" in page.inner_text("#form-error")
 
 
 def test_on_a_phone_the_page_moves_to_what_it_says_and_found(open_page, pictures):

@@ -209,10 +209,13 @@ class Engine:
                 found.append(product_info(self.products.find(name)))
         return found
 
-    def inspect(self, inquiry: InspectRequest, on_step: Step | None = None) -> Iterator[Progress]:
+    def inspect(
+        self, inquiry: InspectRequest, on_step: Step | None = None, product: Product | None = None
+    ) -> Iterator[Progress]:
         """Answer one request, yielding each step; the last Progress is ``done`` and holds every detection.
 
         ``on_step`` is called while references and images of a set are encoded. An exception of it ends the request.
+        A ``product`` gives object, methods, model, references and thresholds in place of the request's.
 
         Raises ClipspectError for an invalid request. An image that cannot be scored is a detection with an error.
         """
@@ -224,25 +227,28 @@ class Engine:
         ) -> Progress:
             return Progress(message, tuple(found), perf_counter() - started, done, stage, scored, total)
 
-        model, count, each = inquiry.model, len(inquiry.images), len(inquiry.methods)
+        model, count = inquiry.model, len(inquiry.images)
         images = "1 image" if count == 1 else f"{count} images"
-        how = f"with {' and '.join(inquiry.methods)} on {model}"
-        object_name = clean_object_name(inquiry.object)
-        if model in self.models and model not in self._loaded:
+        given_name = inquiry.object if product is None else product.profile.object
+        object_name = clean_object_name(given_name)
+        if product is None and model in self.models and model not in self._loaded:
             yield step(
                 f"Loading the model {model}; the first load takes longest", f"loading the model {model}"
             )
-        detector = self.detector(inquiry.methods, model)
-        if inquiry.references:
+        detector = self.detector(inquiry.methods, model) if product is None else product.detector
+        each = len(detector.methods)
+        how = f"with {' and '.join(m.name for m in detector.methods)} on {model or detector.backbone.name}"
+        given: Given = {} if product is None else {"good": product.good}
+        if product is None and inquiry.references:
             yield step("Encoding the references", "encoding the known-good images")
-        with self._busy:
-            given = self._references(detector, inquiry, on_step)
+            with self._busy:
+                given = self._references(detector, inquiry, on_step)
         yield step(f"Encoding the prompts for “{object_name}”", "encoding the prompts")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
         yield step(f"{first} {images} {how}", "scoring images", 0, count)
-        stream = detector.stream(inquiry.images, object=inquiry.object, on_step=on_step, **given)
+        stream = detector.stream(inquiry.images, object=given_name, on_step=on_step, **given)
         while True:
             with self._busy:  # lock per batch, so that a cancelled request does not block others
                 detection = next(stream, None)
@@ -254,6 +260,12 @@ class Engine:
                 yield step(f"Scored {scored} of {images} {how}", "scoring images", scored, count)
         said = f"{images} {how} in {perf_counter() - started:.1f} s"
         yield step(said, "scoring images", count, count, done=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Compute nothing else while the block runs."""
+        with self._busy:
+            yield
 
     def answer(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
         """Answer several requests at once. Each gets its own detections or its own error.

@@ -1,21 +1,25 @@
-"""`POST /v1/inspect`: one inspection of the page as a stream of JSON lines: progress, then the viewer's data."""
+"""Long requests of the page, answered as JSON lines: progress, then the result. Inspections, and new profiles."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipspect.errors import ClipspectError
+from clipspect.profile import read_profile
 from clipspect.server.engine import Engine, InspectRequest
 from clipspect.server.errors import internal_error, service_error
 from clipspect.server.middleware import log
+from clipspect.server.product_store import NAME_PATTERN
 from clipspect.server.schemas import ObjectName, PreparedImage
+from clipspect.types import Step
 from clipspect.ui.view import view_data
 
 MAX_METHODS = 16
@@ -26,11 +30,21 @@ class Inspection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    object: ObjectName
+    object: Annotated[str, Field(max_length=80)] = ""
     images: list[PreparedImage] = Field(min_length=1)
-    methods: list[str] = Field(min_length=1, max_length=MAX_METHODS)
+    methods: list[str] = Field([], max_length=MAX_METHODS)
     model: str | None = None
     references: list[PreparedImage] = []
+    profile: list[PreparedImage] = Field([], max_length=1)
+    """Contents of a product profile, in place of object, methods, model and references."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Inspection:
+        if self.profile and (self.object or self.methods or self.references):
+            raise ValueError("a profile gives object, methods and known-good images; leave them out")
+        if not self.profile and not (self.object and self.methods):
+            raise ValueError("give object and methods, or a profile")
+        return self
 
     def inquiry(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form; from three on, known-good images give a threshold too."""
@@ -38,20 +52,67 @@ class Inspection(BaseModel):
             tuple(self.images),
             self.object,
             tuple(dict.fromkeys(self.methods)),
-            self.model or default_model,
+            "" if self.profile else self.model or default_model,
             tuple(self.references),
             calibrate=True,
         )
+
+
+class NewProfile(BaseModel):
+    """Known-good images to make a product profile of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: ObjectName
+    images: list[PreparedImage] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1, max_length=MAX_METHODS)
+    model: str | None = None
+    name: str = Field(pattern=NAME_PATTERN)
 
 
 class _StoppedError(Exception):
     """The client has left."""
 
 
-async def inspect_lines(engine: Engine, inquiry: InspectRequest) -> AsyncIterator[bytes]:
-    """Yield JSON lines: {"stage", "done", "total", "seconds"} while it works, then {"result"} or {"error"}.
+def inspect_lines(engine: Engine, wanted: Inspection, default_model: str) -> AsyncIterator[bytes]:
+    """Yield JSON lines of an inspection; the result is the data of the viewer."""
+    inquiry = wanted.inquiry(default_model)
 
-    The engine runs in a thread. It stops at its next step when the iterator is closed.
+    def work(step: Step) -> dict[str, Any]:
+        started = perf_counter()
+        product, methods = None, inquiry.methods
+        if wanted.profile:
+            step("loading the profile", 0, 0)
+            product = engine.product(read_profile(wanted.profile[0]))
+            methods = tuple(method.name for method in product.detector.methods)
+        for progress in engine.inspect(inquiry, step, product):
+            step(progress.stage, progress.count, progress.total)
+        step("drawing the results", 0, 0)
+        seconds = perf_counter() - started
+        good = len(wanted.references)
+        return {"result": view_data(progress.detections, methods, inquiry.images, seconds, good)}
+
+    return _lines(work)
+
+
+def profile_lines(engine: Engine, wanted: NewProfile, default_model: str) -> AsyncIterator[bytes]:
+    """Yield JSON lines of a new profile; the result is its contents as base64."""
+
+    def work(step: Step) -> dict[str, Any]:
+        from clipspect.product import create_profile  # imports torch, which the page does not wait for
+
+        detector = engine.detector(tuple(dict.fromkeys(wanted.methods)), wanted.model or default_model)
+        with engine.alone():
+            profile, _ = create_profile(detector, wanted.images, wanted.object, wanted.name, on_step=step)
+        return {"profile": base64.b64encode(profile.to_bytes()).decode()}
+
+    return _lines(work)
+
+
+async def _lines(work: Callable[[Step], dict[str, Any]]) -> AsyncIterator[bytes]:
+    """Yield {"stage", "done", "total", "seconds"} for each step of ``work``, then what it returns, or {"error"}.
+
+    ``work`` runs in a thread. It stops at its next step when the iterator is closed.
     """
     loop, stopped = asyncio.get_running_loop(), threading.Event()
     lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -65,25 +126,20 @@ async def inspect_lines(engine: Engine, inquiry: InspectRequest) -> AsyncIterato
             raise _StoppedError
         emit({"stage": stage, "done": done, "total": total, "seconds": perf_counter() - started})
 
-    def work() -> None:
+    def run() -> None:
         try:
-            for progress in engine.inspect(inquiry, step):
-                step(progress.stage, progress.count, progress.total)
-            step("drawing the results", 0, 0)
-            seconds = perf_counter() - started
-            emit({"result": view_data(progress.detections, inquiry.methods, inquiry.images, seconds)})
+            emit(work(step))
         except _StoppedError:
             pass
         except ClipspectError as error:
             emit(service_error(error).body())
         except Exception:
-            log.exception("an inspection failed")
+            log.exception("a request of the page failed")
             emit(internal_error().body())
         finally:
             emit(None)
 
-    thread = threading.Thread(target=work, name="clipspect-inspection", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="clipspect-inspection", daemon=True).start()
     try:
         while (line := await lines.get()) is not None:
             yield json.dumps(line, allow_nan=False).encode() + b"\n"

@@ -13,9 +13,10 @@ from clipspect.server.errors import ServiceError
 from clipspect.server.local import LocalBackend
 from clipspect.server.settings import ServiceSettings
 from clipspect.ui.assets import add_viewer
-from clipspect.ui.inspect import Inspection, inspect_lines
+from clipspect.ui.inspect import Inspection, NewProfile, inspect_lines, profile_lines
 
 _EXAMPLES = {path.name: path for folder in (DEMO_IMAGES, DEMO_GOOD) for path in sorted(folder.glob("*.jpg"))}
+_LINES = "application/x-ndjson"
 
 
 def create_page(
@@ -43,8 +44,15 @@ def create_page(
     async def inspect(request: Request) -> StreamingResponse:
         """Score images with one or several methods; stream progress, then the viewer's data."""
         wanted = await read_request(request, Inspection, settings)
-        lines = inspect_lines(backend.engine, wanted.inquiry(settings.models[0]))
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        lines = inspect_lines(backend.engine, wanted, settings.models[0])
+        return StreamingResponse(lines, media_type=_LINES)
+
+    @app.post("/v1/profile", include_in_schema=False)
+    async def profile(request: Request) -> StreamingResponse:
+        """Make a product profile of known-good images; stream progress, then its contents."""
+        wanted = await read_request(request, NewProfile, settings)
+        lines = profile_lines(backend.engine, wanted, settings.models[0])
+        return StreamingResponse(lines, media_type=_LINES)
 
     add_viewer(app, view="page", hosts=hosts)
     return app

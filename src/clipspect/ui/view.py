@@ -10,7 +10,7 @@ from typing import Any
 
 import clipspect
 from clipspect.detection import Detection
-from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
+from clipspect.postprocess.calibration import MIN_GOOD, Calibration, calibrate_unlabeled
 from clipspect.results.overview import Overview, finding
 from clipspect.results.pictures import encode_map
 from clipspect.results.rows import detection_to_row
@@ -31,7 +31,11 @@ def judge_together(detections: Sequence[Detection]) -> list[Detection]:
 
 
 def view_data(
-    detections: Sequence[Detection], methods: Sequence[str], images: Sequence[bytes], seconds: float
+    detections: Sequence[Detection],
+    methods: Sequence[str],
+    images: Sequence[bytes],
+    seconds: float,
+    good: int = 0,
 ) -> dict[str, Any]:
     """Return report, rows and pictures of an inspection. Images are named by their number, from 0.
 
@@ -40,6 +44,7 @@ def view_data(
         methods: names in the order of each image's detections.
         images: the files, to find out which of them a browser cannot show.
         seconds: of the whole inspection.
+        good: number of known-good images that were given.
     """
     each = len(methods)
     judged = {method: judge_together(detections[place::each]) for place, method in enumerate(methods)}
@@ -91,7 +96,16 @@ def view_data(
         settings=[],
         truth_source=None,
     )
+    for summary in report["methods"]:
+        if summary["threshold"] is None and summary["note"]:
+            summary["note"] = _without_threshold(good)
     return {"report": report, "rows": rows, "pictures": pictures}
+
+
+def _without_threshold(good: int) -> str:
+    """Return why there is no threshold, without names of the command line's options."""
+    given = "No known-good images" if not good else f"{good} known-good image{'s' if good > 1 else ''}"
+    return f"{given}: no threshold can be estimated from fewer than {MIN_GOOD}. Scores rank the images."
 
 
 def _shown(detection: Detection, data: bytes) -> str | None:

@@ -3,19 +3,23 @@ import { Results } from "../components/ReportView";
 import { Banner, Logo, Notes } from "../components/Header";
 import { count } from "../format";
 import { ViewerState } from "../state";
-import { getExample, getJson, inspect, Refusal, type Catalogue, type Examples, type Progress } from "./api";
+import { getExample, getJson, inspect, Refusal, type Catalogue, type Examples, type Inquiry, type Progress } from "./api";
 import { DropBox } from "./DropBox";
 import { MethodChoice } from "./MethodChoice";
 import { lacks, recommend } from "./methods";
+import { SaveProfile } from "./SaveProfile";
 import { SingleResult } from "./SingleResult";
 
 type Errors = Partial<Record<"images" | "object" | "method" | "form", string>>;
 const MAX_NAME = 80;
+/** Fewest known-good images that give a threshold. */
+const MIN_GOOD = 3;
 
 /** The page: images in, results in the viewer out. */
 export function Page() {
   const [catalogue, setCatalogue] = useState<Catalogue | null>(null), [images, setImages] = useState<File[]>([]), [good, setGood] = useState<File[]>([]);
   const [object, setObject] = useState(""), [method, setMethod] = useState("automatic"), [compared, setCompared] = useState(["anoclip", "dual-image", "mutual"]), [model, setModel] = useState("");
+  const [profile, setProfile] = useState<File | null>(null), [used, setUsed] = useState<Inquiry | null>(null), picker = useRef<HTMLInputElement>(null);
   const [errors, setErrors] = useState<Errors>({}), [progress, setProgress] = useState<Progress | null>(null), [said, setSaid] = useState("");
   const [state, setState] = useState<ViewerState | null>(null), running = useRef<AbortController | null>(null), status = useRef<HTMLDivElement>(null);
   useEffect(() => {
@@ -33,11 +37,11 @@ export function Page() {
     const can = (name: string): boolean => { const one = info(name); return !one || lacks(one, given.length, references.length) === null; };
     return { methods: wanted.filter(can), left: wanted.filter((name) => !can(name)) };
   };
-  const start = async (given = images, references = good, name = object): Promise<void> => {
+  const start = async (given = images, references = good, name = object, product = profile): Promise<void> => {
     const { methods, left } = methodsFor(given, references), found: Errors = {};
     if (!given.length) found.images = "Drop or choose an image first, or press an example.";
-    if (!name.trim()) found.object = "Name the object in the images.";
-    if (given.length && !methods.length) found.method = left.length ? `${left.join(", ")}: ${lacks(info(left[0])!, given.length, references.length)}.` : "Choose at least one method.";
+    if (!product && !name.trim()) found.object = "Name the object in the images.";
+    if (!product && given.length && !methods.length) found.method = left.length ? `${left.join(", ")}: ${lacks(info(left[0])!, given.length, references.length)}.` : "Choose at least one method.";
     setErrors(found);
     if (Object.keys(found).length) return;
     running.current?.abort();
@@ -45,11 +49,14 @@ export function Page() {
     setProgress({ stage: "sending the images", done: 0, total: 0, seconds: 0 });
     status.current?.scrollIntoView({ behavior: "smooth", block: "start" });
     try {
-      const source = await inspect({ object: name, methods, model, images: given, good: references }, setProgress, controller.signal);
+      const inquiry: Inquiry = { object: name, methods, model, images: given, good: references, profile: product };
+      const source = await inspect(inquiry, setProgress, controller.signal);
       state?.source.release?.();
       setState(new ViewerState(source, null));
-      const without = left.length ? ` Without ${left.join(", ")}: ${lacks(info(left[0])!, given.length, references.length)}.` : "";
-      setSaid(`${count(given.length, "image")} with ${methods.join(", ")} on ${model} in ${source.report.seconds.toFixed(1)} s.${without}`);
+      setUsed(inquiry);
+      const how = product ? `the profile ${product.name}` : `${methods.join(", ")} on ${model}`;
+      const without = !product && left.length ? ` Without ${left.join(", ")}: ${lacks(info(left[0])!, given.length, references.length)}.` : "";
+      setSaid(`${count(given.length, "image")} with ${how} in ${source.report.seconds.toFixed(1)} s.${without}`);
       if (source.report.failed === given.length) setErrors({ form: source.report.errors.map(([file, reason]) => `${file}: ${reason}`).join("\n") });
     } catch (error) {
       if (controller.signal.aborted) setSaid("Stopped.");
@@ -67,7 +74,8 @@ export function Page() {
       setGood(references);
       setObject(list.object);
       setMethod("automatic");
-      await start(given, references, list.object);
+      setProfile(null);
+      await start(given, references, list.object, null);
     } catch (error) {
       setErrors({ form: (error as Error).message });
     }
@@ -79,7 +87,7 @@ export function Page() {
         <div class="kicker"><Logo /><b>clipspect</b> inspection</div>
         <h1>Inspect images</h1>
         <DropBox id="images" title="Images" hint="Drop one image, several, or a folder." files={images} error={errors.images} onFiles={setImages} />
-        <DropBox id="good" title="Known-good images" hint="Of the same object, without defects. Optional: from three on they give a verdict; ten are advised." files={good} onFiles={setGood} />
+        {!profile && <><DropBox id="good" title="Known-good images" hint="Of the same object, without defects. Optional: from three on they give a verdict; ten are advised." files={good} onFiles={setGood} />
         <label for="object">Object</label>
         <input type="text" id="object" placeholder="metal nut" maxLength={MAX_NAME} value={object} aria-invalid={!!errors.object} autocomplete="off" onInput={(event) => setObject(event.currentTarget.value)} />
         {errors.object && <span class="field-error" role="alert">{errors.object}</span>}
@@ -91,6 +99,15 @@ export function Page() {
             {catalogue.models.map((one) => <option value={one.name} key={one.name}>{one.name}</option>)}
           </select>
         </>}
+        </>}
+        <label for="choose-profile">Product profile</label>
+        <span class="drop-buttons" id="profile">
+          {profile ? <span class="chosen" role="status">{profile.name}</span> : <span class="facts">Optional: object, method, known-good images and threshold in one file.</span>}
+          <button type="button" class="small" id="choose-profile" onClick={() => picker.current!.click()}>Profile…</button>
+          {profile && <button type="button" class="small" id="profile-clear" onClick={() => setProfile(null)}>Without profile</button>}
+          <input type="file" hidden ref={picker} accept=".clipspect" class="pick-profile" aria-label="Product profile"
+            onChange={(event) => { setProfile(event.currentTarget.files?.[0] ?? null); event.currentTarget.value = ""; }} />
+        </span>
         <button type="submit" class="primary" id="inspect" disabled={progress !== null}>Inspect</button>
         {errors.form && <p class="field-error" id="form-error" role="alert">{errors.form}</p>}
         <p class="facts">Or try rendered metal brackets:</p>
@@ -109,6 +126,7 @@ export function Page() {
         {state && state.rows.length > 0 && (
           <div class={progress ? "results stale" : "results"} aria-busy={progress !== null}>
             {state.rows.length === 1 && !state.report.failed ? <SingleResult state={state} /> : <><Notes state={state} /><Results state={state} /></>}
+            {used && !used.profile && used.good.length >= MIN_GOOD && <SaveProfile inquiry={used} key={used.object} />}
           </div>
         )}
       </div>

@@ -1,3 +1,4 @@
+import { bytesOf } from "../maps";
 import type { EncodedMap, ImageRow, Pictures, Report, Source } from "../types";
 
 export interface MethodInfo {
@@ -33,6 +34,8 @@ export interface Inquiry {
   model: string;
   images: File[];
   good: File[];
+  /** Product profile in place of object, methods, model and known-good images. */
+  profile: File | null;
 }
 
 interface Result {
@@ -74,24 +77,47 @@ export function messageOf(error: ErrorBody, inquiry: Inquiry): string {
   return named.length ? named.slice(0, 5).join("\n") : error.message;
 }
 
+type Watch = (progress: Progress) => void;
+
 /** Inspect images. `onProgress` is called for each step. Throws Refusal with a message for people. */
-export async function inspect(inquiry: Inquiry, onProgress: (progress: Progress) => void, signal: AbortSignal): Promise<Source> {
+export async function inspect(inquiry: Inquiry, onProgress: Watch, signal: AbortSignal): Promise<Source> {
+  const form = new FormData(), { profile } = inquiry;
+  if (profile) form.append("profile", profile, "profile");
+  else {
+    form.append("object", inquiry.object);
+    form.append("model", inquiry.model);
+    for (const method of inquiry.methods) form.append("methods", method);
+    inquiry.good.forEach((file, i) => form.append("references", file, `${i}`));
+  }
+  inquiry.images.forEach((file, i) => form.append("images", file, `${i}`));
+  const answer = await post("/v1/inspect", form, inquiry, onProgress, signal);
+  return sourceOf(answer.result as Result, profile ? { ...inquiry, good: [] } : inquiry);
+}
+
+/** Make a product profile of the known-good images. */
+export async function makeProfile(inquiry: Inquiry, name: string, onProgress: Watch): Promise<Blob> {
   const form = new FormData();
   form.append("object", inquiry.object);
   form.append("model", inquiry.model);
+  form.append("name", name);
   for (const method of inquiry.methods) form.append("methods", method);
-  for (const [field, files] of [["images", inquiry.images], ["references", inquiry.good]] as const)
-    files.forEach((file, i) => form.append(field, file, `${i}`));
-  const response = await fetch("/v1/inspect", { method: "POST", body: form, signal });
+  inquiry.good.forEach((file, i) => form.append("images", file, `${i}`));
+  const answer = await post("/v1/profile", form, { ...inquiry, images: inquiry.good }, onProgress);
+  return new Blob([bytesOf(answer.profile as string) as BlobPart], { type: "application/octet-stream" });
+}
+
+/** Send a form and read the lines of the answer up to its result. */
+async function post(address: string, form: FormData, inquiry: Inquiry, onProgress: Watch, signal?: AbortSignal): Promise<Record<string, unknown>> {
+  const response = await fetch(address, { method: "POST", body: form, signal });
   if (!response.ok) {
     const body = (await response.json().catch(() => null)) as { error: ErrorBody } | null;
     throw new Refusal(body ? messageOf(body.error, inquiry) : `The service answered with status ${response.status}.`);
   }
   for await (const line of linesOf(response.body!)) {
-    const event = JSON.parse(line) as Progress & { result?: Result; error?: ErrorBody };
-    if (event.error) throw new Refusal(messageOf(event.error, inquiry));
-    if (event.result) return sourceOf(event.result, inquiry);
-    onProgress(event);
+    const event = JSON.parse(line) as Record<string, unknown>;
+    if (event.error) throw new Refusal(messageOf(event.error as ErrorBody, inquiry));
+    if (!event.stage) return event;
+    onProgress(event as unknown as Progress);
   }
   throw new Refusal("The connection ended before the results were complete.");
 }
