@@ -9,16 +9,16 @@ from torch.nn import functional as F
 from clipspect.backbones.cpu import linear as products
 
 
-@pytest.fixture(params=[True, False], ids=["slow MKL", "fast MKL"])
-def slow_mkl(request, monkeypatch):
+@pytest.fixture(params=[True, False], ids=["oneDNN", "PyTorch"])
+def library(request, monkeypatch):
     if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this torch has no oneDNN product")
-    monkeypatch.setattr(products, "mkl_is_slow", lambda: request.param)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (2, 7, 12), (1, 1, 12)])
 @torch.inference_mode()
-def test_a_product_is_torchs_own(slow_mkl, shape):
+def test_a_product_is_torchs_own(library, shape):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(shape), torch.randn(9, 12), torch.randn(9)
     torch.testing.assert_close(products.linear(x, weight, bias), F.linear(x, weight, bias), atol=1e-5, rtol=0)
@@ -26,13 +26,13 @@ def test_a_product_is_torchs_own(slow_mkl, shape):
     torch.testing.assert_close(products.linear(x, turned), F.linear(x, turned), atol=1e-5, rtol=0)
 
 
-def test_where_a_gradient_is_wanted_there_is_one(slow_mkl):
+def test_where_a_gradient_is_wanted_there_is_one(library):
     weight = torch.randn(3, 4, requires_grad=True)
     products.linear(torch.randn(2, 4), weight).sum().backward()
     assert weight.grad is not None
 
 
-def test_a_batch_of_layers_has_the_values_and_gradients_of_each_alone(slow_mkl):
+def test_a_batch_of_layers_has_the_values_and_gradients_of_each_alone(library):
     torch.manual_seed(0)
     leaves = [torch.randn(shape, requires_grad=True) for shape in ((3, 6, 8), (3, 5, 8), (3, 5))]
     mine = products.batched_linear(*leaves)
@@ -45,10 +45,14 @@ def test_a_batch_of_layers_has_the_values_and_gradients_of_each_alone(slow_mkl):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_the_processors_maker_decides(monkeypatch):
+@pytest.mark.parametrize(
+    ("maker", "instructions", "faster"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_maker_and_instructions_decide(monkeypatch, maker, instructions, faster):
     monkeypatch.setattr(products.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    for maker, slow in (("vendor_id : AuthenticAMD", True), ("vendor_id : GenuineIntel", False)):
-        monkeypatch.setattr(products, "_maker", lambda maker=maker: maker)
-        assert products.mkl_is_slow.__wrapped__() is slow
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    monkeypatch.setattr(products, "_maker", lambda: f"vendor_id : {maker}")
+    assert products.onednn_is_faster.__wrapped__() is faster

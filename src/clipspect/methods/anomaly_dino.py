@@ -122,15 +122,17 @@ def nearest_squared(tokens: Tensor, bank: list[Tensor], neighbors: int) -> Tenso
     Returns:
         (N,).
     """
-    own = tokens.square().sum(1, keepdim=True)
     nearest = tokens.new_zeros(len(tokens), 0)
     step = max(_DISTANCES_AT_ONCE // len(tokens), 1)
     parts = (part for image in bank for part in image.split(step))
     for part in parts:
-        squared = own + part.square().sum(1) - 2 * linear(tokens, part)
+        # ‖b‖² − 2ab; ‖a‖² is the same for all b and is added at the end.
+        squared = linear(tokens, part).mul_(-2).add_(part.square().sum(1))
+        if neighbors == 1:
+            squared = squared.amin(1, keepdim=True)
         nearest = torch.cat([nearest, squared], 1)
         nearest = nearest.topk(min(neighbors, nearest.shape[1]), dim=1, largest=False).values
-    mean: Tensor = nearest.clamp_min(0).mean(1)
+    mean: Tensor = (nearest + tokens.square().sum(1, keepdim=True)).clamp_min(0).mean(1)
     return mean
 
 

@@ -96,7 +96,7 @@ class DualImage(JointMethod):
             is_explicit = compared is not None and compared.pairing is None
             join = torch.amin if is_explicit and self.explicit == "nearest" else torch.mean
             distances = [
-                join(nearest_distances(tokens[i], others[rows]), dim=0)
+                join(nearest_distances(tokens[i], others, rows), dim=0)
                 for tokens, others in zip(blocks, known, strict=True)
             ]
             return torch.stack(distances).mean(0)
