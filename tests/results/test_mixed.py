@@ -90,7 +90,7 @@ def test_tables_that_do_not_fit_are_refused(mixed, run, tmp_path):
         read_objects(mixed / "absent.csv")
     table.write_text(text)
     for words, reason in (
-        (["--object", "x"], "leave --object out"),
+        (["--object", "x"], "--object is not used with --objects"),
         (["--good", str(mixed / "in")], "no folder named"),
     ):
         code, _, errors = run("detect", str(mixed / "in"), "--objects", str(table), *words)
