@@ -19,9 +19,8 @@ from clipspect.results.store import OVERLAYS, read_manifest
 from clipspect.server.errors import ServiceError, service_error
 from clipspect.types import FLAGS
 from clipspect.ui.assets import add_viewer
-from clipspect.watch.journal import JOURNAL, Journal
+from clipspect.watch.journal import JOURNAL, LATEST, Journal
 from clipspect.watch.targets import place_of
-from clipspect.watch.watcher import LATEST
 
 SHOWN = 24
 """Recent rejects on the view."""

@@ -21,6 +21,8 @@ from clipspect.errors import ResultsError
 from clipspect.results.schema import arrow_schema
 
 JOURNAL = "watch.sqlite"
+LATEST = "latest.png"
+"""Overlay of the image judged last, for the operator's view."""
 DEAD_LETTERS = "dead-letters.jsonl"
 FIRST_WAIT, LONGEST_WAIT, ATTEMPTS = 1.0, 300.0, 12
 """Seconds before the second attempt, most seconds between two, and attempts before an action is given up."""

@@ -24,13 +24,11 @@ from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.report import write_report
 from clipspect.results.rows import detection_to_row, summary_of
 from clipspect.results.store import OVERLAYS, ResultStore
-from clipspect.watch.journal import Journal, Stamp, image_key
+from clipspect.watch.journal import LATEST, Journal, Stamp, image_key
 from clipspect.watch.sources import Arrival, ImageSource
 from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
 
 OVERLAY_SIDE = 1600
-LATEST = "latest.png"
-"""Overlay of the image judged last, for the operator's view."""
 STORE_AT_ONCE = 64
 """Images whose rows are written to the results folder together."""
 STORE_SECONDS = 5.0
