@@ -25,6 +25,7 @@ import numpy as np
 from clipspect.benchmark.provenance import provenance
 from clipspect.detection import Detection
 from clipspect.postprocess.calibration import calibrate_good
+from clipspect.postprocess.heatmap import encode_preview
 from clipspect.results.finalize import finish_run
 from clipspect.results.rows import detection_to_row
 from clipspect.results.store import ResultStore
@@ -38,13 +39,14 @@ DISTINCT = 64
 def measure(count: int, case: str) -> dict[str, Any]:
     """Return seconds and memory of finishing a run of ``count`` rows."""
     generator = np.random.default_rng(0)
+    preview = encode_preview(generator.integers(90, 110, (192, 256, 3), dtype=np.uint8))
     distinct = []
     for _ in range(DISTINCT):
         layers = generator.normal(-3, 0.5, (2, 96, 96)).astype(np.float16)
         detection = Detection(
             "", "0" * 64, 1000, 1000, "part", "anoclip", "tiny", "tiny", 0.5, layers[0], 0.1
         )
-        distinct.append((detection_to_row(detection, bytes(4000)), detection))
+        distinct.append((detection_to_row(detection, preview), detection))
     summaries = [detection.summary for _, detection in distinct]
     calibrations = {"anoclip": calibrate_good(summaries)} if case == CASES[0] else {}
     with (

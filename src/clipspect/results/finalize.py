@@ -137,8 +137,9 @@ def finish_run(
     errors: dict[str, str] = {}
     warnings: dict[str, None] = {}  # a set in order of appearance
     draws = masks or maps != "none" or (overlays != "none" and pixels is not None)
+    digest = digest_of(judged)  # of every image's peak in a run without known-good images: once, not per part
     for part in store.parts():
-        part_rows = _judged_rows(store, part, judged, present, with_layers=draws)
+        part_rows = _judged_rows(store, part, judged, digest, present, with_layers=draws)
         missing |= {row["path"] for row in part_rows if row["missing"]}
         undrawn = 0
         for row, drawn in prefetch(
@@ -199,6 +200,7 @@ def _judged_rows(
     store: ResultStore,
     part: Path,
     judged: Mapping[str, Calibration],
+    digest: str,
     present: Collection[str] | None,
     *,
     with_layers: bool,
@@ -208,7 +210,6 @@ def _judged_rows(
     def is_missing(row: Mapping[str, Any]) -> bool:
         return present is not None and row["path"] not in present
 
-    digest = digest_of(judged)
     if judged_by(part) == digest:
         rows = read_rows(part, DRAWN_COLUMNS if with_layers else LIGHT_COLUMNS)
         if all(row["missing"] == is_missing(row) for row in rows):
