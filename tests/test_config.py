@@ -40,7 +40,7 @@ def test_the_command_line_builds_the_config_that_python_builds(monkeypatch, run,
         built.append(config)
         raise UsageError("stop here")
 
-    monkeypatch.setattr(sys.modules["clipspect.cli.detect"], "load_detector", stop)
+    monkeypatch.setattr(sys.modules["clipspect.cli.judge"], "load_detector", stop)
     (tmp_path / "part.png").write_bytes(b"")
     code, _, _ = run(
         "detect", str(tmp_path / "part.png"), "--object", "nut", "-m", "anoclip", "-m", "clip", "-s", "views=official",
