@@ -117,6 +117,7 @@ def test_the_overlay_is_offered_only_where_the_file_is(page):
     page.click("#close")
     page.fill("#search", "spot/part-0001")
     page.wait_for_selector('.card[data-name="spot/part-0001.png"]')
+    wait_until(page, "document.querySelectorAll('.card').length === 1")
     open_first(page)
     page.wait_for_timeout(300)
     assert page.locator("#view-overlay").count() == 0
