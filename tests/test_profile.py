@@ -183,3 +183,21 @@ def test_update_shows_what_changes_and_names_what_it_replaces(tmp_path, good, pl
     code, _, errors = run("profile", "update", str(path), model=False)
     assert code == 2
     assert "nothing to change" in errors
+
+
+def test_update_counts_an_image_that_any_method_flags(tmp_path, profile, plates, run):
+    out = tmp_path / "out"
+    code, said, errors = run(
+        "detect", str(plates), "--profile", str(profile), "--out", str(out), "--json", model=False
+    )
+    assert code == 0, errors
+    flagged: dict[str, bool] = {}
+    for row in map(json.loads, said.splitlines()):
+        flagged[row["path"]] = flagged.get(row["path"], False) or row["flag"]
+    rejected = list(flagged)[:5]
+    add_reviews(out, [Review(path, "reject") for path in rejected])
+    code, said, errors = run(
+        "profile", "update", str(profile), "--from-review", str(out), "--yes", model=False
+    )
+    assert code == 0, errors
+    assert f"before: flags {sum(flagged[path] for path in rejected)} of 5 rejected" in said

@@ -15,13 +15,14 @@ from clipspect.cli.run import StageBars, load_detector, warn_left_out
 from clipspect.cli.strict import StrictCommand
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
+from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
+from clipspect.profile import SUFFIX, read_profile
 
 if TYPE_CHECKING:
     from clipspect.product import Product
     from clipspect.profile import Profile
 
 EXIT_WORSE = 1
-SUFFIX = ".clipspect"
 
 profile_app = typer.Typer(
     help="Product profiles: object, method, references, calibration and region in one file.",
@@ -59,8 +60,6 @@ def create(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a profile of that name.")] = False,
 ) -> None:
     """Make a profile: clipspect profile create good/ --object 'metal bracket' -o bracket.clipspect."""
-    from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
-
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: a profile's name ends in {SUFFIX}, such as {out.stem}{SUFFIX}")
     if out.exists() and not overwrite:
@@ -86,8 +85,6 @@ def create(
 @profile_app.command(cls=StrictCommand)
 def show(profile: ProfileArgument, as_json: opt.JsonOption = False) -> None:
     """Say what a profile holds; nothing is loaded."""
-    from clipspect.profile import read_profile
-
     found = read_profile(profile)
     if as_json:
         print(json.dumps({"name": found.name, "version": found.version, **found.to_table()}))
@@ -109,7 +106,7 @@ def check(
     _print_profile(product.profile)
     console().print("the weights, the settings and the thresholds belong together", highlight=False)
     if good is not None:
-        _print_false_alarms({"now": product}, good)
+        _print_false_alarms(product, good)
 
 
 @profile_app.command(cls=StrictCommand)
@@ -135,7 +132,6 @@ def update(
 ) -> None:
     """Change a profile's threshold, region or good images; what changes is shown before anything is replaced."""
     from clipspect.product import create_profile
-    from clipspect.profile import read_profile
     from clipspect.results.review import reviewed_images
 
     before = read_profile(profile)
@@ -160,7 +156,8 @@ def update(
                 [*_good_images(before, good), *confirmed],
                 before.object,
                 target.name.removesuffix(SUFFIX),
-                false_alarm_rate=false_alarm_rate or before.provenance.get("false_alarm_rate", 0.05),
+                false_alarm_rate=false_alarm_rate
+                or before.provenance.get("false_alarm_rate", DEFAULT_FALSE_ALARM_RATE),
                 threshold=threshold if threshold is not None else before.threshold,
                 provenance={"replaces": before.label, "reviewed_good": len(confirmed)},
                 on_step=bars.show,
@@ -245,14 +242,14 @@ def _region_words(profile: Profile) -> str:
     return ", ".join(parts)
 
 
-def _print_false_alarms(products: Mapping[str, Product], good: Path) -> None:
-    for name, product in products.items():
-        found = [one for one in product.detect(good) if one.error is None]
-        flagged = sum(bool(one.flag) for one in found)
-        text = f"{name}: {flagged} of {plural(len(found), 'good image')} flagged"
-        console().print(text, highlight=False, markup=False, soft_wrap=True)
-        if flagged > len(found) * 2 * product.profile.provenance.get("false_alarm_rate", 0.05) + 1:
-            raise typer.Exit(EXIT_WORSE)
+def _print_false_alarms(product: Product, good: Path) -> None:
+    found = [one for one in product.detect(good) if one.error is None]
+    flagged = sum(bool(one.flag) for one in found)
+    text = f"now: {flagged} of {plural(len(found), 'good image')} flagged"
+    console().print(text, highlight=False, markup=False, soft_wrap=True)
+    promised = product.profile.provenance.get("false_alarm_rate", DEFAULT_FALSE_ALARM_RATE)
+    if flagged > len(found) * 2 * promised + 1:
+        raise typer.Exit(EXIT_WORSE)
 
 
 def _print_reviewed(products: Mapping[str, Product], reviewed: Mapping[Path, str]) -> None:
@@ -261,7 +258,11 @@ def _print_reviewed(products: Mapping[str, Product], reviewed: Mapping[Path, str
         found = list(
             product.detector.stream(list(reviewed), object=product.profile.object, good=product.good)
         )
-        flags = dict(zip(reviewed, (bool(one.flag) for one in found), strict=False))
+        each = len(product.detector.methods)
+        flags = {
+            path: any(one.flag for one in found[number * each : (number + 1) * each])
+            for number, path in enumerate(reviewed)
+        }
         good = [path for path, verdict in reviewed.items() if verdict == "accept"]
         bad = [path for path, verdict in reviewed.items() if verdict == "reject"]
         text = (
