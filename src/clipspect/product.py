@@ -24,8 +24,8 @@ from clipspect.profile import (
     read_profile,
     stored_options,
 )
-from clipspect.reference_file import Manifest, load_references, save_references
-from clipspect.references import GoodImages, as_pool
+from clipspect.reference_file import load_references, save_references
+from clipspect.references import GoodImages, as_pool, make_manifest
 from clipspect.types import Step
 
 
@@ -160,15 +160,7 @@ def _encoded(detector: Detector, calibrated: GoodImages, object: str) -> bytes |
         return None
     features = calibrated.pool.features
     hashes = () if features.sources is None else features.sources.hashes
-    manifest = Manifest(
-        detector.model.prompts.object_name(object),
-        detector.backbone.name,
-        detector.backbone.fingerprint,
-        detector.backbone.image_size,
-        detector.reader.preparation,
-        {digest: digest for digest in hashes},
-        len(features),
-    )
+    manifest = make_manifest(detector, object, {digest: digest for digest in hashes}, features)
     with tempfile.TemporaryDirectory(prefix="clipspect-") as folder:
         path = Path(folder) / "references.refs"
         save_references(path, features, manifest, detector.model.request)

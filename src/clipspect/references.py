@@ -93,7 +93,14 @@ def write_references(
         )
         loaded = load_images(images, detector.reader, ahead=detector.ahead)
         calibrations = _calibrate(detector, model, loaded, false_alarm_rate)
-    manifest = Manifest(
+    manifest = make_manifest(detector, object, hashes, features)
+    save_references(path, features, manifest, detector.model.request, calibrations)
+    return len(features)
+
+
+def make_manifest(detector: Detector, object: str, hashes: Mapping[str, str], features: Features) -> Manifest:
+    """What a file of references says of them: name → content hash of the images, object, backbone and preparation."""
+    return Manifest(
         detector.model.prompts.object_name(object),
         detector.backbone.name,
         detector.backbone.fingerprint,
@@ -102,8 +109,6 @@ def write_references(
         hashes,
         len(features),
     )
-    save_references(path, features, manifest, detector.model.request, calibrations)
-    return len(features)
 
 
 def read_references(detector: Detector, source: Path, object: str) -> Features:

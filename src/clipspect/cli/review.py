@@ -73,7 +73,7 @@ def export(
 
     rows = list(reviewed_rows(folder, method))
     if not rows:
-        raise UsageError(f"{folder}: nobody has reviewed an image there; see clipspect review import")
+        raise UsageError(f"{folder}: no reviewed images there; see clipspect review import")
     if format is ReviewFormat.lists:
         out.mkdir(parents=True, exist_ok=True)
         for decision, name in (("accept", "accepted.txt"), ("reject", "rejected.txt")):

@@ -105,7 +105,7 @@ def watch(
 ) -> None:
     """Judge images as they arrive, each once: clipspect watch incoming/ --profile bracket.clipspect -o line3.
 
-    A watch that was stopped or killed goes on where it was. Actions are repeated until they succeed: docs/line.md.
+    A stopped or killed watch continues where it was. Actions are repeated until they succeed: docs/line.md.
     """
     folder = Path(source)
     if move_to is not None and copy_to is not None:
@@ -114,6 +114,7 @@ def watch(
     if not folder.is_dir() and (move_to or copy_to):
         raise UsageError("--move-to and --copy-to are for folders; frames of a video are no files")
     product = open_product(profile, config)
+    from clipspect.watch.journal import DEAD_LETTERS
     from clipspect.watch.watcher import Watcher
 
     out_console, err = console(), console(stderr=True)
@@ -150,7 +151,7 @@ def watch(
     if waiting.get("waiting"):
         say(f"{plural(waiting['waiting'], 'action')} wait for their target; the next watch goes on with them")
     if waiting.get("given up"):
-        say(f"{plural(waiting['given up'], 'action')} given up: {out / 'dead-letters.jsonl'}")
+        say(f"{plural(waiting['given up'], 'action')} given up: {out / DEAD_LETTERS}")
     if report and counts.images:
         err.print(f"report: {watcher.report()}", highlight=False, markup=False, soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """Drift: whether a run's images still look like those that a threshold was taken from, or like those of another run.
 
 Per object and method: the distribution of the images' peaks (population stability index, Kolmogorov–Smirnov), the share
-of flagged images, and brightness and sharpness of the images. Nothing is said of fewer images than are needed.
+of flagged images, and brightness and sharpness of the images. Too few images are not compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_BEFORE, MIN_AFTER = 10, 50
 """Fewest images of the reference and of the present that a distribution is compared from."""
 BINS = 10
 PSI_LIMIT = 0.25
-"""Population stability index from which a distribution is said to have changed (the usual rule of credit scoring)."""
+"""Population stability index from which a distribution counts as changed (the usual rule of credit scoring)."""
 P_LIMIT = 0.01
 """Largest p value of the Kolmogorov–Smirnov test at which it is."""
 CHUNK = ("path", "method", "object", "error", "missing", "flag", "class_logit", "peaks", "medians", "preview")

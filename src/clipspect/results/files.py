@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from clipspect.errors import ResultsError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STAGING = ".writing"
 """Folder on the same disk for files until they are complete."""
@@ -48,6 +52,13 @@ def write_whole(out: Path, target: Path, data: bytes) -> None:
     """
     with open_whole(out, target) as file:
         file.write(data)
+
+
+def write_picture(out: Path, target: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG like :func:`write_whole`. Raises ResultsError."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    write_whole(out, target, buffer.getvalue())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ All steps are idempotent: after a kill, the next run repeats them with the same 
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +23,7 @@ from clipspect.postprocess.calibration import Calibration, calibrate_unlabeled
 from clipspect.postprocess.heatmap import draw_overlay
 from clipspect.postprocess.maps import resize_map, write_grey
 from clipspect.results.export import write_csv
-from clipspect.results.files import open_whole, results_errors, write_whole
+from clipspect.results.files import open_whole, results_errors, write_picture
 from clipspect.results.outputs import MapFormat, OverlayChoice, method_suffix, output_path
 from clipspect.results.rows import (
     calibration_key,
@@ -277,9 +276,8 @@ def _draw(
 
     if masks and (inside := mask_of(row, calibration_of(calibrations, row))) is not None:
         suffix = method_suffix(row["method"], several=several) + ".png"
-        buffer = io.BytesIO()
-        Image.fromarray(inside).convert("L").save(buffer, "PNG")
-        write_whole(out, output_path(out / MASKS, row["path"], suffix), buffer.getvalue())
+        picture = Image.fromarray(inside).convert("L")
+        write_picture(out, output_path(out / MASKS, row["path"], suffix), picture)
     wanted = overlays == "all" or (overlays == "flagged" and row["flag"])
     drawn = wanted and pixels is not None
     scores = map_of(row, calibration_of(calibrations, row)) if drawn or maps != "none" else None
@@ -293,9 +291,7 @@ def _draw(
         pixels(row["path"]), scores, regions_of(row), max_side=OVERLAY_SIDE, inside=inside_of(row)
     )
     suffix = method_suffix(row["method"], several=several) + ".png"
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
-    write_whole(out, output_path(out / OVERLAYS, row["path"], suffix), buffer.getvalue())
+    write_picture(out, output_path(out / OVERLAYS, row["path"], suffix), picture)
 
 
 def _write_map(

@@ -38,7 +38,7 @@ class ServiceError(ClipspectError):
         super().__init__(status, code, message, details)
         self.status, self.code, self.message, self.details = status, code, message, details
         self.challenge = "Bearer"
-        """How a client that sent no key is asked for it."""
+        """Scheme that a 401 response names in WWW-Authenticate."""
 
     def __str__(self) -> str:
         """The message."""

@@ -141,20 +141,13 @@ class Journal:
                 self._put_stamp(base, stamp, key)
             if not done.rowcount:
                 return False
-            for target, event in events.items():
-                base.execute(
-                    "INSERT OR IGNORE INTO actions(key, target, event) VALUES (?, ?, ?)",
-                    (key, target, json.dumps(event)),
-                )
+            self._put_actions(base, key, events)
         return True
 
     def notify(self, key: str, events: Mapping[str, Mapping[str, Any]]) -> None:
         """Record actions that are not about one image; a known key is left as it is."""
         with self._transaction() as base:
-            base.executemany(
-                "INSERT OR IGNORE INTO actions(key, target, event) VALUES (?, ?, ?)",
-                [(key, target, json.dumps(event)) for target, event in events.items()],
-            )
+            self._put_actions(base, key, events)
 
     def came_again(self, key: str, stamp: Stamp, target: str | None) -> None:
         """Note that a file with the content of a recorded image is there again; ``target`` is to act on it again."""
@@ -195,7 +188,7 @@ class Journal:
 
     def succeeded(self, action: Action) -> None:
         """Note that an action was done."""
-        self._set_state(action, "done")
+        self._set_state(action, "done", action.attempts + 1)
 
     def failed(self, action: Action, reason: str) -> bool:
         """Note that an action failed; return whether it is given up, with a line in the file of dead letters."""
@@ -229,18 +222,19 @@ class Journal:
         """State → number of actions: waiting, done, given up."""
         return dict(self._all("SELECT state, COUNT(*) FROM actions GROUP BY state"))
 
-    def _set_state(self, action: Action, state: str, attempts: int | None = None, due: float = 0) -> None:
+    def _set_state(self, action: Action, state: str, attempts: int, due: float = 0) -> None:
         with self._transaction() as base:
             base.execute(
                 "UPDATE actions SET state = ?, attempts = ?, due = ? WHERE key = ? AND target = ?",
-                (
-                    state,
-                    action.attempts + 1 if attempts is None else attempts,
-                    due,
-                    action.key,
-                    action.target,
-                ),
+                (state, attempts, due, action.key, action.target),
             )
+
+    @staticmethod
+    def _put_actions(base: sqlite3.Connection, key: str, events: Mapping[str, Mapping[str, Any]]) -> None:
+        base.executemany(
+            "INSERT OR IGNORE INTO actions(key, target, event) VALUES (?, ?, ?)",
+            [(key, target, json.dumps(event)) for target, event in events.items()],
+        )
 
     @staticmethod
     def _put_stamp(base: sqlite3.Connection, stamp: Stamp, key: str) -> None:

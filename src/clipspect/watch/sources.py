@@ -41,7 +41,7 @@ class ImageSource(Protocol):
         """Return at most ``limit`` images that are complete and not judged; an empty list if there are none now."""
 
     def is_finished(self) -> bool:
-        """Whether nothing will come any more, or nothing is on its way (for a run that ends by itself)."""
+        """Whether the source has ended, or no image waits to become complete."""
 
     def close(self) -> None:
         """Release the camera or file."""
@@ -155,7 +155,7 @@ class VideoSource:
             raise UsageError(f"{source}: cannot be opened as a video or camera; check the address")
 
     def take(self, limit: int, is_judged: Callable[[Stamp], bool]) -> list[Arrival]:
-        """Return the next frames; whether a frame was judged is told by its name."""
+        """Return the next frames; frames that were judged are recognized by their names later."""
         found: list[Arrival] = []
         while len(found) < (limit if self.is_file else 1) and not self._ended:
             if not self._capture.grab():

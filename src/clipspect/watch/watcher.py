@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections import Counter, deque
@@ -19,7 +18,8 @@ from clipspect.errors import ImageError, ResultsError
 from clipspect.postprocess.heatmap import encode_preview
 from clipspect.product import Product
 from clipspect.results.drift import MIN_AFTER, compare_samples
-from clipspect.results.files import write_whole
+from clipspect.results.files import write_picture
+from clipspect.results.finalize import OVERLAY_SIDE
 from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.report import write_report
 from clipspect.results.rows import detection_to_row, summary_of
@@ -28,7 +28,6 @@ from clipspect.watch.journal import LATEST, Journal, Stamp, image_key
 from clipspect.watch.sources import Arrival, ImageSource
 from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
 
-OVERLAY_SIDE = 1600
 STORE_AT_ONCE = 64
 """Images whose rows are written to the results folder together."""
 STORE_SECONDS = 5.0
@@ -48,7 +47,6 @@ class Counts:
     verdicts: Counter[str] = field(default_factory=Counter)
     again: int = 0
     """Files with the content of an image that was judged before."""
-    seconds: float = 0.0
 
     @property
     def images(self) -> int:
@@ -60,8 +58,8 @@ class Counts:
 class Watcher:
     """Judges what a source gives with a product profile, once each.
 
-    Images are recorded in the journal before anything is done with them: a watch that is killed goes on where it was,
-    without losing or doubling a row or an action. At most ``batch`` images are in memory; while they cannot be
+    Images are recorded in the journal before anything is done with them: a killed watch continues where it was, without
+    losing or doubling a row or an action. At most ``batch`` images are in memory; while they cannot be
     recorded, because a disk is full, no others are taken.
     """
 
@@ -105,6 +103,7 @@ class Watcher:
                 while once and self._deliver_due(journal):
                     pass  # what fails is due later, and waits for the next watch
                 journal.close()
+                self.source.close()
         return self.counts
 
     def waiting(self) -> dict[str, int]:
@@ -178,11 +177,9 @@ class Watcher:
             return
         methods = len(self.product.detector.methods)
         images = [one.image for _, one in new.values()]
-        started = time.monotonic()
         found = list(
             self.product.detector.stream(images, object=self.product.profile.object, good=self.product.good)
         )
-        self.counts.seconds += time.monotonic() - started
         for number, (name, (key, arrival)) in enumerate(new.items()):
             detections = found[number * methods : (number + 1) * methods]
             if digests.get(key) not in ("", None, detections[0].content_hash):
@@ -262,12 +259,11 @@ class Watcher:
         self._write(detection, output_path(self.out / OVERLAYS, detection.path, suffix))
 
     def _write(self, detection: Detection, place: Path) -> None:
-        buffer = io.BytesIO()
         try:
-            detection.overlay(max_side=OVERLAY_SIDE).save(buffer, "PNG", compress_level=3)
+            picture = detection.overlay(max_side=OVERLAY_SIDE)
         except ImageError:
             return  # removed meanwhile; the row has the map
-        write_whole(self.out, place, buffer.getvalue())
+        write_picture(self.out, place, picture)
 
     @staticmethod
     def _store(store: ResultStore, journal: Journal) -> None:
