@@ -1,178 +1,211 @@
-"""Measure the parts of the tiny model's training with short training runs that differ in one part each.
+"""Train variants of the tiny model side by side and compare them on rendered kinds that no training renders.
 
-    python benchmarks/training_ablations.py --data data --out runs/training-ablations
+    python benchmarks/training_ablations.py --out runs/training --minutes 8 --json benchmarks/results/training.json \
+        --page src/clipspect/backbones/tiny/MODEL_CARD.md
 
-Every model is trained from scratch for the same number of operations on the same kind of windows, much shorter than the
-shipped one, and measured as in ``benchmarks/ablations.py``. The script writes the table and the metrics to
-``training_ablations.md`` and ``.json``; with ``--page`` it also inserts the table between the markers of that page. A
-stopped run resumes. ``--also NAME=FOLDER`` also measures finished model folders.
-
+Every variant is one process on the same device and trains for the same time; learning rates reach zero at its end, so
+a slower variant takes fewer steps (the table shows them). Variants that train on the same scenes share them: whichever
+process needs a shard first renders it. ``--batch-share`` reduces the shipped batch sizes. The training needs the inputs
+of ``make train-tiny``. On a CPU, use few variants (``--only``) and hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+import clipspect
+import clipspect.training.evaluate as evaluation
+import clipspect.training.scene_store as scene_store
 import clipspect.training.train as loop
-from ablation_sets import PictureSet, deep_pcb, magnetic_tile, rendered
-from ablations import Encoded, Row, Variant, encode, measure
-from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark.provenance import provenance
-from clipspect.data.prepare import ImageLoader
-from clipspect.data.transforms import ResizeSpec
-from clipspect.training.config import LossWeights, Phase, SceneSet, Stage, TrainingConfig, load_config
+from clipspect.training.config import Stage, TrainingConfig, load_config
+from clipspect.training.evaluate import validate
+from clipspect.training.model import build_tiny
+from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_scenes
 from pages import replace_between
 
+CONTROL, SHIPPED = "random weights, not trained", "the shipped weights"
+SHIPPED_WEIGHTS = Path(clipspect.__file__).parent / "backbones" / "tiny" / "open_clip_model.safetensors"
 START, END = "<!-- training ablations -->", "<!-- end of training ablations -->"
-SIZE = 256
-DATA = ("rendered", "magnetic tile", "PCB, mixed", "PCB, own template")
-SCORES = (
-    Variant("", "text, V-V", "dual-image", {"output": "text", "path": "value"}, DATA),
-    Variant("", "text, Q-K", "dual-image", {"output": "text", "path": "ordinary"}, DATA),
-    Variant("", "visual, V-V", "dual-image", {"output": "visual", "path": "value"}, DATA),
-)
+SCENES_SEED = 31
+"""Seed of all variants' scenes. Weights, windows and captions depend on the variant's own seed."""
+COUNT = 480
+"""Held-out scenes, rendered on the device, each also without its defect."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """One short training."""
+class Variant:
+    """Changes of the shipped training configuration."""
 
-    label: str
-    seed: int = 17
-    scenes: int = 2048
-    leave_out: str = ""
-    dense_on: str = "value"
-    loss: LossWeights = field(default_factory=LossWeights)
-    trunk_weights: str = "imagenet"
+    seed: int = 31
     vision: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of open_clip's ``vision_cfg``."""
+    """Changes of ``vision_cfg``."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of other settings."""
 
-    def config(self, shipped: TrainingConfig, steps: int) -> TrainingConfig:
-        """Return the shipped configuration, shortened and changed, with rendered surfaces only."""
-        phases = (
-            Phase(0.6, window=8, batch=64, scene_sizes=(128,)),
-            Phase(1.0, window=16, batch=16, scene_sizes=(128,)),
-        )
-        per_shard = min(self.scenes, 256)
-        stage = Stage(
-            self.seed, steps, (SceneSet(128, self.scenes // per_shard, per_shard),), phases, self.loss
-        )
-        vision = {**shipped.model["vision_cfg"], **self.vision}
-        return replace(
-            shipped,
-            stages=(stage,),
-            model={**shipped.model, "vision_cfg": vision},
-            dense_on=self.dense_on,
-            leave_out=self.leave_out,
-            trunk_weights=self.trunk_weights,
-            materials="",
-            refresh_steps=0,
-            checkpoint_every=100,
-            validate_every=10**9,
-        )
+    def config(self, shipped: TrainingConfig, batch_share: float) -> TrainingConfig:
+        """Return the changed configuration."""
+        stages = tuple(self._stage(stage, batch_share) for stage in shipped.stages)
+        model = {**shipped.model, "vision_cfg": {**shipped.model["vision_cfg"], **self.vision}}
+        quiet = {"checkpoint_every": 10**9, "validate_every": 400, "stages": stages, "model": model}
+        return replace(shipped, **{**quiet, **self.settings})
+
+    def _stage(self, stage: Stage, batch_share: float) -> Stage:
+        phases = tuple(replace(p, batch=max(int(p.batch * batch_share), 2)) for p in stage.phases)
+        return replace(stage, seed=self.seed, phases=phases)
 
 
-TRAININGS = (
-    Training("as shipped, short"),
-    Training("the same, another seed", seed=18),
-    Training("dense loss on Q-K tokens", dense_on="ordinary"),
-    Training("no comparison with the twin", loss=LossWeights(comparison=0.0)),
-    Training("no free prototypes", loss=LossWeights(prototypes=0.0)),
-    Training("256 scenes", scenes=256),
-    Training("7,168 scenes", scenes=7168),
-    Training("random trunk", trunk_weights="random"),
-    Training("width 128, 8 blocks", vision={"width": 128, "layers": 8}),
-    Training("width 256, 2 blocks", vision={"width": 256, "layers": 2}),
-    Training("no large defects", leave_out="large defects"),
-    Training("no odd but normal structure", leave_out="structure"),
-    Training("no objects", leave_out="objects"),
-    Training("three textures", leave_out="textures"),
-    Training("no camera", leave_out="camera"),
-)
+VARIANTS = {
+    "as shipped": Variant(),
+    "another seed": Variant(seed=32),
+    "random trunk": Variant(settings={"trunk_weights": "random"}),
+    "trunk fine-tuned": Variant(settings={"trunk_learning_rate": 5e-5}),
+    "EfficientNet-Lite1": Variant(vision={"trunk": "efficientnet-lite1"}),
+    "EfficientNet-Lite2": Variant(vision={"trunk": "efficientnet-lite2"}),
+    "6 blocks": Variant(vision={"layers": 6}),
+    "Lite2, 6 blocks, fine-tuned": Variant(
+        vision={"trunk": "efficientnet-lite2", "layers": 6}, settings={"trunk_learning_rate": 5e-5}
+    ),
+    "no large defects": Variant(settings={"leave_out": "large defects"}),
+    "no objects": Variant(settings={"leave_out": "objects"}),
+}
 
 
-def trained(training: Training, shipped: TrainingConfig, steps: int, out: Path) -> Path:
-    """Return the model folder of a training run; train it if it is missing."""
-    name = training.label.replace(",", "").replace(" ", "-")
-    folder = out / name / "model"
-    if not (folder / "open_clip_model.safetensors").exists():
-        config = training.config(shipped, steps)
-        # Runs with the same world and seed share scenes: shards are identified by number, size and seed.
-        scenes = out / f"scenes {training.leave_out or 'all'} {training.seed} {config.stages[0].scenes[0]}"
-        scenes.mkdir(parents=True, exist_ok=True)
-        (out / name).mkdir(exist_ok=True)
-        link = out / name / "scenes-1"
-        if not link.exists():
-            link.symlink_to(scenes.resolve())
-        loop.train(loop.Trainer(config), out / name)
-    return folder
+def folder_name(name: str) -> str:
+    """Return the folder of a variant."""
+    return name.replace(",", "").replace(" ", "-")
 
 
-def figures(label: str, model: str, weights: str | None, sets: Sequence[PictureSet]) -> Iterator[Row]:
-    """Yield every score of one model on every data set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        backbone = load_backbone(model, weights, image_size=SIZE, device="cpu")
-    known: list[Encoded] = [encode(pictures, backbone) for pictures in sets]
-    for variant in SCORES:
-        yield from measure(replace(variant, section=label), known, backbone, weights or "trained")
+def share_scenes(folder: Path, leave_out: str) -> None:
+    """Let processes share rendered shards: a missing one is rendered by the first process that creates its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    render = scene_store.render_shard
+
+    def shared(size: int, scenes: int, seed: int, device: Any, world: Any) -> dict[str, Any]:
+        path = folder / f"{leave_out.replace(' ', '-') or 'all'}-{size}-{seed}.pt"
+        try:
+            path.with_suffix(".lock").touch(exist_ok=False)
+        except FileExistsError:
+            while not path.exists():
+                time.sleep(0.02)
+            shard: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            return shard
+        shard = render(size, scenes, seed, device, world)
+        part = path.with_suffix(f".{os.getpid()}")
+        torch.save({k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in shard.items()}, part)
+        part.rename(path)
+        return shard
+
+    scene_store.render_shard = shared  # type: ignore[assignment]
+    seed_of = scene_store._shard_seed
+    scene_store._shard_seed = lambda _seed, *rest: seed_of(SCENES_SEED, *rest)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return a line per training run and score: pixel AUROC / AUPRO of every data set."""
-    data = list(dict.fromkeys(row.data for row in rows))
-    lines = [f"| training | score | {' | '.join(data)} |", "|---|---|" + "---|" * len(data)]
-    cells = {(row.section, row.variant, row.data): row for row in rows}
-    for section, variant in dict.fromkeys((row.section, row.variant) for row in rows):
-        found = [cells[section, variant, name] for name in data]
-        shown = " | ".join(f"{row.pixel_auroc:.3f} / {row.aupro:.3f}" for row in found)
-        lines.append(f"| {section} | {variant} | {shown} |")
+def held_out(device: torch.device, count: int) -> Scenes:
+    """Render held-out scenes on the device."""
+    canvas = Canvas(256, 7_654_321, device)
+    parts = [draw_scenes(canvas, min(64, count - done), HELD_OUT) for done in range(0, count, 64)]
+    return Scenes(
+        *(torch.cat([getattr(p, name) for p in parts]).cpu() for name in ("clean", "defective", "mask")),
+        nouns=[noun for p in parts for noun in p.nouns],
+        defects=[kind for p in parts for kind in p.defects],
+    )
+
+
+def train_one(name: str, out: Path, minutes: float, batch_share: float, scenes: Path) -> None:
+    """Train and measure one variant; its figures go to ``out/NAME/figures.json``."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shipped = load_config(Path(loop.__file__).with_name("tiny.toml"))
+    config = VARIANTS[name].config(shipped, batch_share) if name in VARIANTS else shipped
+    folder = out / folder_name(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == CONTROL:
+        config, steps = replace(config, trunk_weights="random"), 0
+        model = build_tiny(config).to(device)
+    elif name == SHIPPED:
+        steps, model = 0, build_tiny(replace(config, trunk_weights="given")).to(device)
+        model.load_state_dict({k: v.float() for k, v in load_file(SHIPPED_WEIGHTS).items()})
+    else:
+        share_scenes(scenes, config.leave_out)
+        trainer = loop.Trainer(config, device)
+        model = loop.train(trainer, folder, minutes)
+        steps = trainer.step_number
+    pictures = held_out(device, COUNT)
+    evaluation.held_out_scenes = lambda size, count: pictures  # type: ignore[assignment]
+    parameters = sum(p.numel() for p in model.parameters())
+    figures = {"steps": steps, "parameters": parameters, **validate(model, config, count=COUNT)}
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2))
+    print(name, figures, flush=True)
+
+
+def markdown(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the table."""
+    lines = [
+        "| training | parameters | steps | pixel AUROC | AUPRO@0.3 | image AUROC, class token | map maximum |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        figures = ("pixel_auroc", "aupro", "image_auroc", "map_maximum_image_auroc")
+        shown = " | ".join(f"{row[key]:.3f}" for key in figures)
+        lines.append(f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['steps']:,} | {shown} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Train, measure, print and write results."""
+    """Train all variants at once, measure them, and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--batch-share", type=float, default=0.5)
+    parser.add_argument(
+        "--only", nargs="*", default=[CONTROL, SHIPPED, *VARIANTS], help="variants, default all"
+    )
+    parser.add_argument("--scenes", type=Path, help="folder for shared scenes, default OUT/scenes")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path, help="page whose table between the markers is replaced")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER of finished models")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    shipped = load_config(Path(loop.__file__).with_name("tiny.toml"))
-    reader = ImageLoader(ResizeSpec(SIZE))
-    sets = list(rendered(SIZE))
-    if (arguments.data / "magnetic_tile").is_dir():
-        sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader))
-    if (arguments.data / "deep_pcb").is_dir():
-        sets += deep_pcb(arguments.data / "deep_pcb", reader)
-    models: list[tuple[str, str, str | None]] = [
-        ("random weights", "tiny", "random"),
-        ("shipped", "tiny", None),
-    ]
-    models += [(name, folder, None) for name, _, folder in (one.partition("=") for one in arguments.also)]
-    rows = [row for model in models for row in figures(*model, sets)]
-    for training in TRAININGS:
-        folder = trained(training, shipped, arguments.steps, arguments.out)
-        rows += figures(training.label, str(folder), None, sets)
-        print(markdown(rows[-len(DATA) * len(SCORES) :]), flush=True)
-    about = {**provenance("python benchmarks/training_ablations.py"), "steps": arguments.steps}
-    text = f"{markdown(rows)}\n\n{', '.join(f'{k}: {v}' for k, v in about.items())}\n"
+    scenes = arguments.scenes or arguments.out / "scenes"
+    if arguments.one:
+        train_one(arguments.one, arguments.out, arguments.minutes, arguments.batch_share, scenes)
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "training_ablations.md").write_text(text)
-    stored = {"about": about, "rows": [asdict(row) for row in rows]}
-    (arguments.out / "training_ablations.json").write_text(json.dumps(stored, indent=2) + "\n")
+    shared = ["--out", str(arguments.out), "--minutes", str(arguments.minutes), "--scenes", str(scenes)]
+    shared += ["--batch-share", str(arguments.batch_share)]
+    running = {}
+    for name in arguments.only:
+        log = (arguments.out / f"{folder_name(name)}.log").open("w")
+        command = [sys.executable, __file__, "--one", name, *shared]
+        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    failed = [name for name, process in running.items() if process.wait() != 0]
+    if failed:
+        raise SystemExit(f"failed: {failed}; see their logs in {arguments.out}")
+    rows = {
+        name: json.loads((arguments.out / folder_name(name) / "figures.json").read_text())
+        for name in arguments.only
+    }
+    about = {**provenance("python benchmarks/training_ablations.py"), "minutes": arguments.minutes}
+    about |= {"batch share": arguments.batch_share, "held-out scenes": COUNT}
+    if torch.cuda.is_available():
+        about["device"] = torch.cuda.get_device_name()
+    text = f"{markdown(rows)}\n\n{', '.join(f'{k}: {v}' for k, v in about.items())}\n"
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
     if arguments.page:
         replace_between(arguments.page, START, END, text.rstrip("\n"))
 

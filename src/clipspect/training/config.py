@@ -93,6 +93,8 @@ class TrainingConfig:
     """For ablations: a part of the renderer to leave out, see ``render.training_world``."""
     learning_rate: float = 1e-3
     """AdamW's learning rate, for embeddings, norms, biases and the text encoder."""
+    trunk_learning_rate: float = 0.0
+    """AdamW's learning rate for the trunk; 0 keeps its weights."""
     matrix_learning_rate: float = 2e-3
     """Muon's learning rate, for the matrices of the vision blocks."""
     weight_decay: float = 0.02

@@ -25,7 +25,7 @@ def build_tiny(config: TrainingConfig) -> PlainCLIP:
         model = PlainCLIP(config.model)
         initialize(model)
         if model.visual.trunk is not None:
-            model.visual.trunk.requires_grad_(False)
+            model.visual.trunk.requires_grad_(config.trunk_learning_rate > 0)
         if model.visual.trunk is not None and config.trunk_weights != "given":
             if config.trunk_weights == "imagenet":
                 load_imagenet(model.visual.trunk, config.model["vision_cfg"]["trunk"])

@@ -84,6 +84,8 @@ class Trainer:
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         matrices = [p for n, p in named.items() if n.startswith("visual.transformer") and p.ndim == 2]
         chosen = {id(p) for p in matrices}
+        trunk = [p for n, p in named.items() if n.startswith("visual.trunk")]
+        chosen |= {id(p) for p in trunk}
         rest = [p for p in named.values() if id(p) not in chosen]
         muon = torch.optim.Muon(
             matrices,
@@ -97,6 +99,8 @@ class Trainer:
             betas=(0.9, 0.98),
             weight_decay=0.0,
         )
+        if trunk:
+            adamw.add_param_group({"params": trunk, "lr": config.trunk_learning_rate})
         for optimiser in (muon, adamw):
             for group in optimiser.param_groups:
                 group["full_lr"] = group["lr"]
@@ -156,14 +160,14 @@ class Trainer:
         )
         return total_loss(embeddings, targets, windows.kinds, self.config.stages[self.stage].loss)
 
-    @torch.no_grad()
     def trunk_features(self, pictures: Tensor) -> Tensor | None:
-        """Compute the (B, C, H, W) features of the frozen trunk; None without one."""
+        """Compute the (B, C, H, W) features of the trunk; None without one. A frozen trunk has no gradients."""
         trunk = self.model.visual.trunk
         if trunk is None:
             return None
         # CPUs have no fast depthwise convolutions in bfloat16.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+        bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu")
+        with torch.set_grad_enabled(self.config.trunk_learning_rate > 0), bfloat16:
             features: Tensor = trunk(pictures)
         return features
 
