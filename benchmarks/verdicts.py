@@ -3,8 +3,9 @@
     python benchmarks/verdicts.py --out benchmarks/results/verdicts.json --page docs/calibration.md
     python benchmarks/verdicts.py --rendered 0 0 --folder parts/ --object part …    # MVTec AD layout
 
-Each image is encoded once. Per resample, n good images calibrate (and are the references of methods that compare
-images). The other good images and all defective ones are scored. Random weights are the control.
+Each image is encoded once, and each pair of images is compared once (``recalled.py``; the first resample of every row
+is checked against the method itself). Per resample, n good images calibrate, and are the references of methods that
+compare images. The other good images and all defective ones are scored. Random weights are the control.
 
 """
 
@@ -14,7 +15,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from clipspect.benchmark.provenance import provenance
 from clipspect.data.prepare import ImageLoader
 from clipspect.data.transforms import ResizeSpec
 from clipspect.detector import Detector
+from clipspect.methods.dual_image import DualImage
 from clipspect.model import Encoded
 from clipspect.postprocess.calibration import calibrate_good
 from clipspect.postprocess.regions import find_regions
@@ -36,6 +38,7 @@ from clipspect.postprocess.verdict import verdict_of
 from clipspect.tensors import image_tensor, make_detections
 from clipspect.training.demo_images import render_image
 from pages import replace_between
+from recalled import Recalled
 
 COUNTS = (3, 5, 10, 20, 40)
 RATES = (0.01, 0.05, 0.10)
@@ -110,6 +113,10 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, 
     loaded = [detector.reader.read(one, f"{n}") for n, one in enumerate([*images.good, *images.defective])]
     tensor = image_tensor(loaded, detector.backbone)
     everything = model.encode(tensor, Sources.of_tensors(tensor))
+    plain = model
+    if isinstance(method, DualImage):
+        recalled = Recalled.remember(method, model, everything, len(images.good))
+        model = replace(model, methods=(recalled,))
     results: list[Result] = []
     rng = np.random.default_rng(1)
     alone = _detections(detector, model, everything, loaded) if method.scope == "image" else None
@@ -122,6 +129,9 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, 
                 pool = everything[chosen]
                 fitted = model.set_references(pool.features).fit_set(pool)
                 found = _detections(detector, fitted, everything, loaded)
+                if turn == 0 and model is not plain:
+                    fitted = plain.set_references(pool.features).fit_set(pool)
+                    _check_equal(_detections(detector, fitted, everything, loaded), found)
             for rate in RATES:
                 rounds[rate].append(_judge(images, found, chosen, rate, turn < drawn))
         for rate, rows in rounds.items():
@@ -135,6 +145,13 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, 
             )  # fmt: skip
             print(results[-1], flush=True)
     return results
+
+
+def _check_equal(expected: Sequence[Any], found: Sequence[Any]) -> None:
+    """Compare looked-up results with those of the method itself; raises AssertionError."""
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(other.compact_layers, one.compact_layers, atol=1e-3)
+        np.testing.assert_allclose(other.class_logit, one.class_logit, atol=1e-4)
 
 
 def _detections(detector: Detector, model: Any, everything: Encoded, loaded: Sequence[Any]) -> list[Any]:
@@ -244,12 +261,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=int, default=60, help="maximum number of good and of defective images of a folder"
     )
-    parser.add_argument(
-        "--resamples", type=int, default=200, help="resamples of methods that score single images"
-    )
-    parser.add_argument(
-        "--set-resamples", type=int, default=20, help="resamples of methods that compare images"
-    )
+    parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument(
         "--drawn", type=int, default=20, help="resamples whose regions are drawn and measured"
     )
@@ -281,13 +293,9 @@ def main() -> None:
                 )
             detector = Detector(detector.model, ImageLoader(ResizeSpec(detector.backbone.image_size)))
             for images in sets:
-                resamples = (
-                    arguments.resamples if detector.methods[0].scope == "image" else arguments.set_resamples
-                )
-                results += measure(images, detector, weights, resamples, arguments.drawn)
+                results += measure(images, detector, weights, arguments.resamples, arguments.drawn)
     bare = sum(r.flagged_without_region for r in results)
-    text = f"Flagged images without a region: {bare}. Resamples: {arguments.resamples}, and"
-    text += f" {arguments.set_resamples} for methods that compare images; regions are drawn in the first"
+    text = f"Flagged images without a region: {bare}. Resamples: {arguments.resamples}; regions are drawn in the first"
     stamp = provenance()
     size = arguments.image_size or "as the model's"
     text += (
