@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipspect.backbones.presets import PRESETS
 from clipspect.data.templates import match_templates
 from clipspect.errors import ResultsError
 from clipspect.postprocess.calibration import Calibration
@@ -22,7 +23,7 @@ from clipspect.results import report as report_module
 from clipspect.results.pictures import encode_map
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from clipspect.results.settings import settings_in_words
+from clipspect.results.settings import model_notes, settings_in_words
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 
@@ -228,6 +229,16 @@ def test_settings_are_in_words():
         ("Digest of the known-good images", "96168e58b20c…"),
         ("dual-image: text weight", "0.5"),
     ]
+
+
+def test_the_report_says_what_the_name_of_the_object_does_with_the_offline_model(
+    photos: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(PRESETS, "fake", PRESETS["tiny"])
+    assert any("object's name only picks" in text for _, text in model_notes({"model": "tiny"}))
+    assert model_notes({"model": "ViT-B-16-plus-240"}) == []
+    settings = parse(run(tmp_path).read_text())[0]["settings"]
+    assert ["About the model", model_notes({"model": "tiny"})[0][1]] in settings
 
 
 def test_a_folder_without_results_says_so(tmp_path: Path):

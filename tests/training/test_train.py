@@ -288,3 +288,15 @@ def test_what_a_stage_began_with_outlives_a_killed_run(small, tmp_path):
     other = loop.Trainer(replace(small, stages=(replace(stage, seed=8),)))
     other.restore(copy.deepcopy(trainer.state()))
     assert all(torch.equal(other.began[name], value) for name, value in began.items())
+
+
+def test_a_trunk_with_a_learning_rate_is_trained(small, shards, monkeypatch):
+    monkeypatch.setattr(model_module, "_STATISTICS_SCENES", 4)
+    settings = {**small.model, "vision_cfg": {**small.model["vision_cfg"], "trunk": "efficientnet-lite0"}}
+    trainer = loop.Trainer(replace(small, model=settings, trunk_weights="random", trunk_learning_rate=1e-3))
+    before = [value.clone() for value in trainer.model.visual.trunk.parameters()]
+    run_steps(trainer, shards, 0, 2)
+    changed = [
+        not torch.equal(a, b) for a, b in zip(trainer.model.visual.trunk.parameters(), before, strict=True)
+    ]
+    assert sum(changed) > 0.9 * len(changed)

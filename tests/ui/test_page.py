@@ -20,6 +20,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from playwright.sync_api import sync_playwright
 
+from clipspect.backbones.presets import PRESETS
 from clipspect.server.engine import Engine
 from clipspect.server.limits import Limits
 from clipspect.ui.host import page_server
@@ -386,6 +387,20 @@ def test_an_image_that_cannot_be_scored_is_named_and_the_others_are_shown(open_p
     assert "cut short.png" in page.inner_text("#errors")
     show_gallery(page)
     assert page.locator(".card").count() == 2
+
+
+def test_the_page_says_what_the_name_of_the_object_does_with_the_offline_model(open_page):
+    page = open_page()
+    assert page.locator("#object-note").count() == 0, "the fixture's model has no note"
+
+    def answer(route):
+        found = route.fetch().json()
+        found["models"][0]["object_note"] = PRESETS["tiny"].object_note
+        route.fulfill(json=found)
+
+    page.route("**/v1/models", answer)
+    page.reload()
+    assert "only picks the prompt templates" in page.inner_text("#object-note")
 
 
 def test_errors_are_beside_what_they_are_about_and_nothing_breaks(open_page, pictures, tmp_path):

@@ -26,17 +26,30 @@ class Preset:
     """Whether there is a text tower."""
     source: str = "Hugging Face hub"
     """Where the weights come from."""
+    object_note: str = ""
+    """What users should know about the object's name with this model."""
 
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 _TINY = (str(TINY_FOLDER), None, 256, 8, "Apache-2.0")
+_TINY_OBJECT = (
+    "With tiny the object's name only picks the prompt templates; another name changes almost nothing."
+)
 
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        *_TINY, "works offline; ImageNet trunk, trained on rendered scenes", source="in the wheel"
+        *_TINY,
+        "works offline; ImageNet trunk, trained on rendered scenes",
+        source="in the wheel",
+        object_note=_TINY_OBJECT,
     ),
-    "tiny-4": Preset(*_TINY, "pinned alias of the current tiny weights", source="in the wheel"),
+    "tiny-4": Preset(
+        *_TINY,
+        "pinned alias of the current tiny weights",
+        source="in the wheel",
+        object_note=_TINY_OBJECT,
+    ),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240",
         "laion400m_e32",

@@ -14,7 +14,7 @@ from clipspect.results.files import open_whole
 from clipspect.results.outputs import method_suffix
 from clipspect.results.overview import MAX_ERRORS, Overview, finding
 from clipspect.results.pictures import PictureReader
-from clipspect.results.settings import settings_in_words
+from clipspect.results.settings import model_notes, settings_in_words
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
 from clipspect.viewer import report_page
 
@@ -55,7 +55,7 @@ def write_report(out: Path) -> Path:
         results=out.resolve().name,
         created=manifest.get("created", ""),
         version=manifest.get("clipspect", ""),
-        settings=settings_in_words(settings),
+        settings=[*settings_in_words(settings), *model_notes(settings)],
         truth_source=f"folder names ({GOOD_FOLDER} and others)" if truth else None,
     )
     before, after = report_page(_title(overview), _script_json(header))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from clipspect.backbones.presets import PRESETS
+
 WORDS = {
     "object": "Object",
     "source": "Images",
@@ -50,6 +52,12 @@ def settings_in_words(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     for method, own in methods.items():
         pairs += [(f"{method}: {words}", value) for words, value in _method_pairs(own)]
     return pairs
+
+
+def model_notes(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (words, value) of what users should know about a run's model."""
+    preset = PRESETS.get(str(settings.get("model")))
+    return [] if preset is None or not preset.object_note else [("About the model", preset.object_note)]
 
 
 def _method_pairs(own: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

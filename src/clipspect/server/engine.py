@@ -139,7 +139,11 @@ class Engine:
         """Return the models and methods that requests may use, as JSON-serializable values."""
         return {
             "models": [
-                {"name": name, "about": PRESETS[name].about if name in PRESETS else "given by the operator"}
+                {
+                    "name": name,
+                    "about": PRESETS[name].about if name in PRESETS else "given by the operator",
+                    "object_note": PRESETS[name].object_note if name in PRESETS else "",
+                }
                 for name in self.models
             ],
             "methods": [

@@ -210,6 +210,7 @@ class ModelOut(BaseModel):
 
     name: str
     about: str
+    object_note: str
 
 
 class MethodOut(BaseModel):

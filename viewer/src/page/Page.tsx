@@ -30,6 +30,7 @@ export function Page() {
     const box = status.current!.getBoundingClientRect(); // on a phone the results are below the form
     if (state && (box.top > innerHeight / 2 || box.top < 0)) status.current!.scrollIntoView({ behavior: "smooth", block: "start" });
   }, [state]);
+  const objectNote = catalogue?.models.find((one) => one.name === model)?.object_note;
   const info = (name: string) => catalogue?.methods.find((one) => one.name === name);
   const methodsFor = (given: File[], references: File[]): { methods: string[]; left: string[] } => {
     if (method === "automatic") return { methods: [recommend(given.length, references.length).method], left: [] };
@@ -91,6 +92,7 @@ export function Page() {
         <label for="object">Object</label>
         <input type="text" id="object" placeholder="metal nut" maxLength={MAX_NAME} value={object} aria-invalid={!!errors.object} autocomplete="off" onInput={(event) => setObject(event.currentTarget.value)} />
         {errors.object && <span class="field-error" role="alert">{errors.object}</span>}
+        {objectNote && <span class="facts" id="object-note">{objectNote}</span>}
         {catalogue && <MethodChoice catalogue={catalogue} images={images.length} good={good.length} method={method} compared={compared} error={errors.method}
           onMethod={setMethod} onCompared={setCompared} />}
         {catalogue && catalogue.models.length > 1 && <>

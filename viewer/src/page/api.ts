@@ -10,7 +10,7 @@ export interface MethodInfo {
 }
 
 export interface Catalogue {
-  models: { name: string; about: string }[];
+  models: { name: string; about: string; object_note: string }[];
   methods: MethodInfo[];
   limits: { body_mb: number; image_mb: number; pixels: number; images: number; references: number };
 }
