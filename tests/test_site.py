@@ -27,5 +27,6 @@ def test_the_site_builds_and_holds_the_reference(tmp_path):
         "clipspect.loading.load",
         "clipspect.config.DetectorConfig",
         "clipspect.detector.Detector.detect",
+        "clipspect.detector.Detector.calibrate",
     ):
         assert f'id="{name}"' in reference
