@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -228,7 +227,7 @@ def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
         assert process.stdout is not None
         for _ in range(lines):  # judged images are said one by one
             assert process.stdout.readline()
-        process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.kill()
         process.wait()
         process.stdout.close()
     done = subprocess.run([*words, "--once"], capture_output=True, text=True, check=True)
