@@ -335,6 +335,7 @@ main()
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a child")
 @pytest.mark.parametrize(("ending", "signals"), [(0, 1), (30, 2)])
 def test_one_and_two_interrupts_end_with_130(ending, signals):

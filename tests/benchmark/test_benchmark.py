@@ -108,6 +108,7 @@ def test_other_settings_are_refused_until_told_to_overwrite(own, tmp_path):
     assert again.image_size == 96
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, pictures):
     for name in ("a", "b", "c"):
         write_layout("folder", tmp_path / "data", name, pictures)

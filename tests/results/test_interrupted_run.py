@@ -19,6 +19,8 @@ from clipspect.results.store import iterate_rows
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 from helpers.rows import rows_by_path
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_full_disk_ends_the_run_with_its_reason_and_the_next_run_completes_it(
     photos, tmp_path, monkeypatch

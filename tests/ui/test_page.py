@@ -18,7 +18,10 @@ pytest.importorskip("fastapi", reason="the page's extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))

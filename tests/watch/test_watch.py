@@ -210,6 +210,7 @@ def test_another_profile_needs_another_folder(product, incoming, tmp_path):
         watcher(changed, incoming, tmp_path / "out").run(once=True)
 
 
+@pytest.mark.integration
 def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
     out, acted = tmp_path / "out", tmp_path / "acted.txt"
     script = tmp_path / "act.py"
@@ -247,6 +248,7 @@ def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
 @pytest.mark.skipif(
     shutil.which("mosquitto") is None, reason="needs a Mosquitto broker (Debian's package mosquitto)"
 )
+@pytest.mark.integration
 def test_mqtt_survives_a_broker_that_is_down(product, incoming, tmp_path):
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
