@@ -37,7 +37,6 @@ def address(small_model, tmp_path_factory):
         replicas=2,
         cpus=0.5,
         batch=8,
-        batch_wait_ms=50,
         queue=16,
         time_limit=30,
     )
