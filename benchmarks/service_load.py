@@ -168,7 +168,6 @@ def service(options: argparse.Namespace, batch: int) -> Iterator[str]:
         "--weights": options.weights,
         "--image-size": options.image_size,
         "--batch": batch,
-        "--batch-wait-ms": options.batch_wait_ms,
         "--replicas": options.replicas,
         "--queue": 256,
     }
@@ -209,7 +208,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=200, help="for each number of clients")
     parser.add_argument("--batch", type=int, nargs="+", default=[16])
-    parser.add_argument("--batch-wait-ms", type=float, default=2)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

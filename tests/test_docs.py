@@ -20,6 +20,8 @@ from typer.main import get_command
 from clipspect.cli import app, main
 from clipspect.demo import DEMO_IMAGES
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PRINTED = [*PAGES, *sorted((ROOT / "src").rglob("*.md"))]

@@ -17,7 +17,7 @@ LAYERS = (
     ("results",),
     ("model",),
     ("tensors", "reference_file", "precision"),
-    ("references", "scoring"),
+    ("identity", "references", "scoring"),
     ("detector",),
     ("loading", "profile"),
     ("product",),

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,5 +31,6 @@ def test_the_site_builds_and_holds_the_reference(tmp_path):
         "clipspect.loading.load",
         "clipspect.config.DetectorConfig",
         "clipspect.detector.Detector.detect",
+        "clipspect.detector.Detector.calibrate",
     ):
         assert f'id="{name}"' in reference

@@ -192,10 +192,10 @@ class GoodImages:
 
 
 class Given(TypedDict, total=False):
-    """What images are compared with, as arguments of :meth:`Detector.stream`."""
+    """What images are compared with, as arguments of :meth:`Detector.detect` and :meth:`Detector.stream`."""
 
-    references: Features
-    good: GoodImages
+    references: Features | None
+    good: GoodImages | None
 
 
 def calibrate(

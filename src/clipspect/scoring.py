@@ -6,23 +6,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from clipspect.backbones.features import Features
 from clipspect.data.loader import LoadedImage, batches
 from clipspect.data.prefetch import prefetch
 from clipspect.data.prepare import ImageLoader
 from clipspect.detection import Detection
-from clipspect.errors import ClipspectError
+from clipspect.errors import ClipspectError, UsageError
 from clipspect.methods.base import Scores
-from clipspect.model import AnomalyModel, Encoded
+from clipspect.model import AnomalyModel
 from clipspect.postprocess.calibration import Calibration, Summary, calibrate_unlabeled
 from clipspect.results.detections import Detections
 from clipspect.tensors import encode_pool, make_detections, to_tensors
 
+if TYPE_CHECKING:
+    from clipspect.detector import Detector
+    from clipspect.references import GoodImages
+
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same while the images of one run pass (:func:`prepare`)."""
+    """What stays the same while the images of one run pass (:func:`begin`)."""
 
     model: AnomalyModel
     """Knows the object, the references and the set."""
@@ -32,35 +37,43 @@ class RunContext:
     """Features of each pool image's own reference."""
 
 
-def prepare(
-    model: AnomalyModel,
+def begin(
+    detector: Detector,
+    object: str,
     *,
-    references: Features | None,
-    templates: bool,
-    pool: Iterable[LoadedImage],
-    fitted: tuple[Encoded, Features | None] | None,
-    own_references: bool,
-    set_size: int,
-    calibrations: Mapping[str, Calibration],
+    references: Features | None = None,
+    templates: bool = False,
+    pool: Iterable[LoadedImage] = (),
+    good: GoodImages | None = None,
+    own_references: bool = False,
 ) -> RunContext:
-    """Give a model that knows the object its references and its set.
+    """Prepare to :meth:`Detector.score`: anchors, and what methods of scope "set" learn from the set's pool.
 
     Args:
-        model: of the run.
+        detector: of the run.
+        object: what is on the images.
         references: encoded references for every image.
-        templates: whether the loaded images have paired references.
-        pool: images of the set; read where a method needs them.
-        fitted: encoded images that take the place of the pool, with the features of their paired references.
+        templates: whether the loaded images bring their own references.
+        pool: the images of the set that :meth:`Detector.sample_pool` names; ignored where no method needs them.
+        good: known-good images; they take the place of the pool.
         own_references: whether the images of the pool are the references, as known-good images are.
-        set_size: maximum number of tiles of the pool.
-        calibrations: method → calibration.
 
     Raises:
-        UsageError: a method that needs references or a pair has none.
+        UsageError: a method that needs references or a pair has none, or a calibration of another detector.
     """
-    encoded = fitted
-    if encoded is None and (model.uses_sets or own_references):
-        encoded = encode_pool(pool, model, set_size)
+    calibrations = {} if good is None else good.calibrations
+    for name, one in calibrations.items():
+        if one.fingerprint and one.fingerprint != detector.fingerprint(name):
+            raise UsageError(
+                f"the calibration of {name} was made with another model, method setting or preparation of images;"
+                " calibrate again"
+            )
+    model = detector.model.set_object(object)
+    encoded = None
+    if good is not None and good.pool is not None:
+        encoded, own_references = (good.pool, good.paired), True
+    elif model.uses_sets or own_references:
+        encoded = encode_pool(pool, model, detector.set_size)
     takes = any(m.accepts_references for m in model.methods)
     if own_references and takes and references is None and not templates and encoded is not None:
         references = encoded[0].features
@@ -104,9 +117,11 @@ def _score(batch: Sequence[LoadedImage], model: AnomalyModel) -> tuple[Mapping[s
     return scores, (perf_counter() - started) / len(readable)
 
 
-def judge_together(found: Iterable[Detection]) -> Detections:
-    """Detections of unlabeled images that belong together, those of each method judged by one calibration."""
+def judge_together(found: Iterable[Detection], good: GoodImages | None) -> Detections:
+    """Detections that belong together; without good images, those of each method are judged by one calibration."""
     detections = Detections(found)
+    if good is not None:
+        return detections
     summaries: dict[str, list[Summary]] = {}
     for one in detections:
         if one.error is None:

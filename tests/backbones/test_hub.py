@@ -27,6 +27,7 @@ from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import load_openclip
 from clipspect.backbones.openclip.towers import check_towers
 from clipspect.errors import UsageError, WeightsError
+from helpers.links import link
 from helpers.small_models import ARCHITECTURES
 
 E31, E32 = (f"timm/vit_base_patch16_plus_clip_240.laion400m_{epoch}" for epoch in ("e31", "e32"))
@@ -49,7 +50,7 @@ def add_to_cache(cache: Path, repository: str, files: dict[str, bytes]) -> dict[
     for name, content in files.items():
         blobs[name] = folder / "blobs" / hashlib.sha256(content).hexdigest()
         blobs[name].write_bytes(content)
-        (snapshot / name).symlink_to(blobs[name])
+        link(snapshot / name, blobs[name])
     return blobs
 
 

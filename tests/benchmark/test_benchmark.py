@@ -1,11 +1,8 @@
-"""Benchmark runs: right figures, one encoding, resumed, refused after changes, repeatable; its tables and figures."""
+"""Benchmark runs: right figures, one encoding, resumed, refused after changes, repeatable;"""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,58 +14,23 @@ import pytest
 from PIL import Image
 
 import clipspect
-from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark import runner as module
 from clipspect.benchmark.candidates import make_candidates
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.jobs import Settings
 from clipspect.benchmark.metrics import image_metrics, pixel_metrics
-from clipspect.benchmark.rows import json_row, make_rows, mean_rows, published_rows
+from clipspect.benchmark.rows import json_row, make_rows, mean_rows
 from clipspect.benchmark.runner import run_benchmark
 from clipspect.benchmark.samples import thinned
-from clipspect.benchmark.tables import notes, summary_rows, write_table
-from clipspect.cli import main
+from clipspect.benchmark.tables import notes
 from clipspect.config import DetectorConfig
 from clipspect.errors import ResultsError, UsageError
 from clipspect.registry import list_methods, method_class
-from clipspect.training.layouts import render_pictures, write_layout
+from clipspect.training.layouts import write_layout
+from helpers.benchmark import COLUMNS, SMALL, run, values
 
-SMALL = Settings(DetectorConfig(image_size=64))
 DATA = Path(os.environ.get("CLIPSPECT_DATA", "data"))
 """Real images for larger tests, which are not part of the repository."""
-COLUMNS = [
-    "method", "model", "weights", "category", "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap",
-    "pixel_f1max", "aupro",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return render_pictures(side=64, train=5, good=5, defective=5)
-
-
-@pytest.fixture
-def own(tmp_path, pictures) -> Path:
-    write_layout("folder", tmp_path / "data", "plate", pictures)
-    return tmp_path / "data" / "plate"
-
-
-def run(root, out, methods="anoclip", settings=SMALL, sweep=None, shots=None, **options):
-    candidates = make_candidates(methods.split(","), {}, sweep or {}, shots)
-    return run_benchmark(
-        "folder", load_categories("folder", root), candidates, out, settings=settings, **options
-    )
-
-
-def values(results):
-    return [result.figures.values for result in results]
-
-
-def command(monkeypatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipspect", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 def test_the_figures_are_those_of_the_detector(own, tmp_path):
@@ -146,6 +108,7 @@ def test_other_settings_are_refused_until_told_to_overwrite(own, tmp_path):
     assert again.image_size == 96
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, pictures):
     for name in ("a", "b", "c"):
         write_layout("folder", tmp_path / "data", name, pictures)
@@ -159,7 +122,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, pictures):
     deadline = time.monotonic() + 120
     while not list(out.rglob("a.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     assert "a.json" in done
@@ -257,118 +220,6 @@ def test_a_thinned_category_keeps_every_kind_and_says_so(own):
     assert thinned(category, 10) is category
 
 
-def test_tables_in_every_format(own, tmp_path):
-    rows = make_rows(run(own, tmp_path / "out", "anoclip,dual-image", weights=["trained", "random"]))
-    rows = [replace(row, data="mvtecad") for row in rows]
-    about = {"machine": "a machine", "command": "clipspect benchmark"}
-    for suffix in (".md", ".csv", ".tex", ".json"):
-        write_table(tmp_path / f"table{suffix}", rows, about)
-    table = json.loads((tmp_path / "table.json").read_text())
-    assert [list(row)[:11] for row in table] == [COLUMNS] * 4
-    assert table[0]["seconds_per_image"] > 0
-    assert table[0]["versions"]["clipspect"] == clipspect.__version__
-    with (tmp_path / "table.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert [float(line["aupro"]) for line in lines] == [row["aupro"] for row in table]
-    markdown = (tmp_path / "table.md").read_text()
-    assert f"| anoclip | tiny | trained | plate | {table[0]['image_auroc']:.3f} |" in markdown
-    assert (
-        "| WinCLIP | ViT-B-16-plus-240 | published | mean | 0.918 | 0.965 | – | 0.851 | – | – | 0.646 | – |"
-        in markdown
-    )
-    assert "WinCLIP: published, not measured here: arXiv 2303.14814" in markdown
-    assert "machine: a machine" in markdown
-    latex = (tmp_path / "table.tex").read_text()
-    assert r"WinCLIP$^\dagger$" in latex
-    assert rf"& {table[0]['seconds_per_image']:.3f} \\" in latex
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
-    with pytest.raises(UsageError, match=r"unsupported suffix; use \.md, \.csv, \.json, \.tex"):
-        write_table(tmp_path / "table.html", rows, about)
-
-
-def test_several_categories_get_the_papers_table(tmp_path, pictures):
-    for name in ("nut", "bolt_2"):
-        write_layout("folder", tmp_path / "data", name, pictures)
-    rows = make_rows(run(tmp_path / "data", tmp_path / "out", "anoclip,clip"))
-    mean = mean_rows(rows)[0]
-    assert mean.values["aupro"] == pytest.approx(
-        np.mean([r.values["aupro"] for r in rows if r.label == "anoclip"])
-    )
-    write_table(tmp_path / "t.tex", rows, {})
-    latex = (tmp_path / "t.tex").read_text()
-    assert r"bolt\_2 & " in latex
-    assert latex.count(r"\begin{tabular}") == 2
-    assert [row.category for row in summary_rows(rows)] == ["mean", "mean"]
-
-
-def test_published_rows_name_their_sources_and_lie_in_range():
-    rows = published_rows("mvtecad", 15) + published_rows("visa", 12)
-    assert {row.method for row in rows} == {
-        "WinCLIP", "AnomalyCLIP", "MuSc", "CoDeGraph", "AnomalyVFM", "AnomalyVFM, own code", "VisualAD",
-        "SubspaceAD 1-shot", "AnomalyDINO 1-shot",
-    }  # fmt: skip
-    assert all(row.source for row in rows)
-    assert all(0.1 < v < 1 for row in rows for v in row.values.values() if v is not None)
-    assert not any("ours are over" in row.source for row in rows)
-    assert "a mean over 15 categories, ours are over 2" in published_rows("mvtecad", 2)[0].source
-
-
-def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: clipspect[benchmark]")
-    options = [
-        "benchmark", "--data", "folder", "--root", str(own), "--methods", "dual-image,anoclip+", "--image-size", "64",
-        "--sweep", "references=1,2", "--sweep", "epochs=0,2", "--out", str(tmp_path / "out"),
-        "--json", str(tmp_path / "rows.json"), "--table", str(tmp_path / "rows.md"),
-        "--figures", str(tmp_path / "figures"),
-    ]  # fmt: skip
-    assert command(monkeypatch, *options) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["settings"] for row in rows] == [
-        {"references": 1}, {"references": 2}, {"epochs": 0}, {"epochs": 2},
-    ]  # fmt: skip
-    sizes = {}
-    for name in ("maps-tiny-trained-0-plate.png", "sweep-references.png", "sweep-epochs.png"):
-        with Image.open(tmp_path / "figures" / name) as figure:
-            sizes[name] = figure.size
-            assert len(np.unique(np.asarray(figure))) > 50
-    assert {row["fingerprint"] for row in rows} == {load_backbone("tiny", device="cpu").fingerprint}
-    assert f"fingerprint of tiny trained: {rows[0]['fingerprint'][:16]}" in (tmp_path / "rows.md").read_text()
-    assert sizes["maps-tiny-trained-0-plate.png"][1] > 800  # the image and four maps, one below the other
-    again = ["figure", str(tmp_path / "rows.json"), "--setting", "epochs", "--out", str(tmp_path / "e.png")]
-    assert command(monkeypatch, *again) == 0
-    assert (tmp_path / "e.png").is_file()
-    assert "references=2" in capsys.readouterr().out
-
-
-def test_the_command_says_what_failed(own, tmp_path, monkeypatch, capsys):
-    (own / "good/001.jpg").write_bytes(b"broken")
-    options = ["--root", str(own), "--image-size", "64", "--out", str(tmp_path / "out")]
-    assert command(monkeypatch, "benchmark", "--data", "folder", *options) == 3
-    assert "good/001.jpg failed" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--methods", "anoclip,anoclip"], "only once"),
-        (["--methods", "patchcore"], "unknown method"),
-        (["--set", "references=2"], "none of anoclip has a setting 'references'"),
-        (["--methods", "winclip+", "--shots", "0"], "winclip+ needs references"),
-        (["--seeds", "x"], "whole numbers"),
-        (["--categories", "nut"], "has no categories"),
-        (["--table", "t.xlsx"], "unsupported suffix; use .md"),
-        (["--sweep", "references"], "name=value"),
-    ],
-)
-def test_wrong_options_are_told_before_anything_is_measured(
-    own, tmp_path, monkeypatch, capsys, options, said
-):
-    monkeypatch.setattr(module, "load_backbone", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, "benchmark", "--data", "folder", "--root", str(own), *options) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
-
-
 @pytest.mark.skipif(
     not (DATA / "magnetic_tile").is_dir(), reason="set CLIPSPECT_DATA to a folder with magnetic_tile"
 )
@@ -431,27 +282,3 @@ def test_random_pairs_are_drawn_by_the_seeds_of_a_run(own, tmp_path):
     assert [result.seed for result in found["random"]] == [0, 1]
     assert len({str(v) for v in values(found["random"])}) == 2
     assert [result.seed for result in found["nearest"]] == [None]
-
-
-def test_a_preset_gives_its_settings_to_the_methods_that_have_them(own, tmp_path, monkeypatch):
-    options = [
-        "--data",
-        "folder",
-        "--root",
-        str(own),
-        "--model",
-        "tiny",
-        "--image-size",
-        "64",
-        "--limit",
-        "2",
-    ]
-    options += ["--preset", "dual-image-paper", "--methods", "anoclip,dual-image", "--pro", "200-thresholds"]
-    options += ["--json", str(tmp_path / "rows.json"), "--out", str(tmp_path / "out")]
-    assert command(monkeypatch, "benchmark", *options) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [(row["method"], row["settings"]) for row in rows] == [("anoclip", {}), ("dual-image", {})]
-    assert all(any("200 thresholds" in text for text in row["warnings"]) for row in rows)
-    (stored,) = (tmp_path / "out" / "results").rglob("*.json")
-    kept = json.loads(stored.read_text())["entrants"]["dual-image"]["settings"]
-    assert (kept["pairing"], kept["references"], kept["fusion"]) == ("random", 1, "mean")

@@ -16,6 +16,8 @@ from clipspect.results.run import run_engine, run_folder
 from clipspect.results.store import iterate_rows
 
 ray = pytest.importorskip("ray", reason="clipspect[ray] is not installed")
+
+pytestmark = pytest.mark.integration
 POISON = b"segfaults whoever opens it"
 
 

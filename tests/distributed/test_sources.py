@@ -93,6 +93,7 @@ def test_errors_that_pass_are_waited_out_and_others_are_not(folder, impatient, m
     assert answers == []
 
 
+@pytest.mark.integration
 def test_an_s3_server_that_answers_503_and_stalls_loses_nothing(monkeypatch):
     pytest.importorskip("moto", reason="moto, an S3 server for tests, is not installed")
     pytest.importorskip("boto3")

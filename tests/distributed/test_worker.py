@@ -15,6 +15,7 @@ from clipspect.distributed.sources import LocalFolder
 from clipspect.distributed.worker import FAILURE, ScoreBatch, hash_batch, output_schema, pool_name
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows
+from helpers.links import link
 
 OWN = {
     "seconds",
@@ -79,7 +80,7 @@ def test_references_travel_as_a_file_and_are_checked_on_arrival(small_model, pla
 
 def test_an_image_that_cannot_be_read_is_a_row_with_its_reason_and_its_hash(small_model, plates):
     (plates / "broken.png").write_bytes(b"no picture")
-    (plates / "gone.png").symlink_to(plates / "nowhere")
+    link(plates / "gone.png", plates / "nowhere")
     build = partial(clipspect.load, "anoclip", str(small_model))
     rows = score(build, plates, [["broken.png", "gone.png"]])
     assert "not a JPEG" in rows["broken.png"]["error"]

@@ -42,6 +42,8 @@ from clipspect.registry import list_methods
 from clipspect.training.layouts import render_pictures, write_layout
 from helpers.cases import CASES
 
+pytestmark = pytest.mark.integration
+
 MODELS = (AnoClip, AnoClipPlus, DualImage, DualImagePlus, Mutual)
 NAMES = {
     "image_auroc": "image_AUROC",

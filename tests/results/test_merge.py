@@ -17,15 +17,9 @@ from clipspect.references import GoodImages
 from clipspect.results.merge import RowFilter, merge_results, recover_manifest
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from clipspect.results.store import iterate_rows, read_manifest
+from clipspect.results.store import read_manifest
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
-
-
-def rows_of(out: Path) -> dict[str, dict]:
-    rows = list(iterate_rows(out))
-    by_path = {row["path"]: row for row in rows}
-    assert len(by_path) == len(rows), "an image has two rows"
-    return by_path
+from helpers.rows import rows_by_path
 
 
 def run(photos: Path, out: Path, model: str = "fake", good: GoodImages | None = KNOWN_GOOD) -> Path:
@@ -48,8 +42,8 @@ def lines(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_path):
     outcome = merge_results(lines, tmp_path / "merged")
-    before = rows_of(lines[0]) | rows_of(lines[1])
-    after = rows_of(tmp_path / "merged")
+    before = rows_by_path(lines[0]) | rows_by_path(lines[1])
+    after = rows_by_path(tmp_path / "merged")
     assert (outcome.images, outcome.flagged, outcome.failed) == (17, 3, 1)
     assert after == before
     assert outcome.calibrations == KNOWN_GOOD.calibrations
@@ -62,10 +56,10 @@ def test_an_image_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lin
     first, second = run(tmp_path / "one", tmp_path / "a"), run(tmp_path / "two", tmp_path / "b")
     for folders in ([first, second], [second, first]):
         merge_results(folders, tmp_path / "merged", overwrite=True)
-        rows = rows_of(tmp_path / "merged")
+        rows = rows_by_path(tmp_path / "merged")
         assert len(rows) == 17
         assert rows["empty.png"]["error"] is None
-        assert rows["part-0003.png"] == rows_of(second)["part-0003.png"]  # the latest
+        assert rows["part-0003.png"] == rows_by_path(second)["part-0003.png"]  # the latest
 
 
 def test_one_name_for_two_images_is_refused_until_the_folders_names_tell_them_apart(lines, tmp_path):
@@ -76,7 +70,7 @@ def test_one_name_for_two_images_is_refused_until_the_folders_names_tell_them_ap
         merge_results([first, second], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     merge_results([first, second], tmp_path / "merged", prefix=True)
-    assert {"a/part-0009.png", "b/part-0009.png"} <= rows_of(tmp_path / "merged").keys()
+    assert {"a/part-0009.png", "b/part-0009.png"} <= rows_by_path(tmp_path / "merged").keys()
 
 
 def test_scores_of_different_settings_are_not_merged(lines, tmp_path):
@@ -119,10 +113,10 @@ def test_without_known_good_images_the_merged_ones_are_compared(lines, tmp_path)
 )
 def test_filters_take_whole_images(lines, tmp_path, choice, names):
     outcome = merge_results([lines[1]], tmp_path / "some", choice=choice)
-    rows = rows_of(tmp_path / "some")
+    rows = rows_by_path(tmp_path / "some")
     assert rows.keys() == names
     assert outcome.images == len(names)
-    assert all(row == rows_of(lines[1])[name] for name, row in rows.items())
+    assert all(row == rows_by_path(lines[1])[name] for name, row in rows.items())
 
 
 def test_results_are_not_written_over_nor_into_themselves(lines, tmp_path):
@@ -131,7 +125,7 @@ def test_results_are_not_written_over_nor_into_themselves(lines, tmp_path):
     merge_results(lines, tmp_path / "merged")
     with pytest.raises(ResultsError, match="holds results already"):
         merge_results(lines, tmp_path / "merged")
-    assert len(rows_of(tmp_path / "merged")) == 17
+    assert len(rows_by_path(tmp_path / "merged")) == 17
 
 
 def test_the_report_comes_back_from_parquet_alone(lines, tmp_path):
@@ -183,7 +177,7 @@ def test_coco_holds_every_region_as_a_box_of_its_image(lines, tmp_path, monkeypa
     coco = json.loads(target.read_text())
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     assert sorted(names.values()) == [f"part-{n:04d}.png" for n in range(8, 16)]  # the failed one has no size
-    rows = rows_of(lines[1])
+    rows = rows_by_path(lines[1])
     boxes = {
         (names[a["image_id"]], *a["bbox"], a["area"], a["score"], a["category_id"])
         for a in coco["annotations"]

@@ -12,6 +12,8 @@ from clipspect.results.store import iterate_rows
 from helpers.browser import CHROMIUM, FLAGS
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
+pytestmark = pytest.mark.integration
+
 SET = """at => {
   const knob = document.getElementById("threshold");
   knob.value = at; knob.dispatchEvent(new Event("input", {bubbles: true}));

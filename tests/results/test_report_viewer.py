@@ -16,6 +16,8 @@ from clipspect.results.run import run_folder
 from helpers.browser import CHROMIUM, FLAGS, wait_until
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
+pytestmark = pytest.mark.integration
+
 SIDE = 320
 
 

@@ -6,17 +6,9 @@ import csv
 import gc
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
@@ -25,27 +17,15 @@ from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.results.outputs import output_path
 from clipspect.results.run import LocalEngine, Progress, run_folder
-from clipspect.results.store import iterate_rows
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
-
-
-def rows_of(out: Path) -> dict[str, dict]:
-    rows = ds.dataset(out / "detections").to_table().to_pylist()
-    by_path = {row["path"]: row for row in rows}
-    assert len(by_path) == len(rows), "an image has two rows"
-    return by_path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    write_parts(tmp_path / "photos", good=12, dark=4)
-    return tmp_path / "photos"
+from helpers.links import link
+from helpers.rows import rows_by_path
 
 
 def test_a_folder_becomes_rows_overlays_and_a_report(photos: Path, tmp_path: Path):
     out = tmp_path / "out"
     summary = run_folder(DarkSpotDetector(), photos, object="part", out=out, good=KNOWN_GOOD)
-    rows = rows_of(out)
+    rows = rows_by_path(out)
     assert (summary.images, summary.computed, summary.kept, summary.failed) == (16, 16, 0, 0)
     assert summary.flagged == 4
     assert [name for name, row in sorted(rows.items()) if row["flag"]] == [
@@ -69,10 +49,10 @@ def test_bad_files_become_error_rows_and_the_run_goes_on(photos: Path, tmp_path:
     (photos / "empty.png").write_bytes(b"")
     (photos / "half.png").write_bytes(good[: len(good) // 2])
     (photos / "notes.jpg").write_bytes(b"no picture")
-    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    link(photos / "gone.png", photos / "nowhere.png")
     Image.new("RGB", (1, 1)).save(photos / "tiny.png")
     summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    rows = rows_of(tmp_path / "out")
+    rows = rows_by_path(tmp_path / "out")
     assert summary.failed == 4
     assert dict(summary.errors).keys() == {"empty.png", "half.png", "notes.jpg", "gone.png"}
     assert "0 bytes" in rows["empty.png"]["error"]
@@ -86,13 +66,13 @@ def test_bad_files_become_error_rows_and_the_run_goes_on(photos: Path, tmp_path:
 def test_running_again_keeps_finished_rows_and_tries_failed_ones_again(photos: Path, tmp_path: Path):
     (photos / "later.png").write_bytes(b"")
     run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    before = rows_of(tmp_path / "out")
+    before = rows_by_path(tmp_path / "out")
     (photos / "later.png").write_bytes((photos / "part-0000.png").read_bytes())
     (photos / "part-0001.png").write_bytes((photos / "part-0015.png").read_bytes())
     write_parts(photos / "more", good=1, dark=0)
     detector = DarkSpotDetector()
     summary = run_folder(detector, photos, object="part", out=tmp_path / "out")
-    after = rows_of(tmp_path / "out")
+    after = rows_by_path(tmp_path / "out")
     assert sorted(detector.scored) == ["later.png", "more/part-0000.png", "part-0001.png"]
     assert (summary.computed, summary.kept, summary.failed) == (3, 15, 0)
     assert len(after) == 18
@@ -107,8 +87,8 @@ def test_another_threshold_judges_the_old_rows_without_scoring_again(photos: Pat
     summary = run_folder(detector, photos, object="part", out=out, good=KNOWN_GOOD, threshold=0.01)
     assert detector.scored == []
     assert summary.flagged == 16
-    assert {row["threshold"] for row in rows_of(out).values()} == {0.01}
-    assert all(row["regions"] for row in rows_of(out).values())
+    assert {row["threshold"] for row in rows_by_path(out).values()} == {0.01}
+    assert all(row["regions"] for row in rows_by_path(out).values())
     with pytest.raises(UsageError, match="between 0 and 1"):
         run_folder(detector, photos, object="part", out=out, threshold=1.5)
 
@@ -116,7 +96,7 @@ def test_another_threshold_judges_the_old_rows_without_scoring_again(photos: Pat
 def test_without_known_good_images_few_images_are_ranked_and_many_compared(photos: Path, tmp_path: Path):
     few = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "few")
     assert few.verdicts == {"undecided": 16}
-    rows = rows_of(tmp_path / "few")
+    rows = rows_by_path(tmp_path / "few")
     assert {row["threshold"] for row in rows.values()} == {None}
     assert {name for name, row in rows.items() if row["score"] > 0.45} == {
         f"part-{n:04d}.png" for n in range(12, 16)
@@ -129,7 +109,7 @@ def test_without_known_good_images_few_images_are_ranked_and_many_compared(photo
 def test_an_image_is_flagged_if_and_only_if_it_has_a_region(photos: Path, tmp_path: Path):
     for options in ({"good": KNOWN_GOOD}, {}, {"threshold": 0.3}):
         run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", overwrite=True, **options)
-        for row in rows_of(tmp_path / "out").values():
+        for row in rows_by_path(tmp_path / "out").values():
             assert row["flag"] == bool(row["regions"])
 
 
@@ -141,7 +121,7 @@ def test_rows_of_files_that_are_gone_are_kept_and_not_counted(photos: Path, tmp_
     summary = run_folder(DarkSpotDetector(), photos, **options)
     assert (summary.images, summary.flagged, summary.missing) == (15, 3, 2)
     assert any("2 images are no longer in the folder" in warning for warning in summary.warnings)
-    rows = rows_of(tmp_path / "out")
+    rows = rows_by_path(tmp_path / "out")
     assert {name for name, row in rows.items() if row["missing"]} == {"part-0013.png", "part-0001.png"}
     assert "part-0013.png" not in summary.report.read_text()
     with summary.csv.open(encoding="utf-8-sig", newline="") as file:
@@ -172,7 +152,7 @@ def test_other_settings_are_refused_and_overwrite_replaces(photos: Path, tmp_pat
     with pytest.raises(ResultsError, match="object was 'part', now 'plate'"):
         run_folder(DarkSpotDetector(), photos, object="plate", out=tmp_path / "out")
     run_folder(DarkSpotDetector("other"), photos, object="part", out=tmp_path / "out", overwrite=True)
-    assert {row["model"] for row in rows_of(tmp_path / "out").values()} == {"other"}
+    assert {row["model"] for row in rows_by_path(tmp_path / "out").values()} == {"other"}
 
 
 def test_results_inside_the_folder_of_images_are_not_images(photos: Path):
@@ -265,71 +245,6 @@ def test_no_name_leads_out_of_the_results_folder(path):
     assert ".." not in output_path(Path("out/overlays"), path, ".png").parts
 
 
-def test_a_full_disk_ends_the_run_with_its_reason_and_the_next_run_completes_it(
-    photos, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 4)
-    real, calls = os.fsync, []
-
-    def fill_up(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) > 3:  # the manifest and two parts
-            raise OSError(28, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr("clipspect.results.files.os.fsync", fill_up)
-    with pytest.raises(ResultsError, match="the disk is full"):
-        run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    monkeypatch.undo()
-    assert len(rows_of(tmp_path / "out")) == 8
-    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    assert (summary.kept, summary.computed) == (8, 8)
-
-
-def start(photos: Path, out: Path, log: Path, delay: str) -> subprocess.Popen:
-    script = Path(__file__).parents[1] / "helpers" / "fake_detector.py"
-    source = str(Path(run_module.__file__).parents[2])
-    environment = {**os.environ, "DELAY": delay, "PYTHONPATH": source}
-    return subprocess.Popen([sys.executable, script, photos, out, log], env=environment)
-
-
-def test_killed_in_the_middle_of_200_images_every_one_is_there_once_and_none_is_scored_twice(
-    tmp_path: Path,
-):
-    photos, out, log = tmp_path / "photos", tmp_path / "out", tmp_path / "scored.txt"
-    write_parts(photos, good=150, dark=50, size=(32, 32))
-    run = start(photos, out, log, "0.02")
-    while run.poll() is None and not list(out.glob("detections/*.parquet")):
-        time.sleep(0.05)
-    time.sleep(0.3)  # some more images, scored but not yet written
-    assert run.poll() is None, "the run ended before it could be killed"
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    finished = {row["path"] for row in iterate_rows(out)}
-    assert 0 < len(finished) < 200
-    assert start(photos, out, log, "0").wait() == 0
-    assert rows_of(out).keys() == {f"part-{n:04d}.png" for n in range(200)}
-    assert all(row["flag"] is not None for row in rows_of(out).values())
-    times = Counter(log.read_text().split())
-    assert {name for name in finished if times[name] > 1} == set()
-    assert max(times.values()) <= 2
-
-
-def test_killed_while_finishing_the_next_run_only_finishes(tmp_path: Path, photos: Path):
-    detector = DarkSpotDetector()
-
-    def kill(progress: Progress) -> None:
-        if progress.stage == "finish" and progress.done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_folder(detector, photos, object="part", out=tmp_path / "out", progress=kill)
-    assert len(rows_of(tmp_path / "out")) == 16
-    summary = run_folder(detector, photos, object="part", out=tmp_path / "out", good=KNOWN_GOOD)
-    assert len(detector.scored) == 16
-    assert summary.flagged == 4
-
-
 def test_no_more_detections_are_alive_for_many_images_than_for_few(tmp_path: Path):
     write_parts(tmp_path / "photos", good=300, dark=0, size=(16, 16))
     most = 0
@@ -380,12 +295,12 @@ def test_with_known_good_images_rows_are_judged_as_they_are_written(photos: Path
         assert summary.verdicts == {"flagged": 4, "clean": 12}
         written.clear()
     # Another threshold writes each part again, and back.
-    before = rows_of(tmp_path / "all")
+    before = rows_by_path(tmp_path / "all")
     options = {"object": "part", "good": KNOWN_GOOD, "overlays": "none"}
     run_folder(DarkSpotDetector(), photos, out=tmp_path / "all", threshold=0.4, **options)
     run_folder(DarkSpotDetector(), photos, out=tmp_path / "all", **options)
     assert written == [8, 8, 8, 8]
-    assert rows_of(tmp_path / "all") == before
+    assert rows_by_path(tmp_path / "all") == before
 
 
 def test_a_file_that_goes_away_changes_only_its_part(photos: Path, tmp_path: Path, written):
@@ -396,28 +311,6 @@ def test_a_file_that_goes_away_changes_only_its_part(photos: Path, tmp_path: Pat
     summary = run_folder(DarkSpotDetector(), photos, **options)
     assert written == [8]
     assert (summary.images, summary.missing) == (15, 1)
-
-
-def test_a_disk_that_fills_up_while_overlays_are_drawn_is_not_taken_for_unreadable_images(
-    photos, tmp_path, monkeypatch
-):
-    def full(*_: object, **__: object) -> None:
-        raise ResultsError("overlay.png: the disk is full")
-
-    monkeypatch.setattr("clipspect.results.finalize._draw", full)
-    with pytest.raises(ResultsError, match="the disk is full"):
-        run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-
-
-def test_an_image_that_went_away_only_lacks_its_overlay(photos: Path, tmp_path: Path):
-    def take_away(progress: Progress) -> None:
-        if progress.stage == "detect" and progress.done == 16:
-            (photos / "part-0003.png").unlink()
-
-    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out", progress=take_away)
-    assert len(list((tmp_path / "out").glob("overlays/*.png"))) == 15
-    assert any("overlays are missing" in warning for warning in summary.warnings)
-    assert rows_of(tmp_path / "out")["part-0003.png"]["error"] is None
 
 
 def test_overlays_are_read_with_the_detector_s_own_limit_of_pixels(photos: Path, tmp_path: Path, monkeypatch):
@@ -434,33 +327,3 @@ def test_overlays_are_read_with_the_detector_s_own_limit_of_pixels(photos: Path,
         64,
         3,
     )
-
-
-def test_rows_removed_under_a_run_are_missed_and_the_next_run_makes_them_again(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipspect.results.store.FLUSH_ROWS", 4)
-    out = tmp_path / "out"
-
-    def remove(progress: Progress) -> None:
-        if progress.done == 10:
-            (out / "detections" / "part-000000.parquet").unlink()
-
-    with pytest.raises(ResultsError, match=r"rows of 4 images were removed .* run the same command again"):
-        run_folder(DarkSpotDetector(), photos, object="part", out=out, progress=remove)
-    summary = run_folder(DarkSpotDetector(), photos, object="part", out=out)
-    assert (summary.kept, summary.computed, len(rows_of(out))) == (12, 4, 16)
-
-
-def test_a_clock_that_goes_back_a_day_confuses_no_run(photos, tmp_path, monkeypatch):
-    times = iter([datetime(2026, 11, 21, tzinfo=UTC) - timedelta(hours=n) for n in range(100)])
-
-    class Backwards(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return next(times)
-
-    monkeypatch.setattr("clipspect.results.rows.datetime", Backwards)
-    (photos / "part-0003.png").rename(tmp_path / "later.png")
-    run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    (tmp_path / "later.png").rename(photos / "part-0003.png")
-    summary = run_folder(DarkSpotDetector(), photos, object="part", out=tmp_path / "out")
-    assert (summary.kept, summary.computed, len(rows_of(tmp_path / "out"))) == (15, 1, 16)

@@ -18,6 +18,7 @@ from clipspect.errors import ResultsError
 from clipspect.results import files
 from clipspect.results.rows import detection_to_row, layers_of, row_path
 from clipspect.results.store import FLUSH_ROWS, ResultStore, iterate_rows
+from helpers.links import link
 
 SETTINGS = {"methods": {"anoclip": {}}, "model": "tiny", "object": "plate"}
 
@@ -172,7 +173,7 @@ def test_overwrite_does_not_follow_a_link_out_of_the_folder(tmp_path: Path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine.txt").write_text("mine")
-    (tmp_path / "out" / "overlays").symlink_to(elsewhere)
+    link(tmp_path / "out" / "overlays", elsewhere)
     with ResultStore(tmp_path / "out", SETTINGS, overwrite=True):
         pass
     assert (elsewhere / "mine.txt").exists()

@@ -22,6 +22,8 @@ from clipspect.server.responses import Answer
 from clipspect.server.service import RAY_ENVIRONMENT, stop_service
 from clipspect.server.settings import ServiceSettings
 
+pytestmark = pytest.mark.integration
+
 CONFIG = Path(__file__).parents[2] / "docs" / "service.yaml"
 PATIENCE_S = 60
 

@@ -39,11 +39,11 @@ def test_it_listens_on_this_machine_alone_unless_told(served, command):
 
 
 def test_flags_of_the_service_are_its_settings(served):
-    run("serve", "--replicas", "3", "--batch", "4", "--queue", "5", "--batch-wait-ms", "20", "--cpus", "0.5",
+    run("serve", "--replicas", "3", "--batch", "4", "--queue", "5", "--cpus", "0.5",
         "--time-limit", "7", "--max-pixels", "100", "--max-images", "2", "--max-body-mb", "3")  # fmt: skip
     settings = served["settings"]
     assert (settings.replicas, settings.batch, settings.queue, settings.cpus) == (3, 4, 5, 0.5)
-    assert (settings.batch_wait_ms, settings.time_limit) == (20, 7)
+    assert settings.time_limit == 7
     assert (settings.limits.pixels, settings.limits.images, settings.limits.body_mb) == (100, 2, 3)
     assert settings.admitted == 3 * 2 * 4 + 5
 
@@ -62,4 +62,10 @@ def test_ray_is_needed_for_several_replicas_or_shares_alone(served, flags, needs
 def test_an_impossible_setting_is_named(served):
     with pytest.raises(UsageError, match="time_limit"):
         run("serve", "--time-limit", "0")
+    assert not served
+
+
+def test_the_removed_wait_for_a_batch_is_refused_with_a_hint(served):
+    with pytest.raises(UsageError, match="--batch-wait-ms was removed: a request is sent at once"):
+        run("serve", "--batch-wait-ms", "2")
     assert not served

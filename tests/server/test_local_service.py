@@ -19,6 +19,8 @@ from clipspect.server.limits import Limits
 from clipspect.server.service import start_service, stop_service
 from clipspect.server.settings import ServiceSettings
 
+pytestmark = pytest.mark.integration
+
 PATIENCE_S = 60
 
 

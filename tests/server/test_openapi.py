@@ -16,6 +16,8 @@ from clipspect.server.app import create_app
 from clipspect.server.schemas import ONE_PIXEL
 from clipspect.server.settings import API_KEY_VARIABLE, ServiceSettings
 
+pytestmark = pytest.mark.integration
+
 # A text that is base64 is seldom an image: that the schema allows a body does not mean that it is one.
 UNSUITABLE = {"positive_data_acceptance"}
 KEY = "a key long enough to be one"

@@ -22,6 +22,8 @@ from clipspect.server.limits import Limits
 from clipspect.server.service import start_service, stop_service
 from clipspect.server.settings import ServiceSettings
 
+pytestmark = pytest.mark.integration
+
 PATIENCE_S = 60
 
 
@@ -35,7 +37,6 @@ def address(small_model, tmp_path_factory):
         replicas=2,
         cpus=0.5,
         batch=8,
-        batch_wait_ms=50,
         queue=16,
         time_limit=30,
     )
@@ -110,6 +111,7 @@ def test_refusals_keep_their_shape_behind_ray(client):
     assert "clipspect_batched_requests_bucket" in text
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="replicas are found in /proc")
 def test_a_killed_replica_costs_a_retry_and_never_a_hang(client):
     answers: list[int] = []
     stop = threading.Event()

@@ -5,136 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from server.conftest import free_port, photo
+from helpers.browser import CHROMIUM, wait_until
+from helpers.page import WIDTHS, download, give, good_images, inspect, press, set_threshold, show_gallery
+from server.conftest import photo
 
 pytest.importorskip("fastapi", reason="the page's extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from playwright.sync_api import sync_playwright
 
-from clipspect.backbones.presets import PRESETS
-from clipspect.server.engine import Engine
-from clipspect.server.limits import Limits
-from clipspect.ui.host import page_server
-from helpers.browser import CHROMIUM, FLAGS, wait_until
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
-PATIENCE_MS = 60_000
-AXE = Path(__file__).parents[2] / "viewer" / "node_modules" / "axe-core" / "axe.min.js"
-
-
-@pytest.fixture(scope="module")
-def page_engine(small_model, tmp_path_factory):
-    return Engine((str(small_model),), references=tmp_path_factory.mktemp("references"))
-
-
-@pytest.fixture(scope="module")
-def address(page_engine):
-    port = free_port()
-    with page_server(page_engine, Limits(images=14), host="127.0.0.1", port=port):
-        yield f"http://127.0.0.1:{port}/"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser, address):
-    """Opens the page at a width; afterwards nothing may have been asked of another machine, nor have failed."""
-    asked: list[str] = []
-    broken: list[str] = []
-    opened = []
-
-    def make(width: str = "desk", scheme: str = "light"):
-        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
-        page = browser.new_page(viewport=size, color_scheme=scheme)
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: broken.append(str(error)))
-        page.on("console", lambda message: broken.append(message.text) if "Policy" in message.text else None)
-        page.goto(address)
-        page.wait_for_selector("#method")
-        opened.append(page)
-        return page
-
-    yield make
-    for page in opened:
-        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-        page.close()
-    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
-    assert not broken
-
-
-@pytest.fixture
-def pictures(tmp_path) -> list[Path]:
-    paths = []
-    for number in range(3):
-        paths.append(tmp_path / f"plate {number}.png")
-        paths[-1].write_bytes(photo(number, size=(160, 160)))
-    return paths
-
-
-def good_images(folder: Path, count: int) -> list[Path]:
-    paths = []
-    for number in range(10, 10 + count):
-        paths.append(folder / f"good {number}.png")
-        paths[-1].write_bytes(photo(number, blot=False, size=(160, 160)))
-    return paths
-
-
-def give(page, where: str, paths, kind: str = "images") -> None:
-    """Give files to a box and wait until it lists them."""
-    before = page.locator(f"#{where} .chosen").all_inner_texts()
-    files = [str(paths)] if isinstance(paths, Path) else [str(path) for path in paths]
-    page.set_input_files(f"#{where} .pick-{kind}", files[0] if kind == "folder" else files)
-    page.wait_for_selector(f"#{where} .chosen")
-    if before:
-        page.wait_for_timeout(200)
-
-
-def press(page, button: str = "inspect") -> str:
-    """Press a button and wait for the results; return what is said of them."""
-    page.click(f"#{button}")
-    wait_until(page, "/ in \\d+\\.\\d s\\./.test(document.querySelector('#status').innerText)")
-    page.wait_for_selector(".single canvas, #gallery", state="attached")
-    return page.inner_text("#status")
-
-
-def inspect(page, paths, object_name: str = "plate") -> str:
-    give(page, "images", paths)
-    page.fill("#object", object_name)
-    return press(page)
-
-
-def show_gallery(page) -> None:
-    page.evaluate("document.querySelector('#gallery').scrollIntoView()")
-    page.wait_for_selector(".card canvas")
-
-
-def set_threshold(page, value: float) -> None:
-    page.locator("#threshold").fill(f"{value:.3f}")
-    page.wait_for_timeout(50)
-
-
-def download(page, button: str, target: Path) -> Path:
-    with page.expect_download() as got:
-        page.click(f"#{button}")
-    got.value.save_as(target)
-    return target
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))
@@ -331,19 +218,6 @@ def test_a_file_that_is_no_profile_is_refused(open_page, pictures, tmp_path):
     assert "profile" in page.inner_text("#form-error")
 
 
-def test_on_a_phone_the_page_moves_to_what_it_says_and_found(open_page, pictures):
-    page = open_page("phone")
-    give(page, "images", pictures[:1])
-    page.fill("#object", "plate")
-    assert page.locator("#status").bounding_box()["y"] > WIDTHS["phone"][1] / 2
-    press(page)
-    wait_until(
-        page,
-        "(() => { const box = document.querySelector('#status').getBoundingClientRect();"
-        f" return box.top > -30 && box.bottom < {WIDTHS['phone'][1] / 2}; }})()",
-    )
-
-
 def test_the_example_of_a_pair_fills_everything_and_is_inspected(open_page):
     page = open_page()
     assert "1 image with dual-image" in press(page, "example-pair")
@@ -387,133 +261,3 @@ def test_an_image_that_cannot_be_scored_is_named_and_the_others_are_shown(open_p
     assert "cut short.png" in page.inner_text("#errors")
     show_gallery(page)
     assert page.locator(".card").count() == 2
-
-
-def test_the_page_says_what_the_name_of_the_object_does_with_the_offline_model(open_page):
-    page = open_page()
-    assert page.locator("#object-note").count() == 0, "the fixture's model has no note"
-
-    def answer(route):
-        found = route.fetch().json()
-        found["models"][0]["object_note"] = PRESETS["tiny"].object_note
-        route.fulfill(json=found)
-
-    page.route("**/v1/models", answer)
-    page.reload()
-    assert "only picks the prompt templates" in page.inner_text("#object-note")
-
-
-def test_errors_are_beside_what_they_are_about_and_nothing_breaks(open_page, pictures, tmp_path):
-    page = open_page()
-    page.click("#inspect")
-    assert "Drop or choose an image" in page.inner_text("#images .field-error")
-    lying = tmp_path / "photo.png"
-    lying.write_bytes(b"<script>alert(1)</script>")
-    give(page, "images", [lying])
-    page.click("#inspect")
-    assert "Name the object" in page.inner_text(".form")
-    page.fill("#object", "plate")
-    page.click("#inspect")
-    page.wait_for_selector("#form-error")
-    assert page.inner_text("#form-error").startswith("photo.png: is not a JPEG")
-    page.click("#images-clear")
-    assert "1 image" in inspect(page, pictures[:1])
-    give(page, "images", pictures * 5)
-    page.click("#inspect")
-    page.wait_for_selector("#form-error")
-    assert "the limit is 14" in page.inner_text("#form-error")
-
-
-@pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>.png", "a&b'\".png"])
-def test_file_names_stay_text(open_page, name, tmp_path):
-    (tmp_path / name).write_bytes(photo(0, size=(160, 160)))
-    page = open_page()
-    inspect(page, [tmp_path / name], "<b>plate</b>")
-    assert page.inner_text("#view-name") == name
-    assert page.locator("#viewer img[onerror], #viewer b:text-is('plate')").count() == 0
-
-
-def test_two_visitors_do_not_see_each_others_images(open_page, pictures):
-    one, other = open_page(), open_page()
-    inspect(one, pictures[:1])
-    inspect(other, pictures[1:2])
-    assert one.inner_text("#view-name") == "plate 0.png"
-    assert other.inner_text("#view-name") == "plate 1.png"
-
-
-def test_everything_can_be_done_with_the_keyboard(open_page, pictures):
-    page = open_page()
-    give(page, "images", pictures)
-    page.focus("#object")
-    page.keyboard.type("plate")
-    page.keyboard.press("Enter")
-    wait_until(page, "/ in \\d+\\.\\d s\\./.test(document.querySelector('#status').innerText)")
-    show_gallery(page)
-    page.focus("#threshold")
-    before = page.input_value("#threshold")
-    page.keyboard.press("ArrowRight")
-    assert page.input_value("#threshold") != before
-    page.locator(".card").first.focus()
-    first = page.evaluate("document.activeElement.dataset.name")
-    page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.dataset.name") != first
-    page.keyboard.press("r")
-    page.wait_for_selector(".card .decision.reject")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#view[open]")
-    page.keyboard.press("Escape")
-    wait_until(page, "!document.querySelector('#view').open")
-    assert page.evaluate("document.activeElement.className") == "card"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", list(WIDTHS))
-def test_axe_finds_no_accessibility_problem(open_page, pictures, width, scheme):
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed; run make viewer")
-    page = open_page(width, scheme)
-    problems: list[str] = []
-
-    def check(where: str) -> None:
-        page.wait_for_timeout(300)
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-        found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
-        for problem in found["violations"]:
-            nodes = [node["html"][:120] for node in problem["nodes"][:3]]
-            problems.append(f"{where}: {problem['id']}: {problem['help']}: {nodes}")
-
-    page.click("#inspect")
-    check("form with errors")
-    inspect(page, pictures)
-    show_gallery(page)
-    check("gallery")
-    page.locator(".card").first.click()
-    page.wait_for_selector("#view[open]")
-    check("one image")
-    assert problems == []
-
-
-def test_the_browser_is_told_to_run_the_viewer_alone_and_to_fetch_nothing_from_elsewhere(address):
-    for path in ("", "viewer/viewer.js", "v1/models"):
-        with urllib.request.urlopen(address + path, timeout=10) as response:
-            policy = response.headers["content-security-policy"]
-            assert response.headers["x-content-type-options"] == "nosniff"
-        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
-        assert "http" not in policy
-        assert "unsafe" not in policy
-
-
-@pytest.mark.parametrize(
-    "path", ["viewer/../../settings.py", "v1/examples/..%2Fpy.typed", "viewer/__init__.py"]
-)
-def test_no_other_file_is_served(address, path):
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(address + path, timeout=10)
-
-
-@pytest.mark.parametrize(
-    "headers", [{"Origin": "https://example.com"}, {"Host": "example.com"}, {"Origin": "null"}]
-)
-def test_requests_that_other_sites_cause_are_refused(address, headers):
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(urllib.request.Request(address + "v1/models", headers=headers), timeout=10)

@@ -14,6 +14,8 @@ import pytest
 from clipspect.postprocess.heatmap import COOL, HEAT_COLORS, WARM
 from clipspect.viewer import asset
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 VIEWER = ROOT / "viewer"
 BUILT = ("viewer.js", "viewer.css")

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -211,6 +210,7 @@ def test_another_profile_needs_another_folder(product, incoming, tmp_path):
         watcher(changed, incoming, tmp_path / "out").run(once=True)
 
 
+@pytest.mark.integration
 def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
     out, acted = tmp_path / "out", tmp_path / "acted.txt"
     script = tmp_path / "act.py"
@@ -228,7 +228,7 @@ def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
         assert process.stdout is not None
         for _ in range(lines):  # judged images are said one by one
             assert process.stdout.readline()
-        process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.kill()
         process.wait()
         process.stdout.close()
     done = subprocess.run([*words, "--once"], capture_output=True, text=True, check=True)
@@ -248,6 +248,7 @@ def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
 @pytest.mark.skipif(
     shutil.which("mosquitto") is None, reason="needs a Mosquitto broker (Debian's package mosquitto)"
 )
+@pytest.mark.integration
 def test_mqtt_survives_a_broker_that_is_down(product, incoming, tmp_path):
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion

@@ -123,6 +123,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_digest(path: Path) -> None:
+    """Check a file against ``FILE.sha256`` next to it, in sha256sum's format, if that file exists.
+
+    Raises WeightsError.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+    if not beside.is_file():
+        return
+    wanted = beside.read_text(encoding="utf-8").split()[:1]
+    found = file_sha256(path)
+    if wanted != [found]:
+        raise WeightsError(
+            f"{path} is not what {beside.name} says: SHA-256 {found}; fetch it again, or remove {beside.name}"
+        )
+
+
 def is_release(path: Path) -> bool:
     """Return whether a file has the name of an open_clip release, which carries the beginning of its SHA-256."""
     return _RELEASE_DIGEST.search(path.name) is not None

@@ -135,23 +135,24 @@ def terminal_tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _markdown(rows: Sequence[Row], about: Mapping[str, str]) -> str:
-    parts = [_markdown_table(summary_rows(rows))]
+    summary = summary_rows(rows)
+    heads = ["method", "model", "weights", "category", *_long_heads(), "s per image"]
+    lines = [
+        [row.label, row.model, row.weights, row.category, *(_figure(row, n) for n in METRICS), _seconds(row)]
+        for row in summary
+    ]
+    parts = [_pipe_table(heads, lines, figures=len(METRICS) + 1)]
     if len(rows) > len(mean_rows(rows)):
-        heads, lines = by_category(rows)
-        grid = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
-        grid.insert(1, "|---|" + "---|" * (len(heads) - 1))
-        parts += [f"By category: {CELL}.", "\n".join(grid)]
-    said = [f"- {note}" for note in notes([*rows, *summary_rows(rows)])]
+        parts += [f"By category: {CELL}.", _pipe_table(*by_category(rows))]
+    said = [f"- {note}" for note in notes([*rows, *summary])]
     return "\n\n".join([*parts, *(["\n".join(said)] if said else []), about_line(rows, about)]) + "\n"
 
 
-def _markdown_table(rows: Sequence[Row]) -> str:
-    heads = ["method", "model", "weights", "category", *_long_heads(), "s per image"]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|" + "---:|" * (len(METRICS) + 1)]
-    for row in rows:
-        cells = [row.label, row.model, row.weights, row.category, *(_figure(row, n) for n in METRICS)]
-        lines.append(f"| {' | '.join([*cells, _seconds(row)])} |")
-    return "\n".join(lines)
+def _pipe_table(heads: Sequence[str], lines: Sequence[Sequence[str]], figures: int = 0) -> str:
+    """Return a Markdown table whose last ``figures`` columns are aligned to the right."""
+    rule = "|" + "---|" * (len(heads) - figures) + "---:|" * figures
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *lines))
+    return "\n".join([head, rule, *body])
 
 
 def _latex(rows: Sequence[Row], about: Mapping[str, str]) -> str:

@@ -127,10 +127,6 @@ def serve(
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="Most requests scored together.", rich_help_panel=SCALE)
     ] = 16,
-    batch_wait_ms: Annotated[
-        float,
-        typer.Option("--batch-wait-ms", min=0, help="Longest wait for others.", hidden=True),
-    ] = 2,
     queue: Annotated[
         int,
         typer.Option("--queue", min=0, help="Requests that may wait; more get 429.", rich_help_panel=SCALE),
@@ -190,7 +186,6 @@ def serve(
             cpus=cpus,
             gpus=gpus,
             batch=batch,
-            batch_wait_ms=batch_wait_ms,
             queue=queue,
             time_limit=time_limit,
             api_key_file=api_key_file and api_key_file.resolve(),

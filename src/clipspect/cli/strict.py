@@ -18,6 +18,7 @@ EXIT_INTERRUPTED = 130
 
 
 REMOVED = {
+    "--batch-wait-ms": "a request is sent at once, and those that arrive meanwhile together; leave it out",
     "--compare": "give --method several times: -m anoclip -m dual-image",
     "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
 }

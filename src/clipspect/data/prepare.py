@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from clipspect.types import SIGNATURE_SIDE
 
 Source = Any
 """Path, bytes of a file, PIL image, array (H, W[, 3 or 4]) of uint8, uint16 or float, or PyTorch tensor."""
-
 
 MIN_CONTRAST = 1.0
 """Standard deviation of grey levels below which an image shows nothing: noise of a camera alone reaches it."""
@@ -171,6 +170,12 @@ def _reread(path: Path, **options: Any) -> NDArray[np.uint8]:
 
 def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
+
+
+def is_many(source: object) -> bool:
+    """Return whether something is a collection of sources; arrays, bytes, tensors and PIL images are one each."""
+    one = isinstance(source, np.ndarray | bytes) or hasattr(source, "detach") or hasattr(source, "getexif")
+    return isinstance(source, Iterable) and not one
 
 
 def hash_source(source: Source) -> str:

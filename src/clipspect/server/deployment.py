@@ -1,4 +1,4 @@
-"""Ray Serve deployments: replicas that hold the models and batch requests, and a gateway.
+"""Ray Serve deployments: replicas that hold the models, and a gateway that batches requests.
 
 `clipspect serve` reads requests in its own process and calls :func:`replicas`. On a cluster, :func:`build` deploys a
 gateway behind Ray's proxies that reads the requests; Ray's config file names it as the application builder.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Any
 
 from ray import serve
@@ -17,28 +16,24 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrash
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from clipspect.detection import Detection
 from clipspect.errors import ClipspectError
 from clipspect.server.app import create_app
-from clipspect.server.engine import Engine, InspectRequest, Kept, PendingRequest
+from clipspect.server.engine import Engine, InspectRequest, Kept
 from clipspect.server.errors import ServiceError, internal_error, service_error
+from clipspect.server.local import answer
 from clipspect.server.middleware import log, log_requests
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
-from clipspect.server.responses import Answer, Question, describe
+from clipspect.server.responses import Answer, Question
 from clipspect.server.settings import ServiceSettings
 
-Found = tuple[list[Detection] | ClipspectError, int, float]
-"""Detections (or error) of a request, requests scored together, and seconds."""
-MANY = 1024
-"""Ray batches that may wait at once: more than there are requests."""
 SPARE = 64
 """Extra requests that the gateway accepts, so that probes and refusals get through."""
 
 
 @serve.deployment(name="inspector")
 class Inspector:
-    """Ray Serve replica that holds the models and scores batches of requests."""
+    """Ray Serve replica that holds the models and scores the requests of one call together."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Load every model. The replica is ready when this returns."""
@@ -49,30 +44,10 @@ class Inspector:
             config=settings.detector,
         )
         self._engine.load()
-        self._most = settings.batch
-        self._turn = asyncio.Lock()
-        self._waiting: list[tuple[PendingRequest, asyncio.Future[Found]]] = []
-        self._together.set_max_batch_size(settings.batch)  # type: ignore[attr-defined]
-        self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
 
     async def detect(self, questions: Sequence[Question]) -> list[Answer]:
-        """Score requests, batched with others that arrive at the same time."""
-        return await asyncio.gather(*map(self._detect, questions))
-
-    async def _detect(self, question: Question) -> Answer:
-        ticket = PendingRequest(question.inquiry, question.seconds)
-        try:
-            found, batched, spent = await self._together(ticket)
-            if isinstance(found, ClipspectError):
-                return Answer("", [], batched, spent, service_error(found))
-            started = perf_counter()
-            results = await asyncio.to_thread(describe, found, question.include)
-            return Answer(found[0].weights, results, batched, spent + perf_counter() - started)
-        except Exception:
-            log.exception("a request failed")  # other requests of the call are answered separately
-            return Answer("", [], 1, 0.0, internal_error())
-        finally:
-            ticket.give_up()  # cancelled: skip requests without a waiting client
+        """Score the requests of one call of the gateway together."""
+        return await answer(self._engine, questions)
 
     async def keep_references(self, inquiry: InspectRequest) -> Kept | ServiceError:
         """Store references in the folder that all replicas share."""
@@ -104,33 +79,6 @@ class Inspector:
     async def catalogue(self) -> dict[str, Any]:
         """Models and methods."""
         return await asyncio.to_thread(self._engine.catalogue)
-
-    @serve.batch(max_concurrent_batches=MANY)
-    async def _together(self, tickets: Sequence[PendingRequest]) -> list[Found]:
-        """Score a batch of requests, together with those that arrived while the models were busy.
-
-        Ray closes a batch after its wait time, even while the models are busy with the previous batch.
-        """
-        own = [(ticket, asyncio.get_running_loop().create_future()) for ticket in tickets]
-        self._waiting += own
-        async with self._turn:  # one turn per batch: these tickets are scored by the end of this one
-            batch = self._waiting[: self._most]
-            del self._waiting[: self._most]
-            await self._score(batch)
-        return [await answer for _, answer in own]
-
-    async def _score(self, batch: Sequence[tuple[PendingRequest, asyncio.Future[Found]]]) -> None:
-        if not batch:
-            return
-        started = perf_counter()
-        answers: Sequence[list[Detection] | ClipspectError]
-        try:
-            answers = await asyncio.to_thread(self._engine.answer, [ticket for ticket, _ in batch])
-        except Exception:
-            log.exception("%d inquiries failed", len(batch))
-            answers = [internal_error()] * len(batch)
-        for (_, answer), found in zip(batch, answers, strict=True):
-            answer.set_result((found, len(batch), perf_counter() - started))
 
 
 class RayBackend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +26,7 @@ class LocalBackend:
         """Set up the backend. Nothing is loaded yet."""
         self.engine = engine
         # two calls, as with Ray: the engine scores one while the next one is read and the previous one drawn
-        self._batcher = RequestBatcher(self._answer, calls=2, images=settings.batch)
+        self._batcher = RequestBatcher(partial(answer, engine), calls=2, images=settings.batch)
 
     async def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
         """Score a request, together with others that wait."""
@@ -51,23 +52,26 @@ class LocalBackend:
         """Return models and methods."""
         return await asyncio.to_thread(self.engine.catalogue)
 
-    async def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        tickets = [PendingRequest(question.inquiry, question.seconds) for question in questions]
-        started = perf_counter()
-        try:
-            found = await asyncio.to_thread(self.engine.answer, tickets)
-            spent = perf_counter() - started
-            return await asyncio.to_thread(
-                lambda: [
-                    _describe(one, q, len(tickets), spent) for one, q in zip(found, questions, strict=True)
-                ]
-            )
-        except Exception:
-            log.exception("%d requests failed", len(tickets))
-            return [Answer("", [], len(tickets), 0.0, internal_error())] * len(tickets)
-        finally:
-            for ticket in tickets:  # cancelled: the engine stops at the next detection
-                ticket.give_up()
+
+async def answer(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+    """Score the requests of one call together in a thread; return one answer per request, in order.
+
+    A failure is an answer with an error, never an exception. Cancelling stops the engine at the next detection.
+    """
+    tickets = [PendingRequest(question.inquiry, question.seconds) for question in questions]
+    started = perf_counter()
+    try:
+        found = await asyncio.to_thread(engine.answer, tickets)
+        spent = perf_counter() - started
+        return await asyncio.to_thread(
+            lambda: [_describe(one, q, len(tickets), spent) for one, q in zip(found, questions, strict=True)]
+        )
+    except Exception:
+        log.exception("%d requests failed", len(tickets))
+        return [Answer("", [], len(tickets), 0.0, internal_error())] * len(tickets)
+    finally:
+        for ticket in tickets:
+            ticket.give_up()
 
 
 def _describe(
@@ -76,5 +80,9 @@ def _describe(
     if isinstance(found, ClipspectError):
         return Answer("", [], batched, spent, service_error(found))
     started = perf_counter()
-    results = describe(found, question.include)
+    try:
+        results = describe(found, question.include)
+    except Exception:
+        log.exception("a request failed")  # the other requests of the call are answered
+        return Answer("", [], batched, spent, internal_error())
     return Answer(found[0].weights, results, batched, spent + perf_counter() - started)

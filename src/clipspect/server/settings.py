@@ -49,8 +49,6 @@ class ServiceSettings(BaseModel):
     """GPUs of each replica."""
     batch: int = Field(default=16, ge=1)
     """Maximum number of requests scored together."""
-    batch_wait_ms: float = Field(default=2, ge=0)
-    """Maximum wait in milliseconds for a batch to fill."""
     queue: int = Field(default=64, ge=0)
     """Requests that may wait in addition to those being scored; more are refused with 429."""
     time_limit: float = Field(default=60, gt=0)
@@ -76,7 +74,7 @@ class ServiceSettings(BaseModel):
 
     @property
     def ongoing(self) -> int:
-        """Requests that one replica holds at once: a batch being scored and the next one filling."""
+        """Requests that one replica holds at once: a batch being scored and the next one ready."""
         return 2 * self.batch
 
     @property

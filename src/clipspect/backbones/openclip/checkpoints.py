@@ -1,9 +1,4 @@
-"""Loading of open_clip modules by model name, with errors that state the remedy.
-
-Weights are read as safetensors or through ``torch.load(weights_only=True)``. For OpenAI's TorchScript archives there is
-a reader that accepts tensors only. No code in a file is executed.
-
-"""
+"""Loading of open_clip modules by model name, with errors that state the remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,22 +18,26 @@ from clipspect.backbones.base import RANDOM
 from clipspect.backbones.hub import (
     WeightsFile,
     fetch_weights,
-    file_sha256,
     hub_access,
     identify,
     is_release,
     weights_config,
 )
 from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, initialize, is_plain_config
-from clipspect.backbones.openclip.torchscript import is_torchscript, read_tensors
 from clipspect.backbones.openclip.towers import check_towers
+from clipspect.backbones.openclip.weights import (
+    check_safetensors,
+    first_line,
+    has_openai_marks,
+    is_openai,
+    load_weights,
+    read_state,
+)
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.trunk import STRIDE, TRUNKS
 from clipspect.errors import ClipspectError, UsageError, WeightsError
 
 _CONFIG = "open_clip_config.json"
-_DIGEST_SUFFIX = ".sha256"
-_OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,9 @@ def _from_architecture(name: str, weights: str | None) -> LoadedModel:
     if Path(weights).is_file():
         check_towers(open_clip.get_model_config(name), name)
         file = identify(Path(weights)) if is_release(Path(weights)) else None
-        quick = _is_openai(Path(weights))
+        quick = is_openai(Path(weights))
         built = open_clip.create_model(name, force_quick_gelu=quick, pretrained_text=False)
-        _load(built, Path(weights), f"the architecture {name}")
+        load_weights(built, Path(weights), f"the architecture {name}")
         return LoadedModel(built.eval(), _tokenizer(name), Path(weights).name, file)
     if weights not in tags:
         raise WeightsError(
@@ -139,7 +137,7 @@ def _from_architecture(name: str, weights: str | None) -> LoadedModel:
         force_preprocess_cfg=prepared,
         pretrained_text=False,
     )
-    _load(built, file.path, f"the architecture {name}")
+    load_weights(built, file.path, f"the architecture {name}")
     return LoadedModel(built.eval(), tokenizer, weights, file)
 
 
@@ -208,8 +206,8 @@ def _from_folder(folder: Path, weights: str | None) -> LoadedModel:
         built = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         tokenizer = _tokenizer(name)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({_first_line(error)})") from error
-    _load(built, path, f"the configuration in {folder}")
+        raise WeightsError(f"{folder / _CONFIG}: not a model configuration ({first_line(error)})") from error
+    load_weights(built, path, f"the configuration in {folder}")
     return LoadedModel(built.eval(), tokenizer, path.name)
 
 
@@ -220,13 +218,13 @@ def _plain_folder(folder: Path, path: Path) -> tuple[nn.Module, Any] | None:
         return None
     with torch.device("meta"):
         built = _plain(description)
-    _check_safetensors(path)
+    check_safetensors(path)
     state = {name: tensor.float() for name, tensor in load_file(path).items()}
     try:
         built.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"{path} does not fit the configuration in {folder}: {_first_line(error)}"
+            f"{path} does not fit the configuration in {folder}: {first_line(error)}"
         ) from error
     return built.eval(), LazyTokenizer(built.context_length)
 
@@ -259,8 +257,8 @@ def _from_openai_file(path: Path, weights: str | None) -> LoadedModel:
         )
     if (path.parent / _CONFIG).is_file():
         return _from_folder(path.parent, str(path))
-    state = _read(path)
-    if not all(mark in state for mark in _OPENAI_MARKS):
+    state = read_state(path)
+    if not has_openai_marks(state):
         raise UsageError(
             f"{path} does not say which architecture it is; add it: --model ViT-B-16 --weights {path.name},"
             f" or put {_CONFIG} beside it"
@@ -268,7 +266,7 @@ def _from_openai_file(path: Path, weights: str | None) -> LoadedModel:
     try:
         built = open_clip.model.build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
     except (KeyError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
-        raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a whole OpenAI checkpoint ({first_line(error)})") from error
     length = int(state["positional_embedding"].shape[0])
     tokenizer = open_clip.SimpleTokenizer(context_length=length)
     return LoadedModel(built.float().eval(), tokenizer, path.name)
@@ -292,7 +290,7 @@ def _tokenizer(name: str) -> Any:
         ) from error
     except OSError as error:
         raise WeightsError(
-            f"the tokenizer of {name} is not on this machine and could not be downloaded: {_first_line(error)}"
+            f"the tokenizer of {name} is not on this machine and could not be downloaded: {first_line(error)}"
         ) from error
 
 
@@ -312,88 +310,12 @@ def _known(name: str) -> str:
     return name
 
 
-def _is_openai(path: Path) -> bool:
-    """Return whether a checkpoint has the marks of OpenAI's releases, which use QuickGELU."""
-    return path.suffix != ".safetensors" and all(mark in _read(path) for mark in _OPENAI_MARKS)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from open_clip.factory import load_state_dict
-
-    check_digest(path)
-    try:
-        if is_torchscript(path):
-            return dict(read_tensors(path))
-        return dict(load_state_dict(str(path), weights_only=True))
-    except Exception as error:  # a damaged or foreign file raises arbitrary exceptions
-        raise WeightsError(_unreadable(path, error)) from error
-
-
-def _load(model: nn.Module, path: Path, what: str) -> None:
-    from open_clip.factory import load_checkpoint, resize_pos_embed, resize_text_pos_embed
-
-    marked = False
-    if path.suffix == ".safetensors":
-        _check_safetensors(path)
-    else:
-        state = _read(path)
-        marked = all(mark in state for mark in _OPENAI_MARKS)
-    # The file is readable. Further errors mean that it belongs to another architecture.
-    try:
-        if marked or is_torchscript(path):  # OpenAI's marks are not module weights
-            state = {name: tensor for name, tensor in state.items() if name not in _OPENAI_MARKS}
-            resize_pos_embed(state, model)
-            resize_text_pos_embed(state, model)
-            model.load_state_dict(state, strict=True)
-        else:
-            load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path} does not fit {what}: {_first_line(error)}") from error
-
-
-def check_digest(path: Path) -> None:
-    """Check a file against ``FILE.sha256`` next to it, in sha256sum's format, if that file exists."""
-    beside = path.with_name(f"{path.name}{_DIGEST_SUFFIX}")
-    if not beside.is_file():
-        return
-    wanted = beside.read_text(encoding="utf-8").split()[:1]
-    found = file_sha256(path)
-    if wanted != [found]:
-        raise WeightsError(
-            f"{path} is not what {beside.name} says: SHA-256 {found}; fetch it again, or remove {beside.name}"
-        )
-
-
-def _check_safetensors(path: Path) -> None:
-    """Check header and length only, to read a large file once; check all bytes if a SHA-256 file exists."""
-    check_digest(path)
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(_unreadable(path, error)) from error
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    if is_torchscript(path):
-        return (
-            f"{path} is a TorchScript archive, of which the weights alone are read, and it {_first_line(error)}. Save"
-            f" them as safetensors or with torch.save(model.state_dict(), …) and pass that file"
-        )
-    return f"{path} cannot be read as weights (truncated, or not a checkpoint): {_first_line(error)}"
-
-
 def _source_in_words(config: dict[str, Any]) -> str:
     if config.get("hf_hub"):
         repository = str(config["hf_hub"]).rstrip("/")
         return f"open_clip_model.safetensors of the repository {repository!r} on the Hugging Face hub"
     file = str(config.get("url", "")).rsplit("/", 1)[-1]
     return f"the file {file!r} that open_clip's page of pretrained models names"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:240] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from clipspect.backbones.base import RANDOM
 from clipspect.backbones.features import FeatureRequest
-from clipspect.backbones.hub import WeightsFile, hub_access, identify
+from clipspect.backbones.hub import WeightsFile, check_digest, hub_access, identify
 from clipspect.backbones.timm.backbone import TimmBackbone, refuse_values
 from clipspect.backbones.timm.tower import check_trunk, value_path_problem
 from clipspect.errors import UsageError, WeightsError
@@ -226,8 +226,6 @@ def weights_repository(name: str) -> str:
 def _load_file(trunk: nn.Module, path: Path, model: str) -> None:
     """Load a local checkpoint of timm's or of the original publisher; every tensor must fit."""
     from timm.models import eva, vision_transformer
-
-    from clipspect.backbones.openclip.checkpoints import check_digest
 
     check_digest(path)
     try:
