@@ -116,14 +116,20 @@ def variants() -> Iterator[Variant]:
         label = f"{start:g} to {end:g}"
         yield Variant("blocks of the visual score", label, "dual-image", settings, control=True)
     for output in ("visual", "joint"):
-        yield Variant("mutual", f"{output}, exact", "mutual", {"output": output}, control=True)
-        yield Variant("mutual", f"{output}, index", "mutual", {"output": output, "exact_limit": 1})
+        yield Variant(
+            "mutual", f"{output}, exact", "mutual", {"output": output, "search": "exact"}, control=True
+        )
+        yield Variant(
+            "mutual", f"{output}, index", "mutual", {"output": output, "search": "exact", "exact_limit": 1}
+        )
     for label, changed in (
         ("a fifth of the patches left out", {"left_out": 0.2}),
         ("lowest tenth of the images", {"lowest": 0.1}),
         ("all images", {"lowest": 1.0}),
     ):
-        yield Variant("mutual", f"visual, exact, {label}", "mutual", {"output": "visual", **changed})
+        yield Variant(
+            "mutual", f"visual, exact, {label}", "mutual", {"output": "visual", "search": "exact", **changed}
+        )
     few: dict[str, Any] = {"section": "adaptation", "share": 3, "data": EVERYTHING[:2]}
     yield Variant(label="anoclip", method="anoclip", settings={}, control=True, **few)
     for adapter, epochs in ADAPTERS:

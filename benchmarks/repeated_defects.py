@@ -67,7 +67,7 @@ def measure(pictures: RepeatedSet, backbone: Backbone, weights: str) -> list[Row
     context = MethodContext(None, (MASK_SIDE, MASK_SIDE), numbers, pool_index=numbers)
     rows = []
     for rule in RULES:
-        method = make_method("mutual", {"output": "visual", "repeated": rule})
+        method = make_method("mutual", {"output": "visual", "repeated": rule, "search": "exact"})
         started = time.perf_counter()
         compared = method.gather(features, context)
         visual = method.visual_map(features, context, compared)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.errors import UsageError
-from clipspect.methods import fast_search
+from clipspect.methods import fast_search, mutual
 from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.set_scoring import lowest_mean
@@ -143,6 +143,17 @@ def test_fast_scores_are_close_to_exact_ones(detect, photos, name, settings):
     )
     assert (fast.map - exact.map).abs().max() < 0.01
     assert torch.corrcoef(torch.stack([fast.map.flatten(), exact.map.flatten()]))[0, 1] > 0.999
+
+
+def test_large_sets_are_searched_fast_by_default(detect, photos, monkeypatch):
+    monkeypatch.setattr(fast_search, "COLUMNS", 4)  # few components, so that fast and exact differ
+    exact, fast = (detect(make_method("mutual", {"search": how}), photos) for how in ("exact", "fast"))
+    assert not torch.equal(exact.map, fast.map)
+    assert torch.equal(detect(make_method("mutual"), photos).map, exact.map)
+    monkeypatch.setattr(mutual, "AUTO_EXACT", len(photos) - 1)
+    assert torch.equal(detect(make_method("mutual"), photos).map, fast.map)
+    assert make_method("mutual", {"repeated": "leave-out"}).search_of(100) == "exact"
+    assert make_method("musc").search_of(100) == "exact", "as published"
 
 
 def test_fast_search_compares_with_a_bounded_number_of_patches(monkeypatch):

@@ -53,6 +53,8 @@ class MuSc(Mutual):
     """Hidden states before the final norm and projection, as published; or "ordinary" or "value" tokens."""
     blocks: str = "25%,50%,75%,100%"
     """Blocks by number, such as 6,12,18,24, or by relative depth; four evenly spaced ones as published."""
+    search: Literal["auto", "exact", "fast"] = "exact"
+    """"exact" compares all patches, as published; "fast" and "auto" as in ``mutual``."""
     smoothing: int = 1
     """Side of the mean filter on the patch grid, odd; 1 = none, as published."""
     rounding: Rounding = "down"

@@ -40,6 +40,8 @@ from clipspect.methods.visual import (
 
 Compare = Callable[[int], Tensor]
 """Function that returns the (N,) distances of the patches of an image of the batch."""
+AUTO_EXACT = 32
+"""Most images that search="auto" compares exactly."""
 _MUTUAL_DISTANCES = 1 << 26
 """Most distances of all pairs of images kept at once, 256 MiB; beyond it every image is compared on its own."""
 
@@ -88,9 +90,10 @@ class Mutual(JointMethod):
     """Share of each image's patches, those the language score calls most abnormal, that serve nobody as reference."""
     exact_limit: int = 128
     """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
-    search: Literal["exact", "fast"] = "exact"
+    search: Literal["auto", "exact", "fast"] = "auto"
     """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
-    dimensions among at most 32,768, then measures their distances exactly (docs/speed.md)."""
+    dimensions among at most 32,768, then measures their distances exactly (docs/speed.md). "auto" is exact up to 32
+    images and fast beyond, so that an image costs at most about twice AnoCLIP's time in a set of any size."""
     degrees: str = "1"
     """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
     all degrees are averaged. The time grows with their number."""
@@ -115,7 +118,7 @@ class Mutual(JointMethod):
         check_choice("rounding", self.rounding, ("up", "down"))
         check_choice("distance", self.distance, ("cosine", "euclidean"))
         check_choice("repeated", self.repeated, ("keep", "leave-out"))
-        check_choice("search", self.search, ("exact", "fast"))
+        check_choice("search", self.search, ("auto", "exact", "fast"))
         for what in ("degrees", "image_degrees", "rescoring"):
             numbers = parse_numbers(what, getattr(self, what))
             if what != "rescoring" and any(n % 2 == 0 for n in numbers):
@@ -124,6 +127,13 @@ class Mutual(JointMethod):
                 )
         if not self.degrees:
             raise UsageError("degrees is empty; 1 stands for the patches as they are")
+
+    def search_of(self, count: int) -> Literal["exact", "fast"]:
+        """Return how ``count`` images are searched: what "auto" stands for."""
+        if self.search != "auto":
+            return self.search
+        # Repeated patterns are looked for in all distances.
+        return "fast" if count > AUTO_EXACT and self.repeated == "keep" else "exact"
 
     @property
     def map_degrees(self) -> list[int]:
@@ -160,13 +170,14 @@ class Mutual(JointMethod):
         compared = SetReferences(references.sources, len(references), from_pool, patches, kept, {}, {})
         degrees = sorted({*self.map_degrees, *self.score_degrees})
         keys = [(place, degree) for place in range(len(patches)) for degree in degrees]
-        is_exact = self.search == "exact" and len(references) <= self.exact_limit
+        search = self.search_of(len(references))
+        is_exact = search == "exact" and len(references) <= self.exact_limit
         if self.repeated == "leave-out" and from_pool and not is_exact:
             raise UsageError(
                 f"repeated=leave-out compares all {len(references)} images exactly; use search=exact, and raise"
                 f" exact_limit ({self.exact_limit}) or lower the set size"
             )
-        if self.search == "fast":
+        if search == "fast":
             searches = {
                 key: FastSearch.fit(self._reference_tokens(compared, key), references.sources) for key in keys
             }
