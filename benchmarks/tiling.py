@@ -26,6 +26,7 @@ from torch import Tensor
 import clipspect
 from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.benchmark.provenance import provenance
+from clipspect.data import tiling
 from clipspect.postprocess.maps import resize_map
 from clipspect.training.render.fields import Canvas
 from clipspect.training.render.photometry import add_noise, develop
@@ -68,8 +69,9 @@ def _bytes(picture: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray((picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
 
 
-def measure(images: Sequence[Any], tile: int | None, weights: str | None) -> dict[str, float]:
-    """Return metrics and processor seconds per image of one tile size."""
+def measure(images: Sequence[Any], tile: int | None, overlap: float, weights: str | None) -> dict[str, float]:
+    """Return metrics and processor seconds per image of one tile size and overlap."""
+    tiling.OVERLAP = overlap
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = clipspect.load("anoclip", tile=tile, weights=weights)
@@ -95,24 +97,30 @@ def main() -> None:
         "--images", type=int, default=20, help="per scale of defects; every second one is good"
     )
     parser.add_argument("--tiles", type=int, nargs="+", default=[512, 256])
+    parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25, 0.0, 0.5])
     arguments = parser.parse_args()
     rows = []
     for scale in ("small", "large"):
         images = [draw_image(number, scale) for number in range(arguments.images)]
         for weights in (None, "random"):
-            for tile in [None, *arguments.tiles] if weights is None else [None, arguments.tiles[-1]]:
-                row = {"defects": scale, "tile": tile, "weights": weights or "trained"}
-                rows.append({**row, **measure(images, tile, weights)})
+            first = arguments.overlaps[0]
+            settings = [(tile, first) for tile in [None, *arguments.tiles]]
+            if weights is None:
+                settings += [(tile, other) for other in arguments.overlaps[1:] for tile in arguments.tiles]
+            for tile, overlap in settings:
+                row = {"defects": scale, "tile": tile, "overlap": overlap, "weights": weights or "trained"}
+                rows.append({**row, **measure(images, tile, overlap, weights)})
                 print(rows[-1], flush=True)
     about = {**provenance("python benchmarks/tiling.py"), "images": arguments.images, "model": "tiny"}
     arguments.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
-    table = ["| defects | weights | tile | pixel AUROC | AUPRO | image AUROC | processor seconds an image |"]
-    table.append("|---|---|---:|" + "---:|" * 4)
+    table = [
+        "| defects | weights | tile | overlap | pixel AUROC | AUPRO | image AUROC | processor seconds an image |"
+    ]
+    table.append("|---|---|---:|---:|" + "---:|" * 4)
     for row in rows:
         metrics = " | ".join(f"{row[name]:.3f}" for name in ("pixel_auroc", "aupro", "image_auroc"))
-        table.append(
-            f"| {row['defects']} | {row['weights']} | {row['tile'] or 'whole'} | {metrics} | {row['seconds']:.1f} |"
-        )
+        where = f"{row['tile']} | {row['overlap']:.0%}" if row["tile"] else "whole | –"
+        table.append(f"| {row['defects']} | {row['weights']} | {where} | {metrics} | {row['seconds']:.1f} |")
     table += ["", ", ".join(f"{key}: {value}" for key, value in about.items())]
     if arguments.page:
         replace_between(arguments.page, START, END, "\n".join(table))

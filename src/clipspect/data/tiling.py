@@ -26,7 +26,13 @@ class Tile:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def plan_tiles(height: int, width: int, side: int | Literal["square"], overlap: float = 0.25) -> list[Tile]:
+OVERLAP = 0.25
+"""Least share of a tile's side that neighbors have in common (docs/speed.md, Tiles)."""
+
+
+def plan_tiles(
+    height: int, width: int, side: int | Literal["square"], overlap: float | None = None
+) -> list[Tile]:
     """Return tiles that cover an image exactly, row by row, evenly spaced, the outer ones flush with its border.
 
     ``side`` is the tiles' side in pixels; neighbors overlap by at least ``overlap`` of it. An image smaller than a tile
@@ -37,6 +43,7 @@ def plan_tiles(height: int, width: int, side: int | Literal["square"], overlap: 
     """
     if side == "square":
         return plan_tiles(height, width, min(height, width), overlap=0.0)
+    overlap = OVERLAP if overlap is None else overlap
     if side < 1 or not 0 <= overlap < 1:
         raise ValueError(
             f"tiles of side {side} with overlap {overlap}: wanted is side ≥ 1 and overlap in [0, 1)"
