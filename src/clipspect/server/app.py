@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar, get_origin
 
 from fastapi import FastAPI, Request
@@ -119,7 +120,7 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
     @app.get("/v1/models", response_model=ModelsResponse, dependencies=keyed, tags=["inspection"])
     async def models() -> Any:
         """Return the available models, methods and limits."""
-        return {**await _soon(backend.catalogue()), "limits": settings.limits.model_dump()}
+        return {**await _soon(backend.catalogue()), "limits": asdict(settings.limits)}
 
     @app.get("/healthz", response_model=Health, tags=["operation"])
     async def healthz() -> Any:

@@ -25,7 +25,7 @@ from clipspect.server.middleware import log, log_requests
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.settings import ServiceSettings, read_settings
 
 SPARE = 64
 """Extra requests that the gateway accepts, so that probes and refusals get through."""
@@ -179,7 +179,7 @@ def replicas(settings: ServiceSettings) -> serve.Application:
 
 def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
     """Return the application: a gateway in front of replicas. A config file passes the settings as plain values."""
-    settings = ServiceSettings.model_validate(args)
+    settings = args if isinstance(args, ServiceSettings) else read_settings(args)
     gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}
     ).bind(settings, replicas(settings))
