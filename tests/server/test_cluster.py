@@ -95,8 +95,8 @@ def test_a_call_nobody_waits_for_is_cancelled_on_its_replica():
     async def scenario() -> list[bool]:
         replicas = Replicas()
         backend = RayBackend(replicas, ServiceSettings())
-        inquiry = InspectRequest((photo(1),), "plate", ("anoclip",), "tiny")
-        asking = [asyncio.create_task(backend.detect(inquiry, frozenset(), 60)) for _ in range(2)]
+        request = InspectRequest((photo(1),), "plate", ("anoclip",), "tiny")
+        asking = [asyncio.create_task(backend.detect(request, frozenset(), 60)) for _ in range(2)]
         await asyncio.sleep(0.01)
         asking[0].cancel()
         await asyncio.wait(asking[:1])

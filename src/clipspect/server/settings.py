@@ -128,7 +128,7 @@ def read_settings(values: Mapping[str, Any]) -> ServiceSettings:
     """Return the settings that a Ray Serve config file gives as plain values.
 
     Args:
-        values: fields of :class:`ServiceSettings` but ``config``, whose :data:`DETECTOR_OPTIONS` stand beside them;
+        values: fields of :class:`ServiceSettings` but ``config``, whose :data:`DETECTOR_OPTIONS` are given beside them;
             ``limits`` holds fields of :class:`Limits`.
 
     Raises:
