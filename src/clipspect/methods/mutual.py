@@ -87,7 +87,7 @@ class Mutual(JointMethod):
     left_out: float = 0.0
     """Share of each image's patches, those the language score calls most abnormal, that are not used as references."""
     exact_limit: int = 128
-    """Maximum number of images compared exactly, at a cost that grows with their square; an index (FAISS) beyond."""
+    """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
     search: Literal["exact", "fast"] = "exact"
     """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
     dimensions among at most 32,768, then measures their distances exactly (docs/speed.md)."""
