@@ -188,7 +188,7 @@ def test_int8_weights_are_within_half_a_step_of_the_exact_ones():
         found = product(x)
     torch.testing.assert_close(found, F.linear(x, weight, bias), atol=0.25, rtol=0)
     assert not torch.equal(found, F.linear(x, weight, bias))
-    x[2, 3] = float("nan")  # damaged weights before it: told by the row, not by an exception
+    x[2, 3] = float("nan")  # damaged weights before it: the row shows it, not an exception
     assert product(x).isnan().all()
 
 

@@ -35,6 +35,8 @@ class OptionSpec:
     """Of one value as it is typed."""
     repeatable: bool = False
     at_least: int | None = None
+    above: float | None = None
+    """A bound that the value exceeds."""
     parse: Callable[[Any], Any] | None = None
     """From what is typed to the field's value; raises UsageError."""
     absent: str = ""
@@ -43,7 +45,8 @@ class OptionSpec:
     """Whether ``--help`` leaves it out."""
 
 
-def _option(default: Any, help: str, flags: str, group: str, kind: type = str, **more: Any) -> Any:
+def option(default: Any, help: str, flags: str, group: str, kind: type = str, **more: Any) -> Any:
+    """Declare a field of a dataclass as an option; ``more`` are further fields of :class:`OptionSpec`."""
     spec = OptionSpec(help, tuple(flags.split()), group, kind, **more)
     if isinstance(default, dict):
         return field(default_factory=dict, metadata={"option": spec})
@@ -87,124 +90,121 @@ class DetectorConfig:
         UsageError: a value that is impossible whatever the weights are.
     """
 
-    method: str | Method | Sequence[str | Method] | None = _option(
+    method: str | Method | Sequence[str | Method] | None = option(
         None,
         "A method of 'clipspect methods'; repeat it to compare several over one encoding.",
         "--method -m", COMMON, repeatable=True, absent="by what is given; anoclip in Python",
     )  # fmt: skip
-    model: str = _option(
+    model: str = option(
         DEFAULT_MODEL,
         "A model of 'clipspect models'; or an open_clip name, hf-hub:org/name, timm:NAME, a folder, a checkpoint.",
         "--model", COMMON,
     )  # fmt: skip
-    weights: str | None = _option(
+    weights: str | None = option(
         None,
         "A pretrained tag, a checkpoint file, or 'random' for a control.",
         "--weights", MODEL, absent="the model's own",
     )  # fmt: skip
     _: KW_ONLY
-    settings: Mapping[str, Any] = _option(
+    settings: Mapping[str, Any] = option(
         {},
         "A setting of the method: views=official. Repeatable; one that several methods have goes to each.",
         "--set -s", MODEL, repeatable=True, parse=parse_settings,
     )  # fmt: skip
-    preset: str | None = _option(
+    preset: str | None = option(
         None,
         "Settings of a paper's run: anovl-mvtec, anovl-visa, dual-image-paper. Options given beside it win.",
         "--preset", MODEL,
     )  # fmt: skip
-    image_size: int | None = _option(
+    image_size: int | None = option(
         None,
         "Input side in pixels, a multiple of the patch.",
         "--image-size", MODEL, int, absent="the model's own",
     )  # fmt: skip
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", "--device", MODEL)
-    precision: PrecisionChoice = _option(
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 …", "--device", MODEL)
+    precision: PrecisionChoice = option(
         "fp32",
         "fp32; bf16, fp16 or int8, compared with fp32 on first use and refused below a rank correlation of 0.999; "
         "auto: the fastest that agrees.",
         "--precision", MODEL,
     )  # fmt: skip
-    batch_size: int = _option(8, "Images encoded at once.", "--batch-size", MODEL, int, at_least=1)
-    aspect: Aspect = _option("squash", "squash to a square (as the papers), or pad.", "--aspect", IMAGES)
-    interpolation: Interpolation = _option(
+    batch_size: int = option(8, "Images encoded at once.", "--batch-size", MODEL, int, at_least=1)
+    aspect: Aspect = option("squash", "squash to a square (as the papers), or pad.", "--aspect", IMAGES)
+    interpolation: Interpolation = option(
         "bicubic", "bicubic, or bilinear.", "--interpolation", IMAGES, hidden=True
     )
-    tile: int | Literal["square"] | None = _option(
+    tile: int | Literal["square"] | None = option(
         None,
         "Cut large images into overlapping tiles of this side in pixels; 'square': the shorter side.",
         "--tile", IMAGES, parse=parse_tile,
     )  # fmt: skip
-    max_pixels: int = _option(
+    max_pixels: int = option(
         MAX_PIXELS, "Refuse larger images before decoding them.", "--max-pixels", IMAGES, int, at_least=1
     )
-    bit_depth: int | None = _option(
+    bit_depth: int | None = option(
         None,
         "Bits of images that do not declare them: 12 for 12-bit values in 16-bit files.",
         "--bit-depth", IMAGES, int,
     )  # fmt: skip
-    window: tuple[float, float] | None = _option(
+    window: tuple[float, float] | None = option(
         None,
         "Values that are black and white in images with more than 8 bits: 0,4095.",
         "--window", IMAGES, parse=parse_window,
     )  # fmt: skip
-    roi: Path | RegionOfInterest | None = _option(
+    roi: Path | RegionOfInterest | None = option(
         None,
         "What to inspect: a mask (white), a folder with a mask per image, or a TOML file of polygons.",
         "--roi", IMAGES, Path, absent="all of the image",
     )  # fmt: skip
-    ignore_border: str = _option(
+    ignore_border: str = option(
         "",
         "Border that is not inspected: 20 (pixels) or 5% (of each side).",
         "--ignore-border", IMAGES, parse=parse_border,
     )  # fmt: skip
-    domain: str = _option(
+    domain: str = option(
         "auto",
         "auto, object, texture, medical, x-ray, aerial, microscopy, or your own.",
         "--domain", PROMPTS,
     )  # fmt: skip
-    object_as_is: bool = _option(
+    object_as_is: bool = option(
         False,
         "Use the object's name unchanged (metal_nut), as the official AnoCLIP code does.",
         "--object-as-is", PROMPTS, bool,
     )  # fmt: skip
-    prompts: Path | bytes | None = _option(
+    prompts: Path | bytes | None = option(
         None,
         "A TOML file of your own words (docs/prompts.md), merged over the shipped prompt table.",
         "--prompts", PROMPTS, Path,
     )  # fmt: skip
-    normal: Sequence[str] = _option(
+    normal: Sequence[str] = option(
         (),
         "A further normal state: '{} as machined'. Repeatable.",
         "--normal-state",
         PROMPTS,
         repeatable=True,
     )
-    abnormal: Sequence[str] = _option(
+    abnormal: Sequence[str] = option(
         (),
         "A further abnormal state: '{} with a scratch'. Repeatable.",
         "--abnormal-state",
         PROMPTS,
         repeatable=True,
     )
-    set_size: int = _option(
+    set_size: int = option(
         128,
         "Maximum number of images of a set that serve as each other's references.",
         "--set-size", REFERENCES, int, at_least=2,
     )  # fmt: skip
-    visual_model: str | None = _option(
+    visual_model: str | None = option(
         None,
         "A second model that images are compared by, such as DINOv2-B-518; --model compares them with sentences.",
         "--visual-model", MODEL, absent="one model does both",
     )  # fmt: skip
-    seed: int = _option(0, "Seed of random weights.", "--seed", MODEL, int)
+    seed: int = option(0, "Seed of random weights.", "--seed", MODEL, int)
 
     def __post_init__(self) -> None:
         """Check what can be checked before weights are loaded. The options of a preset are filled in beforehand."""
-        for one in fields(self):
-            lowest, value = spec_of(one).at_least, getattr(self, one.name)
-            if lowest is not None and not (isinstance(value, int) and value >= lowest):
-                raise UsageError(f"{one.name}={value!r}: give a whole number of at least {lowest}")
+        check_bounds(self)
         choices = {"precision": PrecisionChoice, "aspect": Aspect, "interpolation": Interpolation}
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -269,8 +269,24 @@ def fill_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": chosen.methods[-1], **chosen.options, **options}
 
 
+def check_bounds(config: Any) -> None:
+    """Check every option of a dataclass against its bounds. Raises UsageError."""
+    for one in declared_options(type(config)):
+        spec, value = spec_of(one), getattr(config, one.name)
+        lowest, bound = spec.at_least, spec.above
+        if lowest is not None and not (isinstance(value, int) and value >= lowest):
+            raise UsageError(f"{one.name}={value!r}: give a whole number of at least {lowest}")
+        if bound is not None and not value > bound:
+            raise UsageError(f"{one.name}={value!r}: give a number above {bound:g}")
+
+
+def declared_options(declared: type) -> list[Field[Any]]:
+    """Return the fields of a dataclass that :func:`option` made."""
+    return [one for one in fields(declared) if "option" in one.metadata]
+
+
 def spec_of(one: Field[Any]) -> OptionSpec:
-    """The command-line form of a field of :class:`DetectorConfig`."""
+    """The command-line form of a field that :func:`option` made."""
     spec = one.metadata["option"]
     assert isinstance(spec, OptionSpec)
     return spec

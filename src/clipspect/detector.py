@@ -150,7 +150,7 @@ class Detector:
             root: paths are named relative to it.
             references: encoded references for every image.
             templates: gives each image's own reference file.
-            should_score: which files to score; the others merely belong to the set.
+            should_score: which files to score; the others only belong to the set.
             good: known-good images, which then serve as references and calibration.
             on_step: called while the images of the set are encoded, before the first Detection.
 

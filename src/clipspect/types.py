@@ -34,7 +34,7 @@ class Region:
 
 
 Verdict = Literal["flagged", "clean", "stands_out", "suspicious", "undecided", "error"]
-"""What is said of an image (docs/calibration.md).
+"""Verdict on an image (docs/calibration.md).
 
 - flagged, clean: against a threshold from known-good images, or one a user chose (then "undecided" instead of "clean").
 - stands_out: unlike the other unlabeled images of the run; never "clean".

@@ -1,4 +1,4 @@
-"""Each image's own reference is told by its path, by its name only where nothing else can be meant."""
+"""Each image's own reference is found by its path, and by its name alone only where that is unambiguous."""
 
 from __future__ import annotations
 

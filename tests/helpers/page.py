@@ -30,7 +30,7 @@ def give(page, where: str, paths, kind: str = "images") -> None:
 
 
 def press(page, button: str = "inspect") -> str:
-    """Press a button and wait for the results; return what is said of them."""
+    """Press a button and wait for the results; return the status line."""
     page.click(f"#{button}")
     wait_until(page, "/ in \\d+\\.\\d s\\./.test(document.querySelector('#status').innerText)")
     page.wait_for_selector(".single canvas, #gallery", state="attached")

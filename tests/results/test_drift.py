@@ -1,4 +1,4 @@
-"""Drift is found where a distribution has changed, and nothing is said of too few images."""
+"""Drift is found where a distribution has changed, and too few images are not judged."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def documents(text: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> tuple[dict, list[dict]]:
-    """What is said of all images, and the rows with the pictures put in."""
+    """The data of all images, and the rows with the pictures put in."""
     found = documents(text)
     blocks = [found[f"pictures-{number}"] for number in range(len(found) - 2)]
     pictures = [picture for block in blocks for picture in block]

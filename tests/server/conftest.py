@@ -19,7 +19,7 @@ MEGABYTE = 1_000_000
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -57,9 +57,9 @@ def backend(engine, small_model):
     class HeldBackend(LocalBackend):
         hold: Callable[[], None] = staticmethod(lambda: None)
 
-        async def detect(self, inquiry, include, seconds):
+        async def detect(self, request, include, seconds):
             await asyncio.to_thread(self.hold)
-            return await super().detect(inquiry, include, seconds)
+            return await super().detect(request, include, seconds)
 
     return HeldBackend(engine, ServiceSettings(models=(str(small_model),)))
 

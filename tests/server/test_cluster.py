@@ -20,7 +20,7 @@ from clipspect.server.deployment import RayBackend, build
 from clipspect.server.engine import InspectRequest
 from clipspect.server.responses import Answer
 from clipspect.server.service import RAY_ENVIRONMENT, stop_service
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.settings import ServiceSettings, read_settings
 
 pytestmark = pytest.mark.integration
 
@@ -95,8 +95,8 @@ def test_a_call_nobody_waits_for_is_cancelled_on_its_replica():
     async def scenario() -> list[bool]:
         replicas = Replicas()
         backend = RayBackend(replicas, ServiceSettings())
-        inquiry = InspectRequest((photo(1),), "plate", ("anoclip",), "tiny")
-        asking = [asyncio.create_task(backend.detect(inquiry, frozenset(), 60)) for _ in range(2)]
+        request = InspectRequest((photo(1),), "plate", ("anoclip",), "tiny")
+        asking = [asyncio.create_task(backend.detect(request, frozenset(), 60)) for _ in range(2)]
         await asyncio.sleep(0.01)
         asking[0].cancel()
         await asyncio.wait(asking[:1])
@@ -114,7 +114,7 @@ def test_the_cluster_config_is_one_ray_and_the_service_understand():
     config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
     (application,) = config.applications
     assert application.import_path == "clipspect.server.deployment:build"
-    settings = ServiceSettings(**application.args)
+    settings = read_settings(application.args)
     deployments = {node.name: node for node in _as_ray_builds(application.args)}
     assert set(deployments) == {"gateway", "inspector"}
     assert deployments["inspector"].num_replicas == settings.replicas == 2

@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="the service's extra is not installed")
 
 from clipspect.cli import app
 from clipspect.errors import UsageError
+from clipspect.server.settings import read_settings
 
 
 @pytest.fixture
@@ -69,3 +70,31 @@ def test_the_removed_wait_for_a_batch_is_refused_with_a_hint(served):
     with pytest.raises(UsageError, match="--batch-wait-ms was removed: a request is sent at once"):
         run("serve", "--batch-wait-ms", "2")
     assert not served
+
+
+def test_settings_of_a_cluster_are_read_as_flags_are(served):
+    run("serve", "--model", "a", "--model", "b", "--replicas", "2", "--tile", "300", "--max-mb", "3",
+        "--references", "/r", "--products", "/p")  # fmt: skip
+    values = {"models": ["a", "b"], "replicas": 2, "tile": 300, "limits": {"image_mb": 3}}
+    assert read_settings({**values, "references": "/r", "products": "/p"}) == served["settings"]
+    assert served["settings"].detector.tile == 300
+    assert (served["settings"].detector.batch_size, served["settings"].models) == (16, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replica": 2}, "unknown setting 'replica'; did you mean 'replicas'"),
+        ({"replicas": "two"}, "replicas='two': "),
+        ({"replicas": 0}, "replicas=0: give a whole number of at least 1"),
+        ({"limits": {"images": 0}}, "images=0: give a whole number of at least 1"),
+        ({"limits": {"image": 1}}, "unknown setting 'limits.image'; did you mean"),
+        ({"models": []}, "name at least one"),
+        ({"gpus": -1}, "gpus=-1"),
+        ({"precision": "auto"}, "precision=auto: name one"),
+        ({"batch_wait_ms": 2}, "batch_wait_ms was removed: a request is sent at once"),
+    ],
+)
+def test_an_impossible_setting_of_a_cluster_is_named(values, said):
+    with pytest.raises(UsageError, match=said):
+        read_settings(values)

@@ -20,12 +20,12 @@ from clipspect.server.engine import Engine, InspectRequest, PendingRequest
 from clipspect.server.errors import ServiceError
 
 
-def inquiry(engine: Engine, *images: bytes, method: str = "anoclip", **more) -> InspectRequest:
+def request(engine: Engine, *images: bytes, method: str = "anoclip", **more) -> InspectRequest:
     return InspectRequest(tuple(images), "plate", (method,), engine.models[0], **more)
 
 
-def answered(engine: Engine, *inquiries: InspectRequest) -> list[list[Detection]]:
-    return engine.answer([PendingRequest(one, 60) for one in inquiries])
+def answered(engine: Engine, *requests: InspectRequest) -> list[list[Detection]]:
+    return engine.answer([PendingRequest(one, 60) for one in requests])
 
 
 def scores(detections: list[Detection]) -> list[float]:
@@ -39,18 +39,18 @@ def test_bytes_give_what_the_files_give(engine, small_model, tmp_path, method):
         files.append(tmp_path / f"{number}.png")
         files[-1].write_bytes(photo(number))
     expected = clipspect.load(method, model=str(small_model), batch_size=4).detect(files, object="plate")
-    (found,) = answered(engine, inquiry(engine, *(file.read_bytes() for file in files), method=method))
+    (found,) = answered(engine, request(engine, *(file.read_bytes() for file in files), method=method))
     assert scores(found) == scores(expected)
     assert [d.content_hash for d in found] == [sha256(file.read_bytes()).hexdigest() for file in files]
     assert (found[0].overlay().size, found[0].regions) == ((80, 60), expected[0].regions)
 
 
-def test_inquiries_answered_together_get_what_each_gets_alone(engine):
+def test_requests_answered_together_get_what_each_gets_alone(engine):
     asked = [
-        inquiry(engine, photo(0), photo(1)),
-        inquiry(engine, photo(2), threshold=0.2),
-        inquiry(engine, photo(3), photo(4), photo(5), method="dual-image"),
-        replace(inquiry(engine, photo(6)), object="washer"),
+        request(engine, photo(0), photo(1)),
+        request(engine, photo(2), threshold=0.2),
+        request(engine, photo(3), photo(4), photo(5), method="dual-image"),
+        replace(request(engine, photo(6)), object="washer"),
     ]
     together = answered(engine, *asked)
     alone = [answered(engine, one)[0] for one in asked]
@@ -77,20 +77,20 @@ def test_images_of_one_object_are_encoded_in_common_batches(engine, monkeypatch)
 
     monkeypatch.setattr(scoring, "_score", scored)
     monkeypatch.setattr(type(detector.backbone), "encode", counted)
-    answered(engine, *(inquiry(engine, photo(number)) for number in range(8)))
+    answered(engine, *(request(engine, photo(number)) for number in range(8)))
     assert batches == [4, 4]
     assert sum(encoded) == 8
     encoded.clear()
-    answered(engine, *(inquiry(engine, photo(number), photo(9), method="mutual") for number in range(2)))
-    assert sum(encoded) == 4, "each inquiry's own two images, and nobody else's"
+    answered(engine, *(request(engine, photo(number), photo(9), method="mutual") for number in range(2)))
+    assert sum(encoded) == 4, "each request's own two images and no others"
 
 
-def test_an_error_belongs_to_its_own_inquiry(engine):
+def test_an_error_belongs_to_its_own_request(engine):
     good, missing, unknown = engine.answer(
         [
-            PendingRequest(inquiry(engine, photo(0)), 60),
-            PendingRequest(inquiry(engine, photo(0), method="winclip+"), 60),
-            PendingRequest(replace(inquiry(engine, photo(0)), methods=("no such",)), 60),
+            PendingRequest(request(engine, photo(0)), 60),
+            PendingRequest(request(engine, photo(0), method="winclip+"), 60),
+            PendingRequest(replace(request(engine, photo(0)), methods=("no such",)), 60),
         ]
     )
     assert good[0].error is None
@@ -99,7 +99,7 @@ def test_an_error_belongs_to_its_own_inquiry(engine):
 
 
 def test_what_nobody_waits_for_is_not_scored(engine):
-    left, late = PendingRequest(inquiry(engine, photo(0)), 60), PendingRequest(inquiry(engine, photo(1)), -1)
+    left, late = PendingRequest(request(engine, photo(0)), 60), PendingRequest(request(engine, photo(1)), -1)
     left.give_up()
     for found in engine.answer([left, late]):
         assert isinstance(found, ServiceError)
@@ -113,15 +113,15 @@ def test_only_named_models_are_loaded(engine, tmp_path):
             engine.detector(("anoclip",), name)
 
 
-def test_kept_references_serve_later_inquiries(engine):
+def test_kept_references_serve_later_requests(engine):
     good = [photo(number, blot=False) for number in range(20, 23)]
-    kept = engine.keep_references(inquiry(engine, *good, method="dual-image"))
-    again = engine.keep_references(inquiry(engine, *reversed(good), method="dual-image"))
+    kept = engine.keep_references(request(engine, *good, method="dual-image"))
+    again = engine.keep_references(request(engine, *reversed(good), method="dual-image"))
     assert (kept["count"], kept["id"]) == (3, again["id"])
     by_id, inline = answered(
         engine,
-        inquiry(engine, photo(0), method="dual-image", references=kept["id"]),
-        inquiry(engine, photo(0), method="dual-image", references=tuple(good)),
+        request(engine, photo(0), method="dual-image", references=kept["id"]),
+        request(engine, photo(0), method="dual-image", references=tuple(good)),
     )
     assert scores(by_id) == pytest.approx(scores(inline), abs=1e-6)
     assert (by_id[0].calibration.rule, by_id[0].calibration.images) == ("gumbel", 3)
@@ -131,34 +131,34 @@ def test_kept_references_serve_later_inquiries(engine):
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "0" * 32, "", "0" * 31 + "\n"])
 def test_an_id_leads_nowhere_but_to_kept_references(engine, name):
     with pytest.raises(ServiceError) as refused:
-        engine.shelf.find(name)
+        engine.references.find(name)
     assert refused.value.status == 404
 
 
 def test_references_of_another_object_are_refused_without_naming_a_folder(engine):
-    kept = engine.keep_references(inquiry(engine, photo(20), method="dual-image"))
-    asked = replace(inquiry(engine, photo(0), method="dual-image", references=kept["id"]), object="washer")
+    kept = engine.keep_references(request(engine, photo(20), method="dual-image"))
+    asked = replace(request(engine, photo(0), method="dual-image", references=kept["id"]), object="washer")
     (refused,) = engine.answer([PendingRequest(asked, 60)])
     assert isinstance(refused, ReferencesError)
     assert kept["id"] in str(refused)
-    assert str(engine.shelf.folder) not in str(refused)
+    assert str(engine.references.folder) not in str(refused)
 
 
 def test_the_oldest_references_are_given_up(engine):
-    engine.shelf.kept = 2
-    names = [engine.keep_references(inquiry(engine, photo(n), method="dual-image"))["id"] for n in range(4)]
-    assert [engine.shelf._path(name).exists() for name in names] == [False, False, True, True]
+    engine.references.kept = 2
+    names = [engine.keep_references(request(engine, photo(n), method="dual-image"))["id"] for n in range(4)]
+    assert [engine.references._path(name).exists() for name in names] == [False, False, True, True]
 
 
 def test_an_unreadable_reference_is_an_error_of_the_whole(engine):
     with pytest.raises(ImageError):
-        engine.keep_references(inquiry(engine, photo(0)[:200], method="dual-image"))
+        engine.keep_references(request(engine, photo(0)[:200], method="dual-image"))
 
 
 def test_each_step_is_told_and_the_last_holds_everything(engine):
-    steps = list(engine.inspect(inquiry(engine, photo(0), photo(1), photo(2)[:300])))
+    steps = list(engine.inspect(request(engine, photo(0), photo(1), photo(2)[:300])))
     assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
     assert "Loading" in steps[0].message
     assert [d.error is None for d in steps[-1].detections] == [True, True, False]
     assert steps[-1].seconds > 0
-    assert "Loading" not in next(iter(engine.inspect(inquiry(engine, photo(0))))).message
+    assert "Loading" not in next(iter(engine.inspect(request(engine, photo(0))))).message

@@ -1,4 +1,4 @@
-"""What a file is, is told by its content; how large, by its header; both before anything is decoded."""
+"""A file's type comes from its content and its size from its header, before anything is decoded."""
 
 from __future__ import annotations
 

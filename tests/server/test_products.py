@@ -169,10 +169,10 @@ def test_batches_of_one_product_are_scored_together(engine, profile):
     from clipspect.server.engine import InspectRequest, PendingRequest
 
     engine.keep_product("plate-7", profile.to_bytes())
-    tickets = [
+    pending = [
         PendingRequest(InspectRequest((photo(n),), "", (), "", product="plate-7"), 60) for n in range(3)
     ]
-    answers = engine.answer(tickets)
-    alone = [engine.answer([ticket])[0] for ticket in tickets]
+    answers = engine.answer(pending)
+    alone = [engine.answer([one])[0] for one in pending]
     for one, other in zip(answers, alone, strict=True):
         np.testing.assert_allclose(one[0].score, other[0].score, atol=1e-5)

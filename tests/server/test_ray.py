@@ -160,7 +160,7 @@ def test_a_client_that_leaves_is_told_from_one_that_was_answered(client, address
 
 
 def one_replica() -> int:
-    """The process of a replica, told by the name Ray gives it, among this session's own children."""
+    """The process of a replica, found by the name that Ray gives it, among this session's own children."""
     replicas = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Requests travel together from gateway to replica, none waits without need, and whoever leaves disturbs nobody."""
+"""Requests that wait are sent together, none waits without need, and a cancelled one does not affect the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Replicas:
 
     async def __call__(self, questions):
         number = len(self.calls)
-        self.calls.append([question.inquiry.object for question in questions])
+        self.calls.append([question.request.object for question in questions])
         self.seconds += [question.seconds for question in questions]
         self.context.append(WHO.get())
         self._let_go.append(asyncio.Event())
@@ -41,18 +41,18 @@ class Replicas:
             raise
         if number in self.failing:
             raise self.failing[number]
-        return [Answer(question.inquiry.object, [], len(questions), 0.0) for question in questions]
+        return [Answer(question.request.object, [], len(questions), 0.0) for question in questions]
 
     def let_go(self, number: int) -> None:
         self._let_go[number].set()
 
 
-def inquiry(name: str, images: int = 1) -> InspectRequest:
+def request(name: str, images: int = 1) -> InspectRequest:
     return InspectRequest((b"photo",) * images, name, ("anoclip",), "tiny")
 
 
-def asking(handover: RequestBatcher, name: str, images: int = 1, seconds: float = 60) -> asyncio.Task:
-    return asyncio.create_task(handover.ask(inquiry(name, images), frozenset(), seconds))
+def asking(batcher: RequestBatcher, name: str, images: int = 1, seconds: float = 60) -> asyncio.Task:
+    return asyncio.create_task(batcher.ask(request(name, images), frozenset(), seconds))
 
 
 async def settle() -> None:
@@ -71,8 +71,8 @@ def run(scenario) -> None:
 def test_the_first_goes_at_once_and_those_that_wait_go_together_in_order():
     async def scenario() -> None:
         replicas = Replicas()
-        handover = RequestBatcher(replicas, calls=2, images=16)
-        tasks = [asking(handover, name) for name in "abcde"]
+        batcher = RequestBatcher(replicas, calls=2, images=16)
+        tasks = [asking(batcher, name) for name in "abcde"]
         await settle()
         assert replicas.calls == [["a"], ["b"]], "nobody waits while a call is free"
         replicas.let_go(0)
@@ -90,10 +90,10 @@ def test_the_first_goes_at_once_and_those_that_wait_go_together_in_order():
 def test_a_call_is_bounded_by_images_and_a_long_request_travels_alone():
     async def scenario() -> None:
         replicas = Replicas()
-        handover = RequestBatcher(replicas, calls=1, images=4)
-        tasks = [asking(handover, "first")]
+        batcher = RequestBatcher(replicas, calls=1, images=4)
+        tasks = [asking(batcher, "first")]
         await settle()
-        tasks += [asking(handover, name, count) for name, count in [("a", 3), ("b", 1), ("c", 9), ("d", 1)]]
+        tasks += [asking(batcher, name, count) for name, count in [("a", 3), ("b", 1), ("c", 9), ("d", 1)]]
         for number in range(4):
             await settle()
             replicas.let_go(number)
@@ -106,8 +106,8 @@ def test_a_call_is_bounded_by_images_and_a_long_request_travels_alone():
 def test_who_leaves_the_queue_is_never_sent_and_time_spent_waiting_counts():
     async def scenario() -> None:
         replicas = Replicas()
-        handover = RequestBatcher(replicas, calls=1, images=16)
-        first, left, stays = (asking(handover, name, seconds=5) for name in ("first", "left", "stays"))
+        batcher = RequestBatcher(replicas, calls=1, images=16)
+        first, left, stays = (asking(batcher, name, seconds=5) for name in ("first", "left", "stays"))
         await settle()
         left.cancel()
         await asyncio.sleep(0.02)
@@ -125,10 +125,10 @@ def test_who_leaves_the_queue_is_never_sent_and_time_spent_waiting_counts():
 def test_a_call_goes_on_until_the_last_of_its_requests_has_left():
     async def scenario() -> None:
         replicas = Replicas()
-        handover = RequestBatcher(replicas, calls=1, images=16)
-        first = asking(handover, "first")
+        batcher = RequestBatcher(replicas, calls=1, images=16)
+        first = asking(batcher, "first")
         await settle()
-        one, other = asking(handover, "one"), asking(handover, "other")
+        one, other = asking(batcher, "one"), asking(batcher, "other")
         replicas.let_go(0)
         await first
         await settle()
@@ -139,7 +139,7 @@ def test_a_call_goes_on_until_the_last_of_its_requests_has_left():
         other.cancel()
         await settle()
         assert replicas.cancelled == [1]
-        after = asking(handover, "after")
+        after = asking(batcher, "after")
         await settle()
         replicas.let_go(2)
         assert (await after).weights == "after", "the call that was given up is free again"
@@ -151,8 +151,8 @@ def test_an_error_of_a_call_is_everybodys_in_it_and_nobody_elses():
     async def scenario() -> None:
         replicas = Replicas()
         replicas.failing = {1: ServiceError(503, "replica_lost", "gone"), 2: asyncio.CancelledError()}
-        handover = RequestBatcher(replicas, calls=1, images=2)
-        tasks = [asking(handover, name) for name in ("first", "a", "b", "c", "d", "e")]
+        batcher = RequestBatcher(replicas, calls=1, images=2)
+        tasks = [asking(batcher, name) for name in ("first", "a", "b", "c", "d", "e")]
         for number in range(4):
             await settle()
             replicas.let_go(number)
@@ -171,11 +171,11 @@ def test_a_call_is_not_made_in_the_name_of_one_of_its_requests():
 
     async def scenario() -> None:
         replicas = Replicas()
-        handover = RequestBatcher(replicas, calls=1, images=16)
+        batcher = RequestBatcher(replicas, calls=1, images=16)
 
         async def client() -> Answer:
             WHO.set("client")
-            return await handover.ask(inquiry("a"), frozenset(), 60)
+            return await batcher.ask(request("a"), frozenset(), 60)
 
         task = asyncio.create_task(client())
         await settle()

@@ -276,13 +276,13 @@ def test_the_time_limit_ends_a_request(service, backend):
 
 
 def test_a_client_that_leaves_is_given_up_at_once(backend, small_model):
-    """The request is whole, nobody waits for the answer any more: whoever computes is told."""
+    """A client that leaves after a whole request cancels the computation."""
 
     async def scenario() -> list[str]:
         seen: list[str] = []
         asked, gone = asyncio.Event(), asyncio.Event()
 
-        async def detect(inquiry, include, seconds):
+        async def detect(request, include, seconds):
             asked.set()
             try:
                 await asyncio.sleep(60)
@@ -326,7 +326,7 @@ def test_not_ready_is_503(client, backend, monkeypatch):
 
 
 def test_a_bug_is_a_500_of_the_same_shape_that_tells_nothing(client, backend, monkeypatch, caplog):
-    monkeypatch.setattr(backend.engine, "answer", lambda tickets: 1 / 0)
+    monkeypatch.setattr(backend.engine, "answer", lambda pending: 1 / 0)
     error = refused(
         client.post("/v1/detect", data={"object": "plate"}, files=files(photo(1))), 500, "internal"
     )

@@ -191,7 +191,7 @@ def _measure(
     samples = {sample.path: sample for sample in category.samples}
     kept = [sample.path for sample in examples(category)]
     kinds = sorted({s.kind for s in category.samples if s.defective}) if station.settings.by_defect else []
-    tallies = {one.name: _tallies(station.settings, kinds) for one in measured}
+    accumulators = {one.name: _accumulators(station.settings, kinds) for one in measured}
     maps: dict[str, Any] = {}
     found = detector.stream(
         list(samples),
@@ -201,9 +201,9 @@ def _measure(
     paths = chain.from_iterable([path] * len(measured) for path in samples)
     for number, (path, detection) in enumerate(zip(paths, found, strict=True)):
         sample = samples[path]
-        for kind, tally in tallies[detection.method].items():
+        for kind, accumulator in accumulators[detection.method].items():
             if kind in ("", sample.kind) or not sample.defective:
-                tally.add(sample, detection)
+                accumulator.add(sample, detection)
         if path in kept and detection.score_map is not None:
             maps[f"{detection.method}|{kept.index(path)}"] = shrink_map(detection.score_map)
         if progress is not None:
@@ -212,13 +212,17 @@ def _measure(
     seconds = _encoding_seconds(measured, detector, category)
     return [
         _finish(
-            unit, one, {k: t.figures() for k, t in tallies[one.name].items()}, seconds[one.name], detector
+            unit,
+            one,
+            {k: t.figures() for k, t in accumulators[one.name].items()},
+            seconds[one.name],
+            detector,
         )
         for one in measured
     ], maps
 
 
-def _tallies(settings: Settings, kinds: Sequence[str]) -> dict[str, Accumulator]:
+def _accumulators(settings: Settings, kinds: Sequence[str]) -> dict[str, Accumulator]:
     """Return one accumulator for all images, and a smaller one for each kind of defect."""
     return {
         "": Accumulator(settings.resolution, settings.pro),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, signature
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipspect.config import IMAGES, MODEL, REFERENCES, DetectorConfig, fill_preset, spec_of
+from clipspect.config import IMAGES, MODEL, REFERENCES, DetectorConfig, declared_options, fill_preset, spec_of
 
 
 class Maps(str, Enum):
@@ -224,7 +223,34 @@ def detector_options(*names: str, **defaults: Any) -> Callable[[Callable[..., No
         names: fields that the command offers.
         defaults: values of other fields, or other defaults of offered ones.
     """
-    offered = [one for one in fields(DetectorConfig) if one.name in names]
+    return _options(
+        "config", DetectorConfig, names, defaults, lambda values: DetectorConfig(**fill_preset(values))
+    )
+
+
+def options_of(
+    parameter: str, declared: type, *names: str, **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a parameter of a command by the options that a dataclass declares.
+
+    Args:
+        parameter: takes the dataclass, made of what was given.
+        declared: the dataclass.
+        names: fields that the command offers; none = all that are options.
+        defaults: other defaults than the dataclass's.
+    """
+    names = names or tuple(one.name for one in declared_options(declared))
+    return _options(parameter, declared, names, defaults, lambda values: declared(**values))
+
+
+def _options(
+    parameter: str,
+    declared: type,
+    names: Sequence[str],
+    defaults: Mapping[str, Any],
+    make: Callable[[Mapping[str, Any]], Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    offered = [one for one in declared_options(declared) if one.name in names]
     assert len(offered) == len(names)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -236,11 +262,11 @@ def detector_options(*names: str, **defaults: Any) -> Callable[[Callable[..., No
             parsed = {
                 name: parse(value) if (parse := parsers[name]) else value for name, value in values.items()
             }
-            command(**given, config=DetectorConfig(**fill_preset({**defaults, **parsed})))
+            command(**given, **{parameter: make({**defaults, **parsed})})
 
         own = signature(command, eval_str=True)
         options = [_as_parameter(one, defaults.get(one.name)) for one in offered]
-        before = [p for p in own.parameters.values() if p.default is Parameter.empty and p.name != "config"]
+        before = [p for p in own.parameters.values() if p.default is Parameter.empty and p.name != parameter]
         after = [p for p in own.parameters.values() if p.default is not Parameter.empty]
         parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*before, *options, *after)]
         run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -255,7 +281,11 @@ def _as_parameter(one: Any, default: Any) -> Parameter:
     """The command-line option of a field; None where it is not given, so that the field's default holds."""
     spec = spec_of(one)
     value = default if default is not None else one.default
-    shown = str(value) if isinstance(value, str | int) else spec.absent
+    shown = spec.absent
+    if isinstance(value, str | int | float | Path):
+        shown = str(value)
+    elif isinstance(value, tuple) and value:
+        shown = ", ".join(map(str, value))
     help = f"{spec.help} \\[default: {shown}]" if shown else spec.help
     option = typer.Option(
         *spec.flags, help=help, rich_help_panel=spec.group, min=spec.at_least,

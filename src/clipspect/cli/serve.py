@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
-from clipspect.config import MODEL, REFERENCES, DetectorConfig
+from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
+from clipspect.server.limits import Limits
+from clipspect.server.settings import DETECTOR_OPTIONS, ServiceSettings
 
 LOOPBACK = "127.0.0.1"
 LISTEN = "Network"
-SCALE = "Scale"
-SAFETY = "Safety"
 
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model", help="A model that may be asked for. Repeatable, the first is the default \\[default: tiny].",
-        rich_help_panel=MODEL, show_default=False,
-    ),
-]  # fmt: skip
 HostOption = Annotated[
     str,
     typer.Option("--host", help="Address to listen on; 0.0.0.0 = all of them.", rich_help_panel=LISTEN),
-]
-MaxImagesOption = Annotated[
-    int, typer.Option("--max-images", min=1, help="Images at once.", rich_help_panel=SAFETY)
-]
-MaxMegabytesOption = Annotated[
-    float, typer.Option("--max-mb", help="Megabytes of one image.", rich_help_panel=SAFETY)
-]
-MaxPixelsOption = Annotated[
-    int,
-    typer.Option("--max-pixels", min=1, help="Pixels of one image.", rich_help_panel=SAFETY),
 ]
 
 
@@ -45,11 +29,14 @@ MaxPixelsOption = Annotated[
     "weights", "image_size", "device", "precision", "set_size", "aspect", "tile", "bit_depth", "window", "domain",
     "prompts",
 )  # fmt: skip
+@opt.options_of("settings", ServiceSettings, "models")
+@opt.options_of("limits", Limits, "images", "image_mb", "pixels", images=200)
 def ui(
     config: DetectorConfig,
+    settings: ServiceSettings,
+    limits: Limits,
     host: HostOption = LOOPBACK,
     port: Annotated[int, typer.Option("--port", help="Port of the page.", rich_help_panel=LISTEN)] = 7860,
-    model: ModelsOption = None,
     line: Annotated[
         Path | None,
         typer.Option(
@@ -59,13 +46,9 @@ def ui(
     shifts: Annotated[
         str, typer.Option("--shifts", help="With --line: when shifts begin.")
     ] = "06:00,14:00,22:00",
-    max_images: MaxImagesOption = 200,
-    max_mb: MaxMegabytesOption = 24,
-    max_pixels: MaxPixelsOption = 50_000_000,
 ) -> None:
     """Open a page for people: drop images, name the object, look at what is wrong with them."""
     _need("fastapi", "ui")
-    from clipspect.server.limits import Limits
     from clipspect.ui.host import serve_line, serve_page
 
     address = f"http://{_shown(host)}:{port}/ (stop it with Ctrl-C)"
@@ -79,16 +62,10 @@ def ui(
             ready=lambda: console(stderr=True).print(said, highlight=False),
         )
         return
-    limits = Limits(
-        images=max_images,
-        references=max_images,
-        image_mb=max_mb,
-        pixels=max_pixels,
-        body_mb=2 * max_mb * max_images,
-    )
+    limits = replace(limits, references=limits.images, body_mb=2 * limits.image_mb * limits.images)
     said = f"the page is at {address}"
     serve_page(
-        tuple(model or ["tiny"]),
+        settings.models,
         limits,
         config,
         host=host,
@@ -97,103 +74,29 @@ def ui(
     )
 
 
-@opt.detector_options("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
+@opt.detector_options(*DETECTOR_OPTIONS)
+@opt.options_of("settings", ServiceSettings)
+@opt.options_of("limits", Limits)
 def serve(
     config: DetectorConfig,
+    settings: ServiceSettings,
+    limits: Limits,
     port: Annotated[int, typer.Option("--port", help="Port of the service.", rich_help_panel=LISTEN)] = 8000,
     host: HostOption = LOOPBACK,
-    model: ModelsOption = None,
-    references: Annotated[
-        Path,
-        typer.Option("--references", help="Folder of kept references.", rich_help_panel=REFERENCES),
-    ] = Path("clipspect-references"),
-    products: Annotated[
-        Path,
-        typer.Option("--products", help="Folder of product profiles.", rich_help_panel=REFERENCES),
-    ] = Path("clipspect-products"),
-    replicas: Annotated[
-        int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
-    ] = 1,
-    cpus: Annotated[
-        float,
-        typer.Option(
-            "--cpus", help="CPUs of each replica; another number than 1 needs Ray.", rich_help_panel=SCALE
-        ),
-    ] = 1,
-    gpus: Annotated[
-        float,
-        typer.Option("--gpus", help="GPUs of each replica; a share of one needs Ray.", rich_help_panel=SCALE),
-    ] = 0,
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Most requests scored together.", rich_help_panel=SCALE)
-    ] = 16,
-    queue: Annotated[
-        int,
-        typer.Option("--queue", min=0, help="Requests that may wait; more get 429.", rich_help_panel=SCALE),
-    ] = 64,
-    time_limit: Annotated[
-        float, typer.Option("--time-limit", help="Seconds for one request.", rich_help_panel=SAFETY)
-    ] = 60,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--api-key-file",
-            help="Ask for a key of this file, one per line, name: key \\[default: $CLIPSPECT_API_KEY, or none].",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    decision_log: Annotated[
-        Path | None,
-        typer.Option(
-            "--decision-log",
-            help="Append every decision to this file, without images.",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    max_images: MaxImagesOption = 16,
-    max_mb: MaxMegabytesOption = 24,
-    max_pixels: MaxPixelsOption = 50_000_000,
-    max_body_mb: Annotated[
-        float, typer.Option("--max-body-mb", help="Megabytes of one request.", rich_help_panel=SAFETY)
-    ] = 64,
 ) -> None:
     """Run the REST service on this machine; with several --replicas on Ray Serve. On a cluster: docs/service.md."""
     _need("fastapi", "serve")
-    from pydantic import ValidationError
-
-    from clipspect.server.limits import Limits
     from clipspect.server.service import run_service
-    from clipspect.server.settings import ServiceSettings
 
-    try:
-        settings = ServiceSettings(
-            models=tuple(model or ["tiny"]),
-            weights=config.weights,
-            image_size=config.image_size,
-            device=config.device,
-            precision=config.precision,  # type: ignore[arg-type]
-            aspect=config.aspect,
-            tile=config.tile,
-            bit_depth=config.bit_depth,
-            domain=config.domain,
-            references=references.resolve(),
-            products=products.resolve(),
-            decision_log=decision_log and decision_log.resolve(),
-            limits=Limits(body_mb=max_body_mb, image_mb=max_mb, pixels=max_pixels, images=max_images),
-            replicas=replicas,
-            cpus=cpus,
-            gpus=gpus,
-            batch=batch,
-            queue=queue,
-            time_limit=time_limit,
-            api_key_file=api_key_file and api_key_file.resolve(),
-        )
-    except ValidationError as error:
-        first: Any = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
+    settings = replace(
+        settings,
+        config=config,
+        limits=limits,
+        references=settings.references.resolve(),
+        products=settings.products.resolve(),
+        decision_log=settings.decision_log and settings.decision_log.resolve(),
+        api_key_file=settings.api_key_file and settings.api_key_file.resolve(),
+    )
     if settings.needs_ray:
         _need("ray", "serve")
     out = console(stderr=True)

@@ -79,9 +79,9 @@ class AnoCLIPPlus(AnoCLIP):
         """Return (B, H, W) maps of rows with an adapter each, and (B,) whether their training stayed finite."""
         tokens = self.text_patches(features).flatten(1, 2)  # (B, N, D)
         start, noise = self._draw(context.seeds, tokens, context)
-        descent = self.adapt(tokens, start, noise, context)
-        adapted = self.adapted_map(tokens, descent.layers, context)
-        return adapted.reshape(-1, *features.grid), descent.finite
+        optimized = self.adapt(tokens, start, noise, context)
+        adapted = self.adapted_map(tokens, optimized.layers, context)
+        return adapted.reshape(-1, *features.grid), optimized.finite
 
     def _adapt_together(self, features: Features, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Return the same for adapters that the tiles of an image share."""
@@ -94,12 +94,12 @@ class AnoCLIPPlus(AnoCLIP):
             offsets = None if sources is None or sources.offsets is None else sources.offsets[rows]
             places = offsets or ((0, 0),) * len(tiles)
             start, noise = self._draw(context.seeds[rows][:1], tiles.flatten(0, 1)[None], context)
-            descent = self.adapt_tiles(tiles, features.grid, places, start, noise, context)
+            optimized = self.adapt_tiles(tiles, features.grid, places, start, noise, context)
             shared = Layers(
-                *(part.expand(len(tiles), *part.shape[1:]) for part in vars(descent.layers).values())
+                *(part.expand(len(tiles), *part.shape[1:]) for part in vars(optimized.layers).values())
             )
             maps.append(self.adapted_map(tiles, shared, context).reshape(-1, *features.grid))
-            finite.append(descent.finite.expand(len(tiles)))
+            finite.append(optimized.finite.expand(len(tiles)))
         return torch.cat(maps), torch.cat(finite)
 
     def _draw(self, seeds: Sequence[int], tokens: Tensor, context: MethodContext) -> tuple[Layers, Tensor]:

@@ -90,16 +90,16 @@ class DualImagePlus(DualImage):
         image, joint = self.join(text, visual, highest, features, context)
         tokens = self.text_tokens(features)
         corrupted, masks = self.corrupt(features, context)
-        descent = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
+        optimized = self.adapt(tokens, joint.flatten(1), corrupted, masks, context)
         adapted = abnormal_probability(
-            _adapt(tokens, descent.layers), context.anchors.pair, self.temperature
+            _adapt(tokens, optimized.layers), context.anchors.pair, self.temperature
         ).reshape(joint.shape)
         _, adapted_joint = self.join(adapted, visual, highest, features, context)
         grid = torch.lerp(joint, adapted_joint, self.adapted_weight)
-        grid = keep_where(descent.finite, grid, joint)
+        grid = keep_where(optimized.finite, grid, joint)
         notes = [
             note if finite else (*note, DIVERGED)
-            for note, finite in zip(self.notes(features, context), descent.finite.tolist(), strict=True)
+            for note, finite in zip(self.notes(features, context), optimized.finite.tolist(), strict=True)
         ]
         layers = verdict_layers(grid, smooth(grid, VERDICT_SMOOTHING))
         class_logit = log_odds(self.image_score(features, context))

@@ -87,7 +87,7 @@ class Mutual(JointMethod):
     rounding: Rounding = "up"
     """Rounding of the number of images that share gives: "up", or "down" as in MuSc's code; at least one image."""
     left_out: float = 0.0
-    """Share of each image's patches, those the language score calls most abnormal, that serve nobody as reference."""
+    """Share of each image's patches, those the language score calls most abnormal, that are not used as references."""
     exact_limit: int = 128
     """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
     search: Literal["auto", "exact", "fast"] = "auto"

@@ -18,7 +18,7 @@ def outline_cells(cells: NDArray[np.bool_]) -> list[list[Point]]:
 
     Returns:
         Polygons of corners (x, y) in cells, clockwise as seen on the image, without points on straight lines. Parts
-        that touch by a corner alone are polygons of their own. Holes are left out, so that they count as filled.
+        that touch by a corner alone are separate polygons. Holes are left out, so that they count as filled.
     """
     after = _border_steps(cells)
     polygons = []

@@ -21,7 +21,7 @@ WORDS = {
     "max_pixels": "Largest image allowed, pixels",
     "bit_depth": "Bit depth of images",
     "window": "Values of black and white",
-    "set_size": "Most images that serve as references of each other",
+    "set_size": "Maximum number of images that serve as each other's references",
     "domain": "Prompt domain",
     "prompts": "Digest of the prompts",
     "references": "Digest of the references",

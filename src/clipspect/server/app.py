@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar, get_origin
 
 from fastapi import FastAPI, Request
@@ -45,10 +46,10 @@ _FIELDS, _FIELD_BYTES = 64, 4096
 class Backend(ProductBackend, Protocol):
     """Scoring backend: Ray replicas, or an engine in this process. Each call may raise ServiceError."""
 
-    def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Awaitable[Answer]:
+    def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Awaitable[Answer]:
         """Score the images of a request within ``seconds``."""
 
-    def keep_references(self, inquiry: InspectRequest) -> Awaitable[Kept]:
+    def keep_references(self, request: InspectRequest) -> Awaitable[Kept]:
         """Keep references."""
 
     def catalogue(self) -> Awaitable[dict[str, Any]]:
@@ -82,8 +83,8 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
     async def detect(request: Request) -> Any:
         """Score images. Return the anomaly score and regions of each, and on request the overlay and anomaly map."""
         wanted = await read_request(request, DetectRequest, settings)
-        inquiry = wanted.inquiry(settings.models[0])
-        found = await backend.detect(inquiry, frozenset(wanted.include), settings.time_limit)
+        inspection = wanted.to_request(settings.models[0])
+        found = await backend.detect(inspection, frozenset(wanted.include), settings.time_limit)
         if found.refusal is not None:
             raise found.refusal
         errors = [result["error"] for result in found.results if result["error"] is not None]
@@ -95,9 +96,9 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
         await asyncio.to_thread(decisions.write, found.results, request.scope.get(CLIENT, ""))
         names: Sequence[str | None] = wanted.names or [None] * len(found.results)
         return {
-            "object": inquiry.object or first["object"],
+            "object": inspection.object or first["object"],
             "method": first["method"],
-            "model": inquiry.model or first["model"],
+            "model": inspection.model or first["model"],
             "weights": found.weights,
             "results": [{**one, "name": name} for one, name in zip(found.results, names, strict=True)],
             "batched": found.batched,
@@ -114,12 +115,12 @@ def create_app(backend: Backend, settings: ServiceSettings) -> FastAPI:
     async def references(request: Request) -> Any:
         """Encode reference images once and store them. Detect requests refer to them by the returned id."""
         wanted = await read_request(request, ReferencesRequest, settings)
-        return await backend.keep_references(wanted.inquiry(settings.models[0]))
+        return await backend.keep_references(wanted.to_request(settings.models[0]))
 
     @app.get("/v1/models", response_model=ModelsResponse, dependencies=keyed, tags=["inspection"])
     async def models() -> Any:
         """Return the available models, methods and limits."""
-        return {**await _soon(backend.catalogue()), "limits": settings.limits.model_dump()}
+        return {**await _soon(backend.catalogue()), "limits": asdict(settings.limits)}
 
     @app.get("/healthz", response_model=Health, tags=["operation"])
     async def healthz() -> Any:

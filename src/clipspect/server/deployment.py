@@ -25,7 +25,7 @@ from clipspect.server.middleware import log, log_requests
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.settings import ServiceSettings, read_settings
 
 SPARE = 64
 """Extra requests that the gateway accepts, so that probes and refusals get through."""
@@ -49,9 +49,9 @@ class Inspector:
         """Score the requests of one call of the gateway together."""
         return await answer(self._engine, questions)
 
-    async def keep_references(self, inquiry: InspectRequest) -> Kept | ServiceError:
+    async def keep_references(self, request: InspectRequest) -> Kept | ServiceError:
         """Store references in the folder that all replicas share."""
-        kept: Kept | ServiceError = await self._tried(self._engine.keep_references, inquiry)
+        kept: Kept | ServiceError = await self._tried(self._engine.keep_references, request)
         return kept
 
     async def keep_product(self, name: str, data: bytes) -> ProductInfo | ServiceError:
@@ -88,19 +88,19 @@ class RayBackend:
         """Set up the backend. ``inspector`` is the handle of the replicas."""
         self._inspector = inspector
         # two calls for each replica: one being scored, and the next one ready
-        self._handover = RequestBatcher(
+        self._batcher = RequestBatcher(
             lambda questions: self._ask("detect", questions),
             calls=2 * settings.replicas,
             images=settings.batch,
         )
 
-    async def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
-        """Score an inquiry."""
-        return await self._handover.ask(inquiry, include, seconds)
+    async def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
+        """Score an request."""
+        return await self._batcher.ask(request, include, seconds)
 
-    async def keep_references(self, inquiry: InspectRequest) -> Kept:
+    async def keep_references(self, request: InspectRequest) -> Kept:
         """Keep references."""
-        kept: Kept = await self._checked("keep_references", inquiry)
+        kept: Kept = await self._checked("keep_references", request)
         return kept
 
     async def keep_product(self, name: str, data: bytes) -> ProductInfo:
@@ -179,7 +179,7 @@ def replicas(settings: ServiceSettings) -> serve.Application:
 
 def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
     """Return the application: a gateway in front of replicas. A config file passes the settings as plain values."""
-    settings = ServiceSettings.model_validate(args)
+    settings = args if isinstance(args, ServiceSettings) else read_settings(args)
     gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}
     ).bind(settings, replicas(settings))

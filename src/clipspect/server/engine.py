@@ -74,9 +74,9 @@ class Progress:
 class PendingRequest:
     """Request in the queue; it can be cancelled."""
 
-    def __init__(self, inquiry: InspectRequest, seconds: float) -> None:
+    def __init__(self, request: InspectRequest, seconds: float) -> None:
         """Start the request's time limit, ``seconds`` from now."""
-        self.inquiry = inquiry
+        self.request = request
         self._until = monotonic() + seconds
         self._given_up = threading.Event()
 
@@ -121,7 +121,7 @@ class Engine:
             config: options of every model's detectors; each model's name and methods are put in.
         """
         self.models = tuple(models)
-        self.shelf = ReferenceStore(references)
+        self.references = ReferenceStore(references)
         self.products = ProductStore(products or references / "products")
         self._products: dict[str, Product] = {}
         self._config = config or DetectorConfig()
@@ -214,7 +214,7 @@ class Engine:
         return found
 
     def inspect(
-        self, inquiry: InspectRequest, on_step: Step | None = None, product: Product | None = None
+        self, request: InspectRequest, on_step: Step | None = None, product: Product | None = None
     ) -> Iterator[Progress]:
         """Answer one request, yielding each step; the last Progress is ``done`` and holds every detection.
 
@@ -231,28 +231,28 @@ class Engine:
         ) -> Progress:
             return Progress(message, tuple(found), perf_counter() - started, done, stage, scored, total)
 
-        model, count = inquiry.model, len(inquiry.images)
+        model, count = request.model, len(request.images)
         images = "1 image" if count == 1 else f"{count} images"
-        given_name = inquiry.object if product is None else product.profile.object
+        given_name = request.object if product is None else product.profile.object
         object_name = clean_object_name(given_name)
         if product is None and model in self.models and model not in self._loaded:
             yield step(
                 f"Loading the model {model}; the first load takes longest", f"loading the model {model}"
             )
-        detector = self.detector(inquiry.methods, model) if product is None else product.detector
+        detector = self.detector(request.methods, model) if product is None else product.detector
         each = len(detector.methods)
         how = f"with {' and '.join(m.name for m in detector.methods)} on {model or detector.backbone.name}"
         given: Given = {} if product is None else {"good": product.good}
-        if product is None and inquiry.references:
+        if product is None and request.references:
             yield step("Encoding the references", "encoding the known-good images")
             with self._busy:
-                given = self._references(detector, inquiry, on_step)
+                given = self._references(detector, request, on_step)
         yield step(f"Encoding the prompts for “{object_name}”", "encoding the prompts")
         with self._busy:
             detector.model.set_object(object_name)
         first = "Encoding" if any(m.scope == "set" for m in detector.methods) else "Scoring"
         yield step(f"{first} {images} {how}", "scoring images", 0, count)
-        stream = detector.stream(inquiry.images, object=given_name, on_step=on_step, **given)
+        stream = detector.stream(request.images, object=given_name, on_step=on_step, **given)
         while True:
             with self._busy:  # lock per batch, so that a cancelled request does not block others
                 detection = next(stream, None)
@@ -271,15 +271,15 @@ class Engine:
         with self._busy:
             yield
 
-    def answer(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
+    def answer(self, pending: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
         """Answer several requests at once. Each gets its own detections or its own error.
 
         Images of different requests are encoded together if their method scores each image independently. A method that
         compares a set of images uses only the images of one request: results never depend on another client's images.
         """
-        answers: list[list[Detection] | ClipspectError] = [[] for _ in tickets]
-        for group in self._groups(tickets):
-            joined = [tickets[position] for position in group]
+        answers: list[list[Detection] | ClipspectError] = [[] for _ in pending]
+        for group in self._groups(pending):
+            joined = [pending[position] for position in group]
             try:
                 found = self._score_together(joined)
             except ClipspectError as error:
@@ -288,21 +288,21 @@ class Engine:
                 answers[position] = own
         return answers
 
-    def keep_references(self, inquiry: InspectRequest) -> Kept:
+    def keep_references(self, request: InspectRequest) -> Kept:
         """Encode a request's images as references and store them.
 
         Raises UsageError (the method uses no references), ImageError, ReferencesError.
         """
-        (method,) = inquiry.methods
+        (method,) = request.methods
         if not method_class(method).accepts_references:
             raise UsageError(f"{method} uses no references; choose a method that does, such as dual-image")
-        detector = self.detector(inquiry.methods, inquiry.model)
-        object_name = clean_object_name(inquiry.object)
-        name, path = self.shelf.place(detector.settings(), object_name, inquiry.images)
+        detector = self.detector(request.methods, request.model)
+        object_name = clean_object_name(request.object)
+        name, path = self.references.place(detector.settings(), object_name, request.images)
         with self._busy, _hide_path(path, name):
-            count = detector.write_references(inquiry.images, inquiry.object, path)
-            self.shelf.tidy()
-        return Kept(id=name, count=count, object=object_name, method=method, model=inquiry.model)
+            count = detector.write_references(request.images, request.object, path)
+            self.references.tidy()
+        return Kept(id=name, count=count, object=object_name, method=method, model=request.model)
 
     def _make(self, methods: tuple[str, ...], model: str) -> Detector:
         from clipspect.detector import Detector
@@ -317,62 +317,62 @@ class Engine:
             replace(base.model, methods=tuple(made)), base.reader, set_size=base.set_size, config=config
         )
 
-    def _references(self, detector: Detector, inquiry: InspectRequest, on_step: Step | None = None) -> Given:
+    def _references(self, detector: Detector, request: InspectRequest, on_step: Step | None = None) -> Given:
         """What the stream is given beside the images; kept references bring their calibration along."""
-        if isinstance(inquiry.references, str):
-            path = self.shelf.find(inquiry.references)
-            with _hide_path(path, inquiry.references):
-                return detector.read_given(path, inquiry.object)
-        if inquiry.calibrate and len(inquiry.references) >= MIN_GOOD:
-            return {"good": detector.calibrate(inquiry.references, inquiry.object, on_step=on_step)}
-        if inquiry.references:
-            return {"references": detector.encode_references(inquiry.references)}
+        if isinstance(request.references, str):
+            path = self.references.find(request.references)
+            with _hide_path(path, request.references):
+                return detector.read_given(path, request.object)
+        if request.calibrate and len(request.references) >= MIN_GOOD:
+            return {"good": detector.calibrate(request.references, request.object, on_step=on_step)}
+        if request.references:
+            return {"references": detector.encode_references(request.references)}
         return {}
 
-    def _groups(self, tickets: Sequence[PendingRequest]) -> list[list[int]]:
-        """Return groups of ticket positions that can be scored in one stream."""
+    def _groups(self, pending: Sequence[PendingRequest]) -> list[list[int]]:
+        """Return groups of positions of requests that can be scored in one stream."""
         groups: dict[object, list[int]] = {}
-        for position, ticket in enumerate(tickets):
-            inquiry = ticket.inquiry
-            alone = any(m in list_methods() and method_class(m).scope == "set" for m in inquiry.methods)
-            kept = inquiry.references if isinstance(inquiry.references, str) else None
-            alone = alone or (kept is None and bool(inquiry.references))
+        for position, one in enumerate(pending):
+            request = one.request
+            alone = any(m in list_methods() and method_class(m).scope == "set" for m in request.methods)
+            kept = request.references if isinstance(request.references, str) else None
+            alone = alone or (kept is None and bool(request.references))
             key = (
-                position if alone else (inquiry.methods, inquiry.model, inquiry.object, kept, inquiry.product)
+                position if alone else (request.methods, request.model, request.object, kept, request.product)
             )
             groups.setdefault(key, []).append(position)
         return list(groups.values())
 
-    def _score_together(self, tickets: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
-        answers: list[list[Detection] | ClipspectError] = [_given_up() for _ in tickets]
-        wanted = [position for position, ticket in enumerate(tickets) if ticket.wanted]
+    def _score_together(self, pending: Sequence[PendingRequest]) -> list[list[Detection] | ClipspectError]:
+        answers: list[list[Detection] | ClipspectError] = [_given_up() for _ in pending]
+        wanted = [position for position, one in enumerate(pending) if one.wanted]
         if not wanted:
             return answers
-        first = tickets[wanted[0]].inquiry
-        images = [data for position in wanted for data in tickets[position].inquiry.images]
+        first = pending[wanted[0]].request
+        images = [data for position in wanted for data in pending[position].request.images]
         found: list[Detection] = []
         detector, object_name, given = self._prepared(first)
         with self._busy:
             for detection in detector.stream(images, object=object_name, **given):
                 found.append(detection)
-                if not any(tickets[position].wanted for position in wanted):
+                if not any(pending[position].wanted for position in wanted):
                     return answers
         start = 0
         for position in wanted:
-            inquiry = tickets[position].inquiry
-            stop = start + len(inquiry.images) * max(1, len(inquiry.methods))
-            answers[position] = [at_threshold(d, inquiry.threshold) for d in found[start:stop]]
+            request = pending[position].request
+            stop = start + len(request.images) * max(1, len(request.methods))
+            answers[position] = [at_threshold(d, request.threshold) for d in found[start:stop]]
             start = stop
         return answers
 
-    def _prepared(self, inquiry: InspectRequest) -> tuple[Detector, str, Given]:
+    def _prepared(self, request: InspectRequest) -> tuple[Detector, str, Given]:
         """The detector of a request, its object, and what its stream is given beside the images."""
-        if inquiry.product:
-            product = self.product(self.products.find(inquiry.product))
+        if request.product:
+            product = self.product(self.products.find(request.product))
             return product.detector, product.profile.object, {"good": product.good}
-        detector = self.detector(inquiry.methods, inquiry.model)
+        detector = self.detector(request.methods, request.model)
         with self._busy:
-            return detector, inquiry.object, self._references(detector, inquiry)
+            return detector, request.object, self._references(detector, request)
 
 
 def _given_up() -> ServiceError:

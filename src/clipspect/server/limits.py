@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
-from clipspect.data.decode import FORMATS
-from clipspect.data.tiff import tiff_size
+from clipspect.config import check_bounds, option
+from clipspect.errors import UsageError
 from clipspect.server.errors import ServiceError
 
 MEGABYTE = 1_000_000
+SAFETY = "Safety"
+"""Group of the options in ``--help``."""
 
 _STARTS = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"BM", "BMP"),
            (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
            (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"))  # fmt: skip
 
 
-class Limits(BaseModel):
-    """Maximum size and number of images in one request."""
+@dataclass(frozen=True)
+class Limits:
+    """Maximum size and number of images in one request. Raises UsageError for a bound that nothing keeps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    body_mb: float = Field(default=64, gt=0)
-    """Size of the whole request, in megabytes of 10⁶ bytes."""
-    image_mb: float = Field(default=24, gt=0)
+    body_mb: float = option(64, "Megabytes of one request.", "--max-body-mb", SAFETY, float, above=0)
+    image_mb: float = option(24, "Megabytes of one image.", "--max-mb", SAFETY, float, above=0)
     """Size of one file before decoding, in megabytes of 10⁶ bytes."""
-    pixels: int = Field(default=50_000_000, gt=0)
+    pixels: int = option(50_000_000, "Pixels of one image.", "--max-pixels", SAFETY, int, at_least=1)
     """Width × height of one image, read from its header."""
-    images: int = Field(default=16, gt=0)
-    references: int = Field(default=16, gt=0)
+    images: int = option(16, "Images at once.", "--max-images", SAFETY, int, at_least=1)
+    references: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        check_bounds(self)
+        if self.references < 1:
+            raise UsageError(f"references={self.references!r}: give a whole number of at least 1")
 
     def check(self, images: Sequence[bytes], what: str = "image") -> None:
         """Raise ServiceError unless every file is an image within the limits. Nothing is decoded.
@@ -55,6 +61,8 @@ class Limits(BaseModel):
                 "too_large",
                 f"{name} has {len(data) / MEGABYTE:.1f} MB; the limit is {self.image_mb:g} MB",
             )
+        from clipspect.data.tiff import tiff_size
+
         kind = sniff(data)
         if kind is None:
             raise ServiceError(
@@ -86,6 +94,8 @@ class Limits(BaseModel):
 
 def sniff(data: bytes) -> str | None:
     """Return Pillow's name of the image format that the bytes start with; None for anything else."""
+    from clipspect.data.decode import FORMATS
+
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return next((kind for start, kind in _STARTS if data.startswith(start) and kind in FORMATS), None)

@@ -28,13 +28,13 @@ class LocalBackend:
         # two calls, as with Ray: the engine scores one while the next one is read and the previous one drawn
         self._batcher = RequestBatcher(partial(answer, engine), calls=2, images=settings.batch)
 
-    async def detect(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
+    async def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
         """Score a request, together with others that wait."""
-        return await self._batcher.ask(inquiry, include, seconds)
+        return await self._batcher.ask(request, include, seconds)
 
-    async def keep_references(self, inquiry: InspectRequest) -> Kept:
+    async def keep_references(self, request: InspectRequest) -> Kept:
         """Store references."""
-        return await asyncio.to_thread(self.engine.keep_references, inquiry)
+        return await asyncio.to_thread(self.engine.keep_references, request)
 
     async def keep_product(self, name: str, data: bytes) -> ProductInfo:
         """Store a product."""
@@ -58,20 +58,20 @@ async def answer(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
 
     A failure is an answer with an error, never an exception. Cancelling stops the engine at the next detection.
     """
-    tickets = [PendingRequest(question.inquiry, question.seconds) for question in questions]
+    pending = [PendingRequest(question.request, question.seconds) for question in questions]
     started = perf_counter()
     try:
-        found = await asyncio.to_thread(engine.answer, tickets)
+        found = await asyncio.to_thread(engine.answer, pending)
         spent = perf_counter() - started
         return await asyncio.to_thread(
-            lambda: [_describe(one, q, len(tickets), spent) for one, q in zip(found, questions, strict=True)]
+            lambda: [_describe(one, q, len(pending), spent) for one, q in zip(found, questions, strict=True)]
         )
     except Exception:
-        log.exception("%d requests failed", len(tickets))
-        return [Answer("", [], len(tickets), 0.0, internal_error())] * len(tickets)
+        log.exception("%d requests failed", len(pending))
+        return [Answer("", [], len(pending), 0.0, internal_error())] * len(pending)
     finally:
-        for ticket in tickets:
-            ticket.give_up()
+        for one in pending:
+            one.give_up()
 
 
 def _describe(

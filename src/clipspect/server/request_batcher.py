@@ -19,7 +19,7 @@ Send = Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]]
 class _Waiting:
     """Request in the queue or in a call."""
 
-    inquiry: InspectRequest
+    request: InspectRequest
     include: frozenset[str]
     until: float
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -42,12 +42,12 @@ class RequestBatcher:
         self._waiting: list[_Waiting] = []
         self._calls: dict[asyncio.Task[None], list[_Waiting]] = {}
 
-    async def ask(self, inquiry: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
+    async def ask(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
         """Return the answer to one request with a time limit of ``seconds``. Raises what ``send`` raises.
 
         Cancelling removes the request from the queue. A call is cancelled when all of its requests are cancelled.
         """
-        own = _Waiting(inquiry, include, monotonic() + seconds)
+        own = _Waiting(request, include, monotonic() + seconds)
         self._waiting.append(own)
         self._begin_calls()
         try:
@@ -67,7 +67,7 @@ class RequestBatcher:
     def _take(self) -> list[_Waiting]:
         count, images = 0, 0
         for waiting in self._waiting:
-            images += len(waiting.inquiry.images)
+            images += len(waiting.request.images)
             if count and images > self._max_images:
                 break
             count += 1
@@ -77,7 +77,7 @@ class RequestBatcher:
     async def _call(self, batch: Sequence[_Waiting]) -> None:
         now = monotonic()
         try:
-            answers = await self._send([Question(w.inquiry, w.include, w.until - now) for w in batch])
+            answers = await self._send([Question(w.request, w.include, w.until - now) for w in batch])
             for waiting, answer in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)

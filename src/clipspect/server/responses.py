@@ -21,7 +21,7 @@ OVERLAY_SIDE = 1600
 class Question:
     """Request as sent to a backend."""
 
-    inquiry: InspectRequest
+    request: InspectRequest
     include: frozenset[str]
     """Visualizations to include in the response."""
     seconds: float

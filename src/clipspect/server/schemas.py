@@ -92,7 +92,7 @@ class DetectRequest(_Request):
             raise ValueError("object or product is missing; name what is on the images")
         return self
 
-    def inquiry(self, default_model: str) -> InspectRequest:
+    def to_request(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form."""
         if self.product:
             return InspectRequest(
@@ -123,7 +123,7 @@ class ReferencesRequest(_Request):
         "dual-image", description="The method that will use the references; see accepts_references."
     )
 
-    def inquiry(self, default_model: str) -> InspectRequest:
+    def to_request(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form."""
         return InspectRequest(tuple(self.images), self.object, (self.method,), self.model or default_model)
 

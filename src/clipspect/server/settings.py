@@ -3,62 +3,79 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from clipspect.config import DetectorConfig
-from clipspect.data.transforms import Aspect
+from clipspect.config import MODEL, REFERENCES, DetectorConfig, check_bounds, option
 from clipspect.errors import UsageError
-from clipspect.server.limits import Limits
-from clipspect.types import Precision
+from clipspect.registry import suggest
+from clipspect.server.limits import SAFETY, Limits
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
 LEAST_KEY = 16
+SCALE = "Scale"
+DETECTOR_OPTIONS = ("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
+"""Fields of :class:`DetectorConfig` that a service has as settings."""
+REMOVED = {"batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; delete it"}
+"""Setting of an earlier version → what to do instead."""
 
 
-class ServiceSettings(BaseModel):
-    """Frozen, validated settings of a service."""
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """Settings of a service. Each option has its help text, flag and bounds here and nowhere else.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        UsageError: an impossible value.
+    """
 
-    models: tuple[str, ...] = Field(default=("tiny",), min_length=1)
-    """Models that requests may name; the first is the default."""
-    weights: str | None = None
-    image_size: int | None = None
-    device: str = "auto"
-    precision: Precision = "fp32"
-    """A named precision, never "auto": replicas on different hardware would return different scores."""
-    tile: int | Literal["square"] | None = None
-    aspect: Aspect = "squash"
-    bit_depth: int | None = None
-    domain: str = "auto"
-    references: Path = Path("clipspect-references")
-    """Folder of stored references; on a cluster all nodes must share it."""
-    products: Path = Path("clipspect-products")
-    """Folder of product profiles; on a cluster all nodes must share it."""
-    decision_log: Path | None = None
-    """File that every decision is appended to, without images; None = no log."""
+    models: tuple[str, ...] = option(
+        ("tiny",), "A model that may be asked for. Repeatable, the first is the default.", "--model", MODEL,
+        repeatable=True, parse=tuple,
+    )  # fmt: skip
+    config: DetectorConfig = DetectorConfig()
+    """Options of every model's detectors, of which a service has :data:`DETECTOR_OPTIONS`."""
+    references: Path = option(
+        Path("clipspect-references"), "Folder of kept references.", "--references", REFERENCES, Path
+    )
+    """On a cluster all nodes must share it, and ``products`` too."""
+    products: Path = option(
+        Path("clipspect-products"), "Folder of product profiles.", "--products", REFERENCES, Path
+    )
+    replicas: int = option(1, "Copies of the models.", "--replicas", SCALE, int, at_least=1)
+    """Each is a process."""
+    cpus: float = option(
+        1, "CPUs of each replica; another number than 1 needs Ray.", "--cpus", SCALE, float, above=0
+    )
+    gpus: float = option(0, "GPUs of each replica; a share of one needs Ray.", "--gpus", SCALE, float)
+    batch: int = option(16, "Most requests scored together.", "--batch", SCALE, int, at_least=1)
+    queue: int = option(64, "Requests that may wait; more get 429.", "--queue", SCALE, int, at_least=0)
+    """In addition to those being scored."""
+    time_limit: float = option(60, "Seconds for one request.", "--time-limit", SAFETY, float, above=0)
+    """From a request's first byte to its response."""
+    api_key_file: Path | None = option(
+        None, "Ask for a key of this file, one per line, name: key.", "--api-key-file", SAFETY, Path,
+        absent=f"${API_KEY_VARIABLE}, or none",
+    )  # fmt: skip
+    decision_log: Path | None = option(
+        None, "Append every decision to this file, without images.", "--decision-log", SAFETY, Path
+    )
     limits: Limits = Limits()
-    replicas: int = Field(default=1, ge=1)
-    """Number of replicas, each a process with its own copy of the models."""
-    cpus: float = Field(default=1, gt=0)
-    """CPUs of each replica."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of each replica."""
-    batch: int = Field(default=16, ge=1)
-    """Maximum number of requests scored together."""
-    queue: int = Field(default=64, ge=0)
-    """Requests that may wait in addition to those being scored; more are refused with 429."""
-    time_limit: float = Field(default=60, gt=0)
-    """Time limit in seconds from a request's first byte to its response."""
-    api_key_file: Path | None = None
-    """File with an API key per line, as ``name: key`` or alone. Default: $CLIPSPECT_API_KEY; if that is unset too, no
-    key is required."""
-
     has_key: bool = True
     """Whether an API key that is set is required; the page has none."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_bounds(self)
+        if not self.models:
+            raise UsageError("models: name at least one")
+        if self.gpus < 0:
+            raise UsageError(f"gpus={self.gpus!r}: give 0 or more")
+        if self.config.precision == "auto":
+            raise UsageError(
+                "precision=auto: name one; replicas on different hardware would return different scores"
+            )
 
     @property
     def needs_ray(self) -> bool:
@@ -67,10 +84,8 @@ class ServiceSettings(BaseModel):
 
     @property
     def detector(self) -> DetectorConfig:
-        """Return the options of every model's detectors."""
-        names = ("weights", "image_size", "device", "precision", "tile", "aspect", "bit_depth", "domain")
-        own = {name: getattr(self, name) for name in names}
-        return DetectorConfig(**own, batch_size=self.batch, max_pixels=self.limits.pixels)
+        """Return the options of every model's detectors, with the service's batches and limits."""
+        return self.config.replace(batch_size=self.batch, max_pixels=self.limits.pixels)
 
     @property
     def ongoing(self) -> int:
@@ -107,6 +122,44 @@ class ServiceSettings(BaseModel):
         if not keys:
             raise UsageError(f"{self.api_key_file}: holds no API key; write one per line, as name: key")
         return keys
+
+
+def read_settings(values: Mapping[str, Any]) -> ServiceSettings:
+    """Return the settings that a Ray Serve config file gives as plain values.
+
+    Args:
+        values: fields of :class:`ServiceSettings` but ``config``, whose :data:`DETECTOR_OPTIONS` are given beside them;
+            ``limits`` holds fields of :class:`Limits`.
+
+    Raises:
+        UsageError: an unknown name, or a value that is impossible or of another type.
+    """
+    detector = get_type_hints(DetectorConfig, localns={"Method": Any})
+    own = get_type_hints(ServiceSettings)
+    del own["config"]
+    kinds = {**own, **{name: detector[name] for name in DETECTOR_OPTIONS}, "limits": dict[str, Any]}
+    read = _read(values, kinds)
+    options = {name: read.pop(name) for name in DETECTOR_OPTIONS if name in read}
+    limits = Limits(**_read(read.pop("limits", {}), get_type_hints(Limits), "limits."))
+    return ServiceSettings(**read, config=DetectorConfig(**options), limits=limits)
+
+
+def _read(values: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values as their types. Raises UsageError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    read = {}
+    for name, value in values.items():
+        if name in REMOVED:
+            raise UsageError(f"{prefix}{name} was removed: {REMOVED[name]}")
+        if name not in kinds:
+            hint = suggest(name, list(kinds)) or f"there are: {', '.join(kinds)}"
+            raise UsageError(f"unknown setting {prefix + name!r}; {hint.rstrip()}")
+        try:
+            read[name] = TypeAdapter(kinds[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"{prefix}{name}={value!r}: {error.errors()[0]['msg']}") from None
+    return read
 
 
 def _strong(key: str) -> str:

@@ -46,7 +46,7 @@ class Inspection(BaseModel):
             raise ValueError("give object and methods, or a profile")
         return self
 
-    def inquiry(self, default_model: str) -> InspectRequest:
+    def to_request(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form; from three on, known-good images give a threshold too."""
         return InspectRequest(
             tuple(self.images),
@@ -76,21 +76,21 @@ class _StoppedError(Exception):
 
 def inspect_lines(engine: Engine, wanted: Inspection, default_model: str) -> AsyncIterator[bytes]:
     """Yield JSON lines of an inspection; the result is the data of the viewer."""
-    inquiry = wanted.inquiry(default_model)
+    request = wanted.to_request(default_model)
 
     def work(step: Step) -> dict[str, Any]:
         started = perf_counter()
-        product, methods = None, inquiry.methods
+        product, methods = None, request.methods
         if wanted.profile:
             step("loading the profile", 0, 0)
             product = engine.product(read_profile(wanted.profile[0]))
             methods = tuple(method.name for method in product.detector.methods)
-        for progress in engine.inspect(inquiry, step, product):
+        for progress in engine.inspect(request, step, product):
             step(progress.stage, progress.count, progress.total)
         step("drawing the results", 0, 0)
         seconds = perf_counter() - started
         good = len(wanted.references)
-        return {"result": view_data(progress.detections, methods, inquiry.images, seconds, good)}
+        return {"result": view_data(progress.detections, methods, request.images, seconds, good)}
 
     return _lines(work)
 

@@ -161,7 +161,7 @@ class Watcher:
         for one in arrivals:
             digest = ""
             if isinstance(one.image, Path):
-                with suppress(ImageError):  # removed meanwhile, or unreadable: its row says so
+                with suppress(ImageError):  # removed meanwhile, or unreadable: its row holds the error
                     digest = hash_file(one.image)
                 key = image_key(one.name, digest, label)
                 digests[key] = digest
