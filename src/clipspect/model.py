@@ -269,7 +269,10 @@ class AnomalyModel:
     def _score_rows(self, rows: _Rows) -> dict[str, Scores]:
         encoded, pool_index = self._encode_new(rows)
         paired = None if rows.paired is None else self.encode(rows.paired).features
-        return self.score(encoded.features, encoded.images, paired, pool_index)
+        scores = self.score(encoded.features, encoded.images, paired, pool_index)
+        patches = encoded.features.compared_patches
+        tokens = None if patches is None else F.normalize(patches, dim=-1).half()
+        return {name: replace(own, tokens=tokens) for name, own in scores.items()}
 
     def _encode_new(self, rows: _Rows) -> tuple[Encoded, list[int]]:
         """The rows' encoding, taken from the pool where it is there, and each row's place in the pool or -1."""
