@@ -111,6 +111,15 @@ def serve(
         Path,
         typer.Option("--products", help="Folder of product profiles.", rich_help_panel=REFERENCES),
     ] = Path("clipspect-products"),
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--profile",
+            help="A profile that becomes a product, named like its file. Repeatable; brings its model along.",
+            rich_help_panel=REFERENCES,
+            show_default=False,
+        ),
+    ] = None,
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Copies of the models.", rich_help_panel=SCALE)
     ] = 1,
@@ -167,13 +176,19 @@ def serve(
     _need("fastapi", "serve")
     from pydantic import ValidationError
 
+    from clipspect.profile import read_profile
     from clipspect.server.limits import Limits
     from clipspect.server.service import run_service
     from clipspect.server.settings import ServiceSettings
 
+    profiles = tuple(path.resolve() for path in profile or ())
+    needed = dict.fromkeys(read_profile(path).backbone.model for path in profiles)
+    if len({path.name for path in profiles}) < len(profiles):
+        raise UsageError("two profiles have one file name, which names the product; rename one of them")
     try:
         settings = ServiceSettings(
-            models=tuple(model or ["tiny"]),
+            models=tuple(model or needed or ["tiny"]),
+            profiles=profiles,
             weights=config.weights,
             image_size=config.image_size,
             device=config.device,

@@ -48,7 +48,7 @@ class Inspector:
             products=settings.products,
             config=settings.detector,
         )
-        self._engine.load()
+        self._engine.load(settings.profiles)
         self._most = settings.batch
         self._turn = asyncio.Lock()
         self._waiting: list[tuple[PendingRequest, asyncio.Future[Found]]] = []

@@ -38,6 +38,8 @@ class ServiceSettings(BaseModel):
     """Folder of stored references; on a cluster all nodes must share it."""
     products: Path = Path("clipspect-products")
     """Folder of product profiles; on a cluster all nodes must share it."""
+    profiles: tuple[Path, ...] = ()
+    """Profiles that become products, under their files' names, before the service is ready."""
     decision_log: Path | None = None
     """File that every decision is appended to, without images; None = no log."""
     limits: Limits = Limits()
