@@ -54,6 +54,8 @@ class Detection:
     """The image at most 256 pixels a side, for previews, where it was at hand."""
     pixels: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
     """Gives the image (H, W, 3), reading it again where that is needed."""
+    embedding: NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
+    """(D,) how the patch tokens of the strongest region differ from those around it, unit length; None without them."""
 
     @cached_property
     def compact_layers(self) -> NDArray[np.float16]:

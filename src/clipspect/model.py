@@ -269,7 +269,10 @@ class AnomalyModel:
     def _score_rows(self, rows: _Rows) -> dict[str, Scores]:
         encoded, pool_index = self._encode_new(rows)
         paired = None if rows.paired is None else self.encode(rows.paired).features
-        return self.score(encoded.features, encoded.images, paired, pool_index)
+        scores = self.score(encoded.features, encoded.images, paired, pool_index)
+        patches = encoded.features.compared_patches
+        tokens = None if patches is None else F.normalize(patches, dim=-1).half()
+        return {name: replace(own, tokens=tokens) for name, own in scores.items()}
 
     def _encode_new(self, rows: _Rows) -> tuple[Encoded, list[int]]:
         """The rows' encoding, taken from the pool where it is there, and each row's place in the pool or -1."""
@@ -338,13 +341,16 @@ class AnomalyModel:
         return anchors
 
 
-def calibrated(scores: Scores, calibration: Calibration, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def calibrated(
+    scores: Scores, calibration: Calibration, size: tuple[int, int], inside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Apply a calibration to scores, as :class:`Calibration` does to stored layers.
 
     Args:
         scores: of N images, with layers.
         calibration: of the method.
         size: (S, T) of the maps.
+        inside: (h, w) float, 1 in the cells of the enlarged layers that are inspected and 0 in others; None = all.
 
     Returns:
         (N,) scores and (N, S, T) maps in [0, 1] with the threshold 0.5.
@@ -362,5 +368,8 @@ def calibrated(scores: Scores, calibration: Calibration, size: tuple[int, int]) 
     below = (0.5 * (joined - calibration.base) / calibration.width).clamp(0.0, 0.5)
     above = 1 - 0.5 * torch.exp(-(joined - calibration.threshold).clamp_min(0.0) / calibration.width)
     maps = torch.where(joined < calibration.threshold, below, above)
+    if inside is not None:
+        maps = maps * inside
     image = maps.amax((1, 2))
-    return image, F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    resized = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return image, resized if inside is None else resized * F.interpolate(inside[None, None], size)[:, 0]

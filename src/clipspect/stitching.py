@@ -14,8 +14,11 @@ from clipspect.data.loader import LoadedImage
 from clipspect.data.prepare import ImageLoader, PreparedImage
 from clipspect.detection import Detection, only_inside
 from clipspect.errors import ImageError
+from clipspect.postprocess.calibration import PEAK_SHARE
 from clipspect.postprocess.maps import shrink_layer
 
+REGION_REACH = 2
+"""Patches around the peak of an image that describe its strongest region."""
 RANDOM_WEIGHTS = "random weights: a control, not a result"
 
 
@@ -90,6 +93,45 @@ def make_detection(
         error=reason,
         **common,
     )
+
+
+def strongest_patches(
+    detection: Detection, image: PreparedImage, reader: ImageLoader, grid: tuple[int, int]
+) -> tuple[int, NDArray[np.intp]]:
+    """Find the patches of an image's strongest region, whether or not it will be flagged.
+
+    The threshold is not known yet in a run without known-good images. The region is what reaches m + 0.6 (peak − m),
+    where m is the median of the last layer, within two patches of its peak, and inside the region of interest.
+
+    Args:
+        detection: of the image, with a map.
+        image: its tiles.
+        reader: knows how the tiles were cut.
+        grid: (H, W) of a tile's patches.
+
+    Returns:
+        The number of the tile whose middle is nearest to the peak, and the row-major numbers of its patches.
+    """
+    values = detection.compact_layers[-1].astype(np.float32)
+    inside = np.isfinite(values)
+    top, left = np.unravel_index(int(np.where(inside, values, -np.inf).argmax()), values.shape)
+    shape = (values.shape[0], values.shape[1])
+    places = [reader.cell_places(image, tile, shape, grid) for tile in image.tiles]
+
+    def off_center(tile: int) -> float:
+        row, column = places[tile][0][top], places[tile][1][left]
+        if row < 0 or column < 0:
+            return np.inf
+        return float(max(abs(row + 0.5 - grid[0] / 2) / grid[0], abs(column + 0.5 - grid[1] / 2) / grid[1]))
+
+    tile = min(range(len(places)), key=off_center)
+    rows, columns = places[tile]
+    median = float(np.median(values[inside]))
+    strong = inside & (values >= median + PEAK_SHARE * (values[top, left] - median))
+    strong &= ((rows >= 0) & (abs(rows - rows[top]) <= REGION_REACH))[:, None]
+    strong &= (columns >= 0) & (abs(columns - columns[left]) <= REGION_REACH)
+    across, down = np.nonzero(strong)
+    return tile, np.unique(rows[across] * grid[1] + columns[down])
 
 
 def _stitch_layers(

@@ -8,6 +8,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clipspect.backbones.base import Backbone
@@ -22,7 +23,7 @@ from clipspect.methods.scoring import enlarge_layers
 from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.calibration import Calibration
-from clipspect.stitching import RANDOM_WEIGHTS, TileScores, make_detection
+from clipspect.stitching import RANDOM_WEIGHTS, TileScores, make_detection, strongest_patches
 
 COPY_OF_GOOD = "a copy of one of the known-good images, saved again"
 
@@ -154,7 +155,7 @@ def _make_detection(
         warnings += tuple(f"Its reference: {note}" for note in loaded.template.notes)
         warnings += (ONLY_ITSELF,) if image.content_hash == loaded.template.content_hash else ()
     notes = () if scores is None else tuple(dict.fromkeys(chain.from_iterable(scores.notes)))
-    return make_detection(
+    made = make_detection(
         loaded,
         None if scores is None else _to_numpy(scores),
         reader,
@@ -168,6 +169,31 @@ def _make_detection(
             "calibration": calibration or _shipped_level(method, model),
         },
     )
+    if image is None or scores is None or scores.tokens is None or made.error is not None:
+        return made
+    return replace(made, embedding=_describe_region(made, image, scores.tokens, reader))
+
+
+def _describe_region(
+    detection: Detection, image: PreparedImage, tokens: Tensor, reader: ImageLoader
+) -> NDArray[np.float16] | None:
+    """Describe the strongest region by how its patches differ from the rest of its tile.
+
+    Args:
+        detection: of the image.
+        image: of n tiles.
+        tokens: (n, H, W, D) unit patch tokens of the tiles.
+        reader: knows how the tiles were cut.
+
+    Returns:
+        (D,) of unit length; None if nothing differs.
+    """
+    tile, patches = strongest_patches(detection, image, reader, (tokens.shape[1], tokens.shape[2]))
+    own = tokens[tile].flatten(0, 1).float()
+    chosen = own[torch.from_numpy(patches).to(own.device)]
+    difference = chosen.mean(0) - own.mean(0)
+    length = difference.norm()
+    return (difference / length).half().cpu().numpy() if float(length) > 0 else None
 
 
 def _to_numpy(scores: Scores) -> TileScores:

@@ -186,5 +186,10 @@ def test_the_command_exports_a_profile_with_its_calibration(tmp_path, run, small
     assert about["object"] == "flange"
     run(*create[:-2], "--overwrite", "-o", str(path), "--ignore-border", "5%")
     code, _, errors = run("export", "--profile", str(path), "-o", str(out), model=False)
+    assert code == 0, errors
+    about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
+    assert json.loads(about["roi"])["border"] == "5%"
+    run(*create[:-2], "--overwrite", "-o", str(path), "--ignore-border", "5")
+    code, _, errors = run("export", "--profile", str(path), "-o", str(out), model=False)
     assert code == 2
-    assert "no region of interest" in errors
+    assert "give it in percent" in " ".join(errors.split())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 
+import httpx
 import numpy as np
 import pytest
 
 import clipspect
-from clipspect.errors import UsageError
+from clipspect.errors import ProfileError, UsageError
+from clipspect.server.errors import ServiceError
 from clipspect.server.settings import ServiceSettings
 from helpers.images import plate
-from server.conftest import photo
+from server.conftest import free_port, photo
 from server.test_service import refused
 
 KEY, OTHER = "a key of 20 letters!", "another key, longer!"
@@ -176,3 +178,61 @@ def test_batches_of_one_product_are_scored_together(engine, profile):
     alone = [engine.answer([one])[0] for one in pending]
     for one, other in zip(answers, alone, strict=True):
         np.testing.assert_allclose(one[0].score, other[0].score, atol=1e-5)
+
+
+def test_profiles_of_the_command_are_products_before_the_service_is_ready(profile, small_model, tmp_path):
+    from clipspect.server.service import start_service, stop_service
+
+    path = tmp_path / "bracket-1.clipspect"
+    path.write_bytes(profile.to_bytes())
+    port = free_port()
+    settings = ServiceSettings(
+        models=(str(small_model),),
+        references=tmp_path / "references",
+        products=tmp_path / "products",
+        profiles=(path,),
+    )
+    try:
+        start_service(settings, host="127.0.0.1", port=port)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            (product,) = client.get("/v1/products").json()["products"]
+            answer = send(client, product="bracket-1").json()
+    finally:
+        stop_service()
+    assert product["name"] == "bracket-1"
+    assert {one["profile"] for one in answer["results"]} == {product["profile"]}
+    assert {one["threshold"] for one in answer["results"]} == {0.4}
+
+
+def test_a_profile_of_the_command_that_does_not_fit_is_refused(profile, engine, tmp_path):
+    path = tmp_path / "Upper case.clipspect"
+    path.write_bytes(profile.to_bytes())
+    with pytest.raises(ServiceError, match="begins with a letter or digit"):
+        engine.load([path])
+    broken = tmp_path / "broken.clipspect"
+    broken.write_bytes(b"no profile")
+    with pytest.raises(ProfileError, match="broken is damaged"):
+        engine.load([broken])
+    other = type(engine)(("tiny",), references=tmp_path / "references")
+    fine = tmp_path / "fine.clipspect"
+    fine.write_bytes(profile.to_bytes())
+    with pytest.raises(UsageError, match="there are: tiny"):
+        other.load([fine])
+    assert other.list_products() == []
+
+
+def test_the_command_serves_the_model_of_its_profiles(profile, small_model, tmp_path, monkeypatch):
+    from clipspect.cli import app
+
+    seen = {}
+    monkeypatch.setattr("clipspect.server.service.run_service", lambda s, **_: seen.update(settings=s))
+    path = tmp_path / "bracket.clipspect"
+    path.write_bytes(profile.to_bytes())
+    app(["serve", "--profile", str(path)], standalone_mode=False)
+    assert seen["settings"].models == (profile.backbone.model,) == (str(small_model),)
+    assert seen["settings"].profiles == (path,)
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "bracket.clipspect").write_bytes(profile.to_bytes())
+    with pytest.raises(UsageError, match="rename one"):
+        app(["serve", "--profile", str(path), "--profile", str(again / path.name)], standalone_mode=False)

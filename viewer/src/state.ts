@@ -7,7 +7,7 @@ import { Reviews } from "./review";
 import type { Finding, ImageRow, MethodSummary, Region, Report, Review, Source, VerdictName } from "./types";
 
 export type SortKey = "high" | "low" | "name" | "regions" | "mistakes";
-export type GroupKey = "none" | "folder" | "object" | "tag" | "verdict";
+export type GroupKey = "none" | "folder" | "object" | "similar" | "tag" | "verdict";
 export const FLAGS: VerdictName[] = ["flagged", "stands_out", "suspicious"];
 const ORDER: VerdictName[] = [...FLAGS, "clean", "undecided"];
 const KEPT_MAPS = 400;
@@ -24,6 +24,8 @@ export class ViewerState {
   readonly rows: ImageRow[];
   readonly scores: Float64Array[];
   readonly reviews: Reviews;
+  /** Whether any regions were compared with each other. */
+  readonly hasSimilar: boolean;
   /** Index of the method that is shown. */
   readonly method = signal(0);
   /** Threshold of each method, as dragged. */
@@ -46,6 +48,7 @@ export class ViewerState {
     this.report = source.report;
     this.rows = source.rows;
     this.scores = this.report.methods.map((method) => decodeScores(method.scores));
+    this.hasSimilar = this.rows.some((row) => row.findings.some((finding) => finding.similar !== null));
     this.thresholds = signal(this.report.methods.map((method) => method.threshold));
     this.reviews = new Reviews(`clipspect review ${this.report.results} ${this.report.created}`, storage);
     const collator = new Intl.Collator("en", { numeric: true });
@@ -236,6 +239,11 @@ export class ViewerState {
       case "folder": return [name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "(top folder)"];
       case "object": return [object || "(no name)"];
       case "verdict": return [this.report.words[this.verdict(row)] ?? this.verdict(row)];
+      case "similar": {
+        const { similar } = this.finding(row);
+        if (!this.regions(row).length) return ["(no region)"];
+        return [similar === null ? "(not compared)" : similar ? `Similar ${similar}` : "(unlike the others)"];
+      }
       case "tag": {
         const { tags } = this.review(row);
         return tags.length ? tags : ["(no tag)"];

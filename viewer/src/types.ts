@@ -67,6 +67,8 @@ export interface Finding {
   regions: Region[];
   /** Address of the overlay file beside the report; null if there is no file. */
   overlay: string | null;
+  /** Group of similar regions from 1; 0 = unlike all others; null = not compared. */
+  similar: number | null;
 }
 
 /** Anomaly map on the scale where 0 is the level of good images and 1 is score 0.5. */

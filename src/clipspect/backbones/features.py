@@ -251,6 +251,18 @@ class Features:
         """Return (B, H, W, D) ordinary tokens of a block, negative numbers counted from the end."""
         return self.ordinary_patches[block + self.depth + 1 if block < 0 else block]
 
+    @property
+    def compared_patches(self) -> Tensor | None:
+        """Return (B, H, W, D) tokens that describe a place: V-V ones if there are any, of the deepest block.
+
+        They are of the features that images are compared by. None if no patch tokens were asked for.
+        """
+        own = self if self.visual is None else self.visual
+        for kind in (own.value_patches, own.ordinary_patches, own.hidden_patches):
+            if kind:
+                return kind[max(kind)]
+        return own.trunk if own.unprojected is None else own.unprojected
+
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Features:
         """Return the features of some of the images."""
         chosen = self._map(lambda parts: parts[0][index], [self])

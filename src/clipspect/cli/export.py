@@ -19,7 +19,7 @@ from clipspect.errors import UsageError
 
 @opt.detector_options(
     "method", "settings", "model", "weights", "image_size", "interpolation", "domain", "prompts", "normal", "abnormal",
-    device="cpu",
+    "roi", "ignore_border", device="cpu",
 )  # fmt: skip
 def export(
     out: Annotated[
@@ -59,10 +59,6 @@ def export(
             )
         product = open_product(profile, config)
         detector, object = product.detector, product.profile.object
-        if detector.reader.roi is not None:
-            raise UsageError(
-                "a network has no region of interest; export a profile without one, and mask the maps"
-            )
         if len(product.good.calibrations) == 1:  # several methods are refused below
             (calibration,) = product.good.calibrations.values()
         if threshold is not None and calibration is not None:

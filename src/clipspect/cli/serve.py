@@ -14,7 +14,7 @@ from clipspect.cli.output import console
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.server.limits import Limits
-from clipspect.server.settings import DETECTOR_OPTIONS, ServiceSettings
+from clipspect.server.settings import DEFAULT_MODELS, DETECTOR_OPTIONS, ServiceSettings
 
 LOOPBACK = "127.0.0.1"
 LISTEN = "Network"
@@ -86,8 +86,12 @@ def serve(
 ) -> None:
     """Run the REST service on this machine; with several --replicas on Ray Serve. On a cluster: docs/service.md."""
     _need("fastapi", "serve")
+    from clipspect.profile import read_profile
     from clipspect.server.service import run_service
 
+    if settings.profiles and settings.models == DEFAULT_MODELS:
+        needed = dict.fromkeys(read_profile(path).backbone.model for path in settings.profiles)
+        settings = replace(settings, models=tuple(needed))
     settings = replace(
         settings,
         config=config,

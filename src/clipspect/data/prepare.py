@@ -153,6 +153,30 @@ class ImageLoader:
         sized = [resize_map(part, tile.height, tile.width) for part, tile in zip(parts, tiles, strict=True)]
         return blend_tiles(sized, tiles, size, taper=self.tile != "square")
 
+    def cell_places(
+        self, image: PreparedImage, tile: Tile, cells: tuple[int, int], grid: tuple[int, int]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return where the rows and columns of a map of the whole image lie on a tile's patch grid.
+
+        Args:
+            image: that the tile is cut from.
+            tile: one of its tiles.
+            cells: (h, w) of the map.
+            grid: (H, W) of the tile's patches.
+
+        Returns:
+            (h,) patch rows and (w,) patch columns; −1 where the tile does not reach.
+        """
+        top, left, height, width = self.fit.content(tile.height, tile.width)
+        whole = [max(t.top + t.height for t in image.tiles), max(t.left + t.width for t in image.tiles)]
+
+        def place(axis: int, start: int, length: int, first: int, inner: int) -> NDArray[np.intp]:
+            share = ((np.arange(cells[axis]) + 0.5) * whole[axis] / cells[axis] - start) / length
+            patches = ((first + share * inner) * grid[axis] / self.fit.size).astype(np.intp)
+            return np.where((share >= 0) & (share < 1), patches, -1)
+
+        return place(0, tile.top, tile.height, top, height), place(1, tile.left, tile.width, left, width)
+
     def aggregate_scores(self, scores: NDArray[np.float32]) -> float:
         """Return one image score from the tiles' scores: the maximum, or for "square" tiles the mean, as published."""
         return float(scores.mean() if self.tile == "square" else scores.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import tomllib
@@ -92,6 +93,45 @@ class RegionOfInterest:
         if not cells.any():
             raise ImageError(name, "the region of interest leaves nothing of this image to inspect")
         return cells
+
+    def fixed_cells(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return which cells (height, width) of a map over a whole image are inspected, whatever the image's size.
+
+        Raises:
+            UsageError: the region is not the same part of every image, or it is thinner than a cell.
+        """
+        if self.folder is not None:
+            raise UsageError("one mask per image cannot be part of one file; give one mask or polygons")
+        if self.border and not self.border.endswith("%"):
+            raise UsageError(
+                f"a border of {self.border} pixels is another part of images of another size; give it in percent,"
+                " such as 5%"
+            )
+        side = (KEPT_SIDE, KEPT_SIDE)
+        inside = cells_inside(
+            _common_part(self, *(side if self.mask is None else _mask_pixels(self.mask).shape)), height, width
+        )
+        if not inside.any():
+            raise UsageError(
+                f"the region of interest is thinner than a cell of a map of {height}×{width} cells"
+            )
+        return inside
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a region without a folder as JSON-serializable values, the mask's file in base64."""
+        assert self.folder is None
+        mask = None if self.mask is None else base64.b64encode(self.mask).decode()
+        return {"mask": mask, "inspect": self.inspect, "ignore": self.ignore, "border": self.border}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> RegionOfInterest:
+        """Return the region of :meth:`to_dict`."""
+        mask = None if values["mask"] is None else base64.b64decode(values["mask"])
+        inspect, ignore = (
+            tuple(tuple((float(x), float(y)) for x, y in polygon) for polygon in values[name])
+            for name in ("inspect", "ignore")
+        )
+        return RegionOfInterest(mask, None, inspect, ignore, values["border"])
 
     @cached_property
     def _by_path(self) -> Mapping[str, Path]:

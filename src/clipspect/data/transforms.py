@@ -37,7 +37,7 @@ class ResizeSpec:
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize (H, W, 3) to (size, size, 3)."""
-        top, left, height, width = self._content(*pixels.shape[:2])
+        top, left, height, width = self.content(*pixels.shape[:2])
         image = Image.fromarray(pixels).resize((width, height), _FILTERS[self.interpolation])
         below, right = self.size - top - height, self.size - left - width
         return np.pad(np.asarray(image), ((top, below), (left, right), (0, 0)), mode="edge")
@@ -54,11 +54,11 @@ class ResizeSpec:
     def undo(self, score_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
         """Crop the padding from a square map of any side, for an image of that height and width."""
         share = len(score_map) / self.size
-        top, left, h, w = (round(edge * share) for edge in self._content(height, width))
+        top, left, h, w = (round(edge * share) for edge in self.content(height, width))
         return score_map[top : top + max(h, 1), left : left + max(w, 1)]
 
-    def _content(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return top, left, height and width of the image inside the square."""
+    def content(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of an image of that height and width inside the square."""
         if self.aspect == "squash":
             return 0, 0, self.size, self.size
         scale = self.size / max(height, width)

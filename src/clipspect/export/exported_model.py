@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clipspect.backbones.pair import BackbonePair
+from clipspect.data.roi import RegionOfInterest
 from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.export.onnx_detector import CLASS_LOGIT, INPUT, KIND, LAYERS, MAP, RAW_MAP, RAW_SCORE, SCORE
+from clipspect.methods.base import Scores
 from clipspect.methods.scoring import enlarge_layers
 from clipspect.model import calibrated
 from clipspect.postprocess.calibration import Calibration
@@ -27,13 +30,15 @@ class ExportedDetector(nn.Module):
 
     mean: Tensor
     std: Tensor
+    layers_inside: Tensor
+    map_inside: Tensor
 
     def __init__(self, detector: Detector, object: str, calibration: Calibration | None = None) -> None:
         """Store the text embeddings of an object in the network.
 
         Raises:
             UsageError: a method that trains, compares images, or averages views; several methods; weights
-                that are not in fp32.
+                that are not in fp32; a region of interest that is not the same part of every input.
         """
         super().__init__()
         if len(detector.methods) > 1 or detector.methods[0].name not in EXPORTABLE:
@@ -54,6 +59,9 @@ class ExportedDetector(nn.Module):
         self.calibration = calibration
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
+        self.has_roi = detector.reader.roi is not None
+        if detector.reader.roi is not None:
+            self._fix_region(detector.reader.roi, detector.reader.fit.aspect)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Score images.
@@ -74,15 +82,48 @@ class ExportedDetector(nn.Module):
         with torch.inference_mode():
             return list(self._outputs(torch.zeros(1, size, size, 3, dtype=torch.uint8)))
 
-    def _outputs(self, image: Tensor) -> dict[str, Tensor]:
+    def _fix_region(self, roi: RegionOfInterest, aspect: str) -> None:
+        """Store which cells of the layers and pixels of the maps are inspected.
+
+        Raises:
+            UsageError: a region that is not the same part of every input.
+        """
+        if aspect != "squash":
+            raise UsageError(
+                "with --aspect pad the region of interest lies elsewhere in images of another shape;"
+                " export with --aspect squash"
+            )
+        size = self.backbone.image_size
+        with torch.inference_mode():
+            scores = self._scores(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        sizes = {"map_inside": (size, size)}
+        if scores.layers is not None:
+            rows, columns = enlarge_layers(scores.layers).shape[-2:]
+            sizes["layers_inside"] = (rows, columns)
+        for name, (rows, columns) in sizes.items():
+            self.register_buffer(name, torch.from_numpy(roi.fixed_cells(rows, columns)).float())
+
+    def _scores(self, image: Tensor) -> Scores:
         images = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         features = self.backbone.features(images, self.request)
         size = self.backbone.image_size
-        scores = self.model.score(features, size=(size, size))[self.method.name]
-        outputs = {SCORE: scores.image, MAP: scores.map}
+        return self.model.score(features, size=(size, size))[self.method.name]
+
+    def _outputs(self, image: Tensor) -> dict[str, Tensor]:
+        scores = self._scores(image)
+        raw = {RAW_SCORE: scores.image, RAW_MAP: scores.map}
         if self.calibration is not None:
-            score, map_ = calibrated(scores, self.calibration, (size, size))
-            outputs = {SCORE: score, MAP: map_, RAW_SCORE: scores.image, RAW_MAP: scores.map}
+            # the class token sees all of the image, so that it has no part in a region's score
+            own = replace(scores, class_logit=None) if self.has_roi else scores
+            inside = self.layers_inside if self.has_roi else None
+            size = self.backbone.image_size
+            score, map_ = calibrated(own, self.calibration, (size, size), inside)
+            outputs = {SCORE: score, MAP: map_, **raw}
+        elif self.has_roi:
+            map_ = scores.map * self.map_inside
+            outputs = {SCORE: map_.amax((1, 2)), MAP: map_, **raw}
+        else:
+            outputs = {SCORE: scores.image, MAP: scores.map}
         if scores.layers is not None:
             outputs[LAYERS] = enlarge_layers(scores.layers)
         if scores.class_logit is not None:
@@ -109,6 +150,8 @@ def metadata(detector: Detector, object: str, calibration: Calibration | None) -
     level = detector.backbone.levels.get(detector.methods[0].name)
     if level is not None:
         described["level"] = level.to_dict()
+    if detector.reader.roi is not None:
+        described["roi"] = detector.reader.roi.to_dict()
     if calibration is not None:
         described |= {
             "threshold": calibration.score_threshold,

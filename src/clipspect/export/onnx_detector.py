@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clipspect.config import DetectorConfig, make_reader
 from clipspect.data.loader import LoadedImage, batches, load_images
 from clipspect.data.prepare import ImageLoader
+from clipspect.data.roi import RegionOfInterest
 from clipspect.detection import Detection
 from clipspect.errors import UsageError, WeightsError
 from clipspect.postprocess.calibration import Calibration
@@ -70,7 +71,8 @@ class OnnxDetector:
                 " export again"
             )
         made = json.loads(about["settings"])
-        config = config.replace(aspect=made["aspect"], interpolation=made["interpolation"])
+        roi = RegionOfInterest.from_dict(json.loads(about["roi"])) if "roi" in about else None
+        config = config.replace(aspect=made["aspect"], interpolation=made["interpolation"], roi=roi)
         return cls(config, session, about, make_reader(config, int(about["image_size"])))
 
     @property

@@ -39,10 +39,13 @@ class Scores:
     """
     class_logit: Tensor | None = None
     """(B,) log-odds of the class token's text score; None if the method has none."""
+    tokens: Tensor | None = None
+    """(B, H, W, D) float16 unit patch tokens that describe regions (``Features.compared_patches``), of the model."""
 
     def __getitem__(self, index: slice) -> Scores:
         """Return the scores of some of the images."""
-        optional = (None if t is None else t[index] for t in (self.text, self.layers, self.class_logit))
+        tensors = (self.text, self.layers, self.class_logit, self.tokens)
+        optional = (None if t is None else t[index] for t in tensors)
         return Scores(self.image[index], self.map[index], self.notes[index], *optional)
 
     @staticmethod
@@ -54,7 +57,9 @@ class Scores:
 
         def join(maps: list[Tensor | None]) -> Tensor | None:
             there = [one for one in maps if one is not None]
-            return torch.cat(there) if there and len(there) == len(maps) else None
+            if len(there) < len(maps):
+                return None
+            return there[0] if len(there) == 1 else torch.cat(there)
 
         return Scores(
             torch.cat([p.image for p in parts]),
@@ -63,6 +68,7 @@ class Scores:
             join([p.text for p in parts]),
             join([p.layers for p in parts]),
             join([p.class_logit for p in parts]),
+            join([p.tokens for p in parts]),
         )
 
 

@@ -129,8 +129,14 @@ def _summary(name: str, own: MethodOverview, calibrations: Mapping[str, Calibrat
     }
 
 
-def finding(row: Mapping[str, Any], overlay: str | None) -> dict[str, Any]:
-    """Return a row as the viewer's type Finding."""
+def finding(row: Mapping[str, Any], overlay: str | None, similar: int | None) -> dict[str, Any]:
+    """Return a row as the viewer's type Finding.
+
+    Args:
+        row: with score, verdict and regions.
+        overlay: address of its overlay file.
+        similar: its group of :func:`clipspect.results.similar.group_similar`.
+    """
     return {
         "score": row["score"],
         "verdict": row["verdict"],
@@ -139,4 +145,5 @@ def finding(row: Mapping[str, Any], overlay: str | None) -> dict[str, Any]:
             for r in row["regions"] or []
         ],
         "overlay": overlay,
+        "similar": similar,
     }

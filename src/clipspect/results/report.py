@@ -15,6 +15,7 @@ from clipspect.results.outputs import method_suffix
 from clipspect.results.overview import MAX_ERRORS, Overview, finding
 from clipspect.results.pictures import PictureReader
 from clipspect.results.settings import model_notes, settings_in_words
+from clipspect.results.similar import SIMILAR_COLUMNS, group_rows
 from clipspect.results.store import OVERLAYS, REPORT, iterate_rows, read_manifest
 from clipspect.viewer import report_page
 
@@ -62,7 +63,8 @@ def write_report(out: Path) -> Path:
     target, shown = out / REPORT, set(ranked)
     with open_whole(out, target) as file:
         file.write(before.encode())
-        _write_list(file, "rows", _rows(out, shown, methods, truth))
+        similar = group_rows(iterate_rows(out, SIMILAR_COLUMNS))
+        _write_list(file, "rows", _rows(out, shown, methods, truth, similar))
         for number, block in enumerate(_blocks(_pictures(out, shown, methods, reader), BLOCK)):
             _write_list(file, f"pictures-{number}", block)
         file.write(after.encode())
@@ -123,7 +125,11 @@ def _groups(
 
 
 def _rows(
-    out: Path, shown: set[str], methods: Sequence[str], truth: Mapping[str, str]
+    out: Path,
+    shown: set[str],
+    methods: Sequence[str],
+    truth: Mapping[str, str],
+    similar: Mapping[tuple[str, str], int],
 ) -> Iterator[dict[str, Any]]:
     columns = ["path", "method", "object", "width", "height", "score", "verdict", "regions", "seconds"]
     for rows in _groups(out, shown, methods, columns):
@@ -135,7 +141,14 @@ def _rows(
             "height": first["height"],
             "seconds": first["seconds"],
             "truth": truth.get(first["path"]),
-            "findings": [finding(row, _overlay(out, row, several=len(methods) > 1)) for row in rows],
+            "findings": [
+                finding(
+                    row,
+                    _overlay(out, row, several=len(methods) > 1),
+                    similar.get((row["path"], row["method"])),
+                )
+                for row in rows
+            ],
         }
 
 

@@ -60,6 +60,7 @@ def detection_to_row(detection: Detection, preview: bytes | None, *, judged: boo
             "layers": layers.astype("<f2").tobytes(),
             "map_height": layers.shape[1],
             "map_width": layers.shape[2],
+            "embedding": None if detection.embedding is None else detection.embedding.astype("<f2").tobytes(),
         }
         if judged:
             judge_row(row, detection.calibration_used)

@@ -58,6 +58,12 @@ COLUMNS = (
     ),
     Column("map_height", "int32", "cells of a layer", False),
     Column("map_width", "int32", "cells of a layer", False),
+    Column(
+        "embedding",
+        "binary",
+        "unit little-endian float16: patch tokens of the strongest region less those of the image; null without",
+        False,
+    ),
     Column("preview", "binary", "JPEG of at most 256 pixels a side", False),
 )
 LIGHT_COLUMNS = tuple(column.name for column in COLUMNS if column.is_light)

@@ -43,7 +43,7 @@ class Inspector:
             products=settings.products,
             config=settings.detector,
         )
-        self._engine.load()
+        self._engine.load(settings.profiles)
 
     async def detect(self, questions: Sequence[Question]) -> list[Answer]:
         """Score the requests of one call of the gateway together."""

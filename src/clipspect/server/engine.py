@@ -15,6 +15,7 @@ from clipspect.config import DetectorConfig
 from clipspect.detection import Detection, at_threshold
 from clipspect.errors import ClipspectError, ProfileError, ReferencesError, UsageError
 from clipspect.postprocess.calibration import MIN_GOOD
+from clipspect.profile import SUFFIX, read_profile
 from clipspect.prompts import clean_object_name
 from clipspect.registry import list_methods, make_method, method_class
 from clipspect.server.errors import ServiceError
@@ -130,10 +131,20 @@ class Engine:
         self._loading = threading.Lock()
         self._busy = threading.Lock()
 
-    def load(self) -> None:
-        """Load every model. Raises WeightsError, UsageError."""
+    def load(self, profiles: Sequence[Path] = ()) -> None:
+        """Load every model, and keep profiles as products under their files' names, in place of earlier ones.
+
+        Raises:
+            WeightsError, UsageError: a model that cannot be loaded, or that a profile needs and the service has not.
+            ProfileError: no profile, or one made with other weights.
+            ServiceError: a file's name that is no name of a product.
+            ResultsError: the folder of products cannot be written.
+        """
         for model in self.models:
             self.detector(("anoclip",), model)
+        for path in profiles:
+            read_profile(path)  # its errors name the file
+            self.keep_product(path.name.removesuffix(SUFFIX), path.read_bytes())
 
     def catalogue(self) -> dict[str, Any]:
         """Return the models and methods that requests may use, as JSON-serializable values."""

@@ -52,7 +52,7 @@ def _local_backend(settings: ServiceSettings) -> Backend:
     engine = Engine(
         settings.models, references=settings.references, products=settings.products, config=settings.detector
     )
-    engine.load()
+    engine.load(settings.profiles)
     return LocalBackend(engine, settings)
 
 

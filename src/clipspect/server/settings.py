@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,10 +16,19 @@ from clipspect.server.limits import SAFETY, Limits
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
 LEAST_KEY = 16
 SCALE = "Scale"
+DEFAULT_MODELS = ("tiny",)
 DETECTOR_OPTIONS = ("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
 """Fields of :class:`DetectorConfig` that a service has as settings."""
 REMOVED = {"batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; delete it"}
 """Setting of an earlier version → what to do instead."""
+
+
+def parse_profiles(texts: Sequence[str]) -> tuple[Path, ...]:
+    """Return absolute paths of profiles. Raises UsageError for two files of one name, which names the product."""
+    paths = tuple(Path(text).resolve() for text in texts)
+    if len({path.name for path in paths}) < len(paths):
+        raise UsageError("two profiles have one file name, which names the product; rename one of them")
+    return paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +40,7 @@ class ServiceSettings:
     """
 
     models: tuple[str, ...] = option(
-        ("tiny",), "A model that may be asked for. Repeatable, the first is the default.", "--model", MODEL,
+        DEFAULT_MODELS, "A model that may be asked for. Repeatable, the first is the default.", "--model", MODEL,
         repeatable=True, parse=tuple,
     )  # fmt: skip
     config: DetectorConfig = DetectorConfig()
@@ -43,6 +52,10 @@ class ServiceSettings:
     products: Path = option(
         Path("clipspect-products"), "Folder of product profiles.", "--products", REFERENCES, Path
     )
+    profiles: tuple[Path, ...] = option(
+        (), "A profile that becomes a product, named like its file. Repeatable; brings its model along.",
+        "--profile", REFERENCES, repeatable=True, parse=parse_profiles,
+    )  # fmt: skip
     replicas: int = option(1, "Copies of the models.", "--replicas", SCALE, int, at_least=1)
     """Each is a process."""
     cpus: float = option(

@@ -15,6 +15,7 @@ from clipspect.results.overview import Overview, finding
 from clipspect.results.pictures import encode_map
 from clipspect.results.rows import detection_to_row
 from clipspect.results.run import preview_of
+from clipspect.results.similar import group_rows
 from clipspect.server.limits import sniff
 
 SHOWN_SIDE = 1600
@@ -51,9 +52,13 @@ def view_data(
     overview = Overview(methods, max_cards=len(images), max_errors=len(images))
     calibrations: dict[str, Calibration] = {}
     rows, pictures = [], []
-    for number, data in enumerate(images):
-        own = [replace(judged[method][number], path=str(number)) for method in methods]
-        own_rows = [detection_to_row(one, None, judged=True) for one in own]
+    named = [
+        [replace(judged[method][number], path=str(number)) for method in methods]
+        for number in range(len(images))
+    ]
+    all_rows = [[detection_to_row(one, None, judged=True) for one in own] for own in named]
+    similar = group_rows(row for own_rows in all_rows for row in own_rows)
+    for data, own, own_rows in zip(images, named, all_rows, strict=True):
         for row in own_rows:
             overview.add(row)
         if own[0].error is not None:
@@ -70,7 +75,9 @@ def view_data(
                 "height": first.height,
                 "seconds": first.seconds,
                 "truth": None,
-                "findings": [finding(row, None) for row in own_rows],
+                "findings": [
+                    finding(row, None, similar.get((row["path"], row["method"]))) for row in own_rows
+                ],
             }
         )
         preview = preview_of(first)

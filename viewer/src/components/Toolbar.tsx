@@ -21,6 +21,7 @@ export function Toolbar({ state }: { state: ViewerState }) {
   const sorts: [SortKey, string][] = [["high", "Highest score first"], ["low", "Lowest score first"], ["name", "Name"], ["regions", "Most regions first"]];
   if (state.labeled.value.length) sorts.push(["mistakes", "Worst mistakes first"]);
   const groups: [GroupKey, string][] = [["none", "No groups"], ["folder", "Group by folder"], ["object", "Group by object"], ["verdict", "Group by verdict"], ["tag", "Group by tag"]];
+  if (state.hasSimilar) groups.push(["similar", "Similar defects"]);
   return (
     <nav class="tools" aria-label="Sort and filter">
       <div class="segments" role="group" aria-label="Show" id="filters">
