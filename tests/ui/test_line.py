@@ -86,6 +86,10 @@ def test_pictures_and_decisions_go_over_http_and_nothing_else(line):
 
 @pytest.mark.integration
 @pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs Chromium and playwright")
+def _with_a_new_reject(state: dict) -> dict:
+    return {**state, "rejects": [{**state["rejects"][0], "path": "new.png"}, *state["rejects"]]}
+
+
 def test_an_operator_sees_the_verdict_and_decides_by_key(line):
     port = free_port()
     server = HttpServer(create_line_page(line, SHIFTS), host="127.0.0.1", port=port)
@@ -105,6 +109,19 @@ def test_an_operator_sees_the_verdict_and_decides_by_key(line):
             page.keyboard.press("u")
             page.wait_for_selector(".decision.accept", state="detached")
             assert read_reviews(line) == {}
+            # Another reject arrives: it comes first, and keys still act on the image that is marked.
+            page.route(
+                "**/v1/line",
+                lambda route: route.fulfill(json=_with_a_new_reject(route.fetch().json())),
+            )
+            page.wait_for_selector(".rejects li:nth-child(4)")
+            page.keyboard.press("r")
+            page.wait_for_selector(".decision.reject")
+            assert list(read_reviews(line)) == [names[1]]
+            page.keyboard.press("u")
+            page.wait_for_selector(".decision.reject", state="detached")
+            page.unroute("**/v1/line")
+            page.wait_for_selector(".rejects li:nth-child(4)", state="detached")
             page.fill(".rejects li:first-child input", "a reflection")
             page.press(".rejects li:first-child input", "Enter")
             page.wait_for_selector(".decision.reject")

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Banner, Logo } from "../components/Header";
 import { count } from "../format";
 import { decide, overlayAddress, readState, type JudgedImage, type LineState } from "./api";
@@ -11,12 +11,18 @@ const clock = (seconds: number): string => new Date(seconds * 1000).toLocaleTime
 export function LineView() {
   const [state, setState] = useState<LineState | null>(null);
   const [trouble, setTrouble] = useState("");
-  const [chosen, setChosen] = useState(0);
+  const [chosen, setChosen] = useState<string | null>(null);
+  // What a key acts on: the image that is marked now, whatever was rejected since and whatever is yet to be drawn.
+  const now = useRef<{ rejects: JudgedImage[]; chosen: string | null }>({ rejects: [], chosen: null });
+  const choose = (path: string | null): void => { now.current.chosen = path; setChosen(path); };
+  const show = (found: LineState): void => {
+    now.current.rejects = found.rejects;
+    if (!found.rejects.some((image) => image.path === now.current.chosen)) choose(found.rejects[0]?.path ?? null);
+    setState(found);
+    setTrouble("");
+  };
   const refresh = (): Promise<void> =>
-    readState().then(
-      (found) => (setState(found), setTrouble("")),
-      (error: Error) => setTrouble(`The view is not up to date: ${error.message}`),
-    );
+    readState().then(show, (error: Error) => setTrouble(`The view is not up to date: ${error.message}`));
   const review = (image: JudgedImage | undefined, decision: "accept" | "reject" | "undo", note = image?.note ?? ""): void => {
     if (image) void decide(image.path, decision, note).then(refresh, (error: Error) => setTrouble(error.message));
   };
@@ -27,10 +33,11 @@ export function LineView() {
   }, []);
   useEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
-      if (!state || event.ctrlKey || event.metaKey || (event.target as HTMLElement).matches("input")) return;
-      const last = state.rejects.length - 1, key = event.key.toLowerCase(), image = state.rejects[Math.min(chosen, last)];
-      if (key === "arrowright") setChosen(Math.min(chosen + 1, last));
-      else if (key === "arrowleft") setChosen(Math.max(chosen - 1, 0));
+      const { rejects } = now.current, index = rejects.findIndex((one) => one.path === now.current.chosen), image = rejects[index];
+      if (!image || event.ctrlKey || event.metaKey || (event.target as HTMLElement).matches("input")) return;
+      const key = event.key.toLowerCase();
+      if (key === "arrowright") choose(rejects[Math.min(index + 1, rejects.length - 1)].path);
+      else if (key === "arrowleft") choose(rejects[Math.max(index - 1, 0)].path);
       else if (key === "a") review(image, "accept");
       else if (key === "r") review(image, "reject");
       else if (key === "u") review(image, "undo");
@@ -39,7 +46,7 @@ export function LineView() {
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
-  });
+  }, []);
   if (!state) return <main class="operator"><p class="panel welcome" role="status">{trouble || "Reading the watch …"}</p></main>;
   const { latest, counts, rejects } = state;
   return (
@@ -87,8 +94,8 @@ export function LineView() {
       <p class="facts">Arrow keys choose an image; A accepts it as good, R confirms the defect, U takes the decision back.</p>
       {rejects.length === 0 && <p class="panel welcome">None.</p>}
       <ol class="rejects">
-        {rejects.map((image, index) => (
-          <li key={image.path} class={`panel${index === chosen ? " chosen" : ""}`} aria-current={index === chosen} onClick={() => setChosen(index)}>
+        {rejects.map((image) => (
+          <li key={image.path} class={`panel${image.path === chosen ? " chosen" : ""}`} aria-current={image.path === chosen} onClick={() => choose(image.path)}>
             {image.overlay && <img loading="lazy" src={overlayAddress(image)} alt={`${image.path} with its heatmap`} />}
             <b>{image.path}</b>
             <p class="meta">{clock(image.time)} · {image.score?.toFixed(3)}{image.decision && <b class={`decision ${image.decision}`}> · {image.decision}ed</b>}</p>
