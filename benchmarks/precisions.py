@@ -3,9 +3,9 @@
     python benchmarks/precisions.py --json benchmarks/results/precisions.json --page docs/speed.md
 
 Precisions take turns; times are medians in processor seconds of one thread. ``class token`` is the encoder for the
-image embedding alone, ``ordinary`` with the patch tokens of its last block, ``V-V`` with the V-V tokens; ``encode_image`` is
-open_clip's own. A precision that the processor has no instructions for is not timed, and one whose maps do not agree is
-refused.
+image embedding alone, ``ordinary`` with the patch tokens of its last block, ``V-V`` with the V-V tokens;
+``encode_image`` is open_clip's own. A precision that the processor has no instructions for is not timed, and one whose
+maps do not agree is refused.
 """
 
 from __future__ import annotations
