@@ -16,13 +16,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import clipspect
@@ -89,24 +89,21 @@ def folder_name(name: str) -> str:
 
 
 def share_scenes(folder: Path, leave_out: str) -> None:
-    """Let processes share rendered shards: a missing one is rendered by the first process that creates its lock."""
+    """Let processes share rendered shards: a missing one is rendered by the first process that locks it."""
     folder.mkdir(parents=True, exist_ok=True)
     render = scene_store.render_shard
 
     def shared(size: int, scenes: int, seed: int, device: Any, world: Any) -> dict[str, Any]:
         path = folder / f"{leave_out.replace(' ', '-') or 'all'}-{size}-{seed}.pt"
-        try:
-            path.with_suffix(".lock").touch(exist_ok=False)
-        except FileExistsError:
-            while not path.exists():
-                time.sleep(0.02)
-            shard: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return shard
-        shard = render(size, scenes, seed, device, world)
-        part = path.with_suffix(f".{os.getpid()}")
-        torch.save({k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in shard.items()}, part)
-        part.rename(path)
-        return shard
+        with FileLock(path.with_suffix(".lock")):  # released by the system if its owner dies
+            if not path.exists():
+                shard = render(size, scenes, seed, device, world)
+                part = path.with_suffix(f".{os.getpid()}")
+                torch.save({k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in shard.items()}, part)
+                part.rename(path)
+                return shard
+        stored: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return stored
 
     scene_store.render_shard = shared  # type: ignore[assignment]
     seed_of = scene_store._shard_seed

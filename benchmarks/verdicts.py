@@ -114,7 +114,7 @@ def measure(images: ImageSet, detector: Detector, weights: str, resamples: int, 
     tensor = image_tensor(loaded, detector.backbone)
     everything = model.encode(tensor, Sources.of_tensors(tensor))
     plain = model
-    if isinstance(method, DualImage):
+    if type(method) is DualImage:
         recalled = Recalled.remember(method, model, everything, len(images.good))
         model = replace(model, methods=(recalled,))
     results: list[Result] = []

@@ -57,9 +57,11 @@ def plates(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, small_model):
-    """Run the command line in this process: exit code, stdout and stderr."""
+def run(monkeypatch, capsys, small_model, tmp_path_factory):
+    """Run the command line in this process, in an empty folder: exit code, stdout and stderr."""
     from clipspect.cli import main
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("current"))
 
     def call(*words: str, model: bool = True) -> tuple[int, str, str]:
         extra = ["--model", str(small_model)] if model else []

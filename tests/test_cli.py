@@ -134,6 +134,8 @@ def test_an_unknown_model_and_an_empty_folder(run, tmp_path):
     assert "no images" in run("detect", str(tmp_path), "--object", "x")[2]
     code, _, error = run("detect", str(tmp_path), "--object", "x", "--model", "ViT-Z", model=False)
     assert (code, "unknown model" in error) == (2, True)
+    _, _, error = run("detect", ".", "--object", "x", "--model", "tinny", model=False)
+    assert "did you mean 'tiny'?" in error
 
 
 def test_random_weights_are_said_aloud(run, plates, tmp_path):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from helpers.cases import CASES
 from helpers.rows import rows_of
 
+OVERLAYS = Path("clipspect-overlays")
 
-def test_one_image_gives_its_score_here_and_an_overlay_beside_it(run, plates):
+
+def test_one_image_gives_its_score_here_and_an_overlay_in_the_current_folder(run, plates):
+    before = sorted((plates / "b").iterdir())
     code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     assert code == 0
     assert "score" in text
-    assert (plates / "b" / "plate 0.png.clipspect.png").is_file()
+    assert (OVERLAYS / "plate 0.png.clipspect.png").is_file()
+    assert sorted((plates / "b").iterdir()) == before, "nothing is written where the images lie"
     code, text, _ = run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate", "--json")
     answer = json.loads(text)
     assert answer["path"] == "plate 0.png"
@@ -47,7 +52,7 @@ def test_one_image_without_a_folder_draws_what_is_asked_for(run, plates):
     words = ("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
     code, text, _ = run(*words, "--overlays", "none")
     assert (code, "overlay" in text) == (0, False)
-    assert not (plates / "b" / "plate 0.png.clipspect.png").exists()
+    assert not OVERLAYS.exists()
     code, _, error = run(*words, "--csv")
     assert (code, "--out" in error) == (2, True)
 
@@ -66,6 +71,7 @@ def test_one_image_says_how_it_was_judged(run, plates):
 
 def test_overlays_of_single_images_are_not_taken_for_images(run, plates, tmp_path):
     run("detect", str(plates / "b" / "plate 0.png"), "--object", "plate")
+    shutil.move(OVERLAYS / "plate 0.png.clipspect.png", plates / "b")
     out = tmp_path / "results"
     run("detect", str(plates), "--object", "plate", "--out", str(out), "--no-report", "--overlays", "none")
     assert len(rows_of(out)) == 10
@@ -83,7 +89,7 @@ def test_two_images_of_one_stem_have_two_overlays(run, tmp_path):
     shutil.copytree(CASES / "twin_overlay", tmp_path / "twins")
     for name in ("part.jpg", "part.png"):
         assert run("detect", str(tmp_path / "twins" / name), "--object", "part")[0] == 0
-        assert (tmp_path / "twins" / f"{name}.clipspect.png").is_file()
+        assert (OVERLAYS / f"{name}.clipspect.png").is_file()
 
 
 @pytest.mark.parametrize("length", [251, 252, 255])
@@ -113,7 +119,7 @@ def test_a_folder_named_like_an_output_file_is_an_error_that_says_so(run, plates
         *("--method", "anoclip"),
     )
     assert (code, "named like the output of another image" in error) == (2, True)
-    (folder / "a.png.clipspect.png").mkdir()
+    (OVERLAYS / "a.png.clipspect.png").mkdir(parents=True)
     code, _, error = run("detect", str(folder / "a.png"), "--object", "plate")
     assert (code, "a.png.clipspect.png: cannot be written" in error) == (2, True)
 

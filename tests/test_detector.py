@@ -337,3 +337,10 @@ def test_steps_before_the_first_image_are_counted(small_model, plates):
     said.clear()
     next(detector.stream(paths, object="plate", good=good, on_step=lambda *step: said.append(step)))
     assert said == []
+
+
+def test_an_unknown_keyword_is_a_usage_error_with_the_nearest_one(detector):
+    with pytest.raises(UsageError, match="did you mean 'object'"):
+        detector.detect(np.zeros((32, 32, 3), np.uint8), objct="plate", object="plate")
+    with pytest.raises(UsageError, match="did you mean 'false_alarm_rate'"):
+        detector.calibrate([np.zeros((32, 32, 3), np.uint8)], object="plate", false_alarm=0.1)

@@ -12,9 +12,9 @@ from clipspect.backbones.presets import DEFAULT_MODEL
 from clipspect.data.convert import MAX_PIXELS
 from clipspect.data.roi import RegionOfInterest, load_roi, parse_border
 from clipspect.data.transforms import Aspect, Interpolation
-from clipspect.errors import UsageError
+from clipspect.errors import UsageError, refuse_unknown
 from clipspect.methods.paper_settings import paper_settings
-from clipspect.registry import DEFAULT_METHOD, suggest
+from clipspect.registry import DEFAULT_METHOD
 from clipspect.types import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -294,11 +294,7 @@ def spec_of(one: Field[Any]) -> OptionSpec:
 
 def check_names(options: Mapping[str, Any]) -> None:
     """Raise UsageError for a name that is no option, with the nearest one."""
-    known = [one.name for one in fields(DetectorConfig)]
-    for name in options:
-        if name not in known:
-            hint = suggest(name, known).rstrip() or f"there are: {', '.join(known)}"
-            raise UsageError(f"unknown option {name!r}; {hint}")
+    refuse_unknown(options, [one.name for one in fields(DetectorConfig)])
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from clipspect.data.loader import LoadedImage, Templates, cache_loaded, load_ima
 from clipspect.data.pool import sample_pool
 from clipspect.data.prepare import ImageLoader, Source, is_many
 from clipspect.detection import Detection
-from clipspect.errors import ImageError, UsageError
+from clipspect.errors import ImageError, UsageError, refuse_unknown
 from clipspect.identity import fingerprint, set_identity, settings
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
@@ -57,7 +57,7 @@ class Detector:
             reader: decodes, cuts and resizes images; its size must be the backbone's.
             set_size: maximum number of images (tiles) of a set that serve as each other's references.
             agreement: of the backbone's precision with fp32, where it was measured.
-            config: the options it was loaded with; workers of a cluster load the same, and manifests keep them.
+            config: the options it was loaded with, for workers of a cluster and manifests.
         """
         if set_size < 2:
             raise UsageError("set_size must be at least 2")
@@ -97,6 +97,7 @@ class Detector:
         *,
         references: Features | None = None,
         good: GoodImages | None = None,
+        **unknown: Any,
     ) -> Any:
         """Detect anomalies on one image or many.
 
@@ -107,6 +108,7 @@ class Detector:
             references: encoded references (see :meth:`encode_references`) for methods that use them.
             good: known-good images (see :meth:`calibrate`). Without them, 20 images or more are compared with each
                 other, fewer are ranked, and one image alone is held against the level the model ships with.
+            unknown: other names are refused.
 
         Returns:
             One :class:`Detection` for one image and one method; :class:`Detections`, or an iterator, otherwise.
@@ -115,6 +117,7 @@ class Detector:
             ImageError: the one image cannot be read. Among many, its Detection carries the error.
             UsageError: an impossible name or setting, a method that needs a pair given one image.
         """
+        refuse_unknown(unknown, ["source", "object", "references", "good"])
         options: dict[str, Any] = {"object": object, "references": references, "good": good}
         check_source(source)
         if isinstance(source, str | Path) and Path(source).is_dir():
@@ -155,8 +158,7 @@ class Detector:
             on_step: called while the images of the set are encoded, before the first Detection.
 
         Yields:
-            One Detection per image and method. An image that cannot be read or scored yields Detections that carry
-            the error; the stream continues.
+            One Detection per image and method; those of an image that cannot be read or scored carry the error.
 
         Raises:
             UsageError: a method that needs references or a pair has none.

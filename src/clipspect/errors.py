@@ -5,6 +5,9 @@ Surfaces map them to exit codes and HTTP statuses in one place each; nothing els
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
 
 class ClipspectError(Exception):
     """Base of every error clipspect raises on purpose."""
@@ -37,3 +40,17 @@ class ProfileError(ClipspectError):
 
 class ResultsError(ClipspectError):
     """A results folder that cannot be written, or that holds a run with other settings."""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return "did you mean 'x'? " where something known is close to a name, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def refuse_unknown(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UsageError for a name that is not known, with the nearest one."""
+    for name in names:
+        if name not in known:
+            hint = suggest(name, known).rstrip() or f"there are: {', '.join(known)}"
+            raise UsageError(f"unknown option {name!r}; {hint}")

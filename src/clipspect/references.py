@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.features import Features
 from clipspect.data.find import check_source, find_images
 from clipspect.data.loader import LoadedImage, Templates, load_images
 from clipspect.data.prepare import Source
 from clipspect.detection import Detection
-from clipspect.errors import UsageError
+from clipspect.errors import UsageError, refuse_unknown
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.calibration import (
     DEFAULT_FALSE_ALARM_RATE,
@@ -207,6 +207,7 @@ def calibrate(
     references: Features | None = None,
     templates: Templates | None = None,
     on_step: Step | None = None,
+    **unknown: Any,
 ) -> GoodImages:
     """Make references and a calibration of known-good images, without any label of a defect.
 
@@ -221,10 +222,12 @@ def calibrate(
         references: other references than the good images themselves.
         templates: gives each image its own reference, as in the run.
         on_step: called while the images are encoded and scored.
+        unknown: other names are refused.
 
     Raises:
         UsageError: no good image that can be read, or a rate outside (0, 1).
     """
+    refuse_unknown(unknown, ["good", "object", "false_alarm_rate", "references", "templates", "on_step"])
     check_rate(false_alarm_rate)
     check_source(good)
     images = find_images(Path(good)) if isinstance(good, str | Path) else list(good)

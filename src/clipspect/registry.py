@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from clipspect.errors import UsageError
+from clipspect.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from clipspect.backbones.base import Backbone
@@ -145,12 +144,6 @@ def backbone_loader(model: str) -> BackboneLoader:
     from clipspect.backbones.openclip.backbone import load_openclip
 
     return load_openclip
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """Return "did you mean 'x'? " where something known is close to a name, else nothing."""
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _parse(what: str, text: str, kind: type) -> Any:

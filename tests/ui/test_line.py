@@ -84,12 +84,12 @@ def test_pictures_and_decisions_go_over_http_and_nothing_else(line):
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 
-@pytest.mark.integration
-@pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs Chromium and playwright")
 def _with_a_new_reject(state: dict) -> dict:
     return {**state, "rejects": [{**state["rejects"][0], "path": "new.png"}, *state["rejects"]]}
 
 
+@pytest.mark.integration
+@pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs Chromium and playwright")
 def test_an_operator_sees_the_verdict_and_decides_by_key(line):
     port = free_port()
     server = HttpServer(create_line_page(line, SHIFTS), host="127.0.0.1", port=port)

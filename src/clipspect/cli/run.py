@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from clipspect.references import GoodImages
     from clipspect.results.run import Engine, RunSummary
 
+OVERLAYS = Path("clipspect-overlays")
+"""Folder of single images' overlays, in the current folder: nothing is written where the images lie."""
+
 
 def load_detector(config: DetectorConfig) -> Detector:
     """Load a detector; its warnings and the agreement of its precision go to stderr."""
@@ -103,7 +106,7 @@ def score_one(
             continue
         tag = "" if len(found) == 1 else f".{detection.method}"
         drawn = overlays is Overlays.all or (overlays is Overlays.flagged and detection.flag)
-        overlay = source.with_name(short_name(source.name, f"{tag}{OVERLAY_SUFFIX}")) if drawn else None
+        overlay = OVERLAYS / short_name(source.name, f"{tag}{OVERLAY_SUFFIX}") if drawn else None
         if overlay is not None and not _save(detection, overlay):
             overlay = None
         if as_json:
@@ -122,11 +125,13 @@ def _print_json(detection: Detection, overlay: Path | None) -> None:
 def _save(detection: Detection, overlay: Path) -> bool:
     """Write the overlay; a warning where the folder is read-only, as the result does not depend on it."""
     try:
+        overlay.parent.mkdir(exist_ok=True)
         detection.save(overlay)
-    except ResultsError as error:
-        if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
+    except (ResultsError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if getattr(cause, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        said = f"warning: no overlay is written: {overlay.parent} is read-only; give --out FOLDER for one"
+        said = f"warning: no overlay is written: {Path.cwd()} is read-only; give --out FOLDER for one"
         console(stderr=True).print(said, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
         return False
     return True

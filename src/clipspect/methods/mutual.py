@@ -89,11 +89,12 @@ class Mutual(JointMethod):
     left_out: float = 0.0
     """Share of each image's patches, those the language score calls most abnormal, that are not used as references."""
     exact_limit: int = 128
-    """Most images compared exactly; the cost grows with their square. Beyond it an index is built (FAISS)."""
+    """Most images or tiles that search="exact" compares exactly; the cost grows with their square. Beyond it an index
+    is built (FAISS)."""
     search: Literal["auto", "exact", "fast"] = "auto"
     """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
     dimensions among at most 32,768, then measures their distances exactly (docs/speed.md). "auto" is exact up to 32
-    images and fast beyond, so that an image costs at most about twice AnoCLIP's time in a set of any size."""
+    images or tiles and fast beyond, so that an image costs at most about twice AnoCLIP's time in a set of any size."""
     degrees: str = "1"
     """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
     all degrees are averaged. The time grows with their number."""

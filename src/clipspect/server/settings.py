@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from clipspect.config import MODEL, REFERENCES, DetectorConfig, check_bounds, option
-from clipspect.errors import UsageError
-from clipspect.registry import suggest
+from clipspect.errors import UsageError, suggest
 from clipspect.server.limits import SAFETY, Limits
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"

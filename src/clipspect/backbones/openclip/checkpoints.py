@@ -35,7 +35,7 @@ from clipspect.backbones.openclip.weights import (
 )
 from clipspect.backbones.presets import PRESETS
 from clipspect.backbones.trunk import STRIDE, TRUNKS
-from clipspect.errors import ClipspectError, UsageError, WeightsError
+from clipspect.errors import ClipspectError, UsageError, WeightsError, suggest
 
 _CONFIG = "open_clip_config.json"
 
@@ -304,8 +304,8 @@ def _known(name: str) -> str:
             + [m for m in open_clip.list_models() if m.split("-")[0] == name.split("-")[0]][:12]
         )
         raise UsageError(
-            f"unknown model {name!r}; try one of: {', '.join(dict.fromkeys(names))}, any other open_clip architecture,"
-            f" hf-hub:org/name, or a local folder or checkpoint file"
+            f"unknown model {name!r}; {suggest(name, names)}try one of: {', '.join(dict.fromkeys(names))},"
+            f" any other open_clip architecture, hf-hub:org/name, or a local folder or checkpoint file"
         )
     return name
 
