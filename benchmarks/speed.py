@@ -262,10 +262,21 @@ def profile(model: str, precision: str, batch: int, device: str) -> list[dict[st
 
 
 def instructions() -> str:
-    """Return the CPU's instructions for matmuls below fp32, as reported by the system."""
+    """Return the CPU's instructions that matter for matmuls, as reported by the system (x86 and Arm names)."""
     listing = Path("/proc/cpuinfo")
     flags = set(listing.read_text(errors="replace").split()) if listing.is_file() else set()
-    wanted = ("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+    wanted = (
+        "avx2",
+        "asimd",
+        "i8mm",
+        "bf16",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_bf16",
+        "amx_int8",
+    )
     return ", ".join(flag for flag in wanted if flag in flags) or "not told"
 
 
