@@ -95,11 +95,11 @@ class RayBackend:
         )
 
     async def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
-        """Score an request."""
+        """Score a request, together with others that wait."""
         return await self._batcher.ask(request, include, seconds)
 
     async def keep_references(self, request: InspectRequest) -> Kept:
-        """Keep references."""
+        """Store references."""
         kept: Kept = await self._checked("keep_references", request)
         return kept
 

@@ -19,8 +19,10 @@ SCALE = "Scale"
 DEFAULT_MODELS = ("tiny",)
 DETECTOR_OPTIONS = ("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
 """Fields of :class:`DetectorConfig` that a service has as settings."""
-REMOVED = {"batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; delete it"}
-"""Setting of an earlier version → what to do instead."""
+REMOVED = {
+    "batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; leave it out"
+}
+"""Setting of an earlier version → what to do instead; the command line reads it too."""
 
 
 def parse_profiles(texts: Sequence[str]) -> tuple[Path, ...]:
