@@ -92,7 +92,6 @@ def test_settings_of_a_cluster_are_read_as_flags_are(served):
         ({"replicas": 0}, "replicas=0: give a whole number of at least 1"),
         ({"limits": {"images": 0}}, "images=0: give a whole number of at least 1"),
         ({"limits": {"image": 1}}, "unknown setting 'limits.image'; did you mean"),
-        ({"models": []}, "name at least one"),
         ({"gpus": -1}, "gpus=-1"),
         ({"precision": "auto"}, "precision=auto: name one"),
         ({"batch_wait_ms": 2}, "batch_wait_ms was removed: a request is sent at once"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import httpx
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import clipspect
 from clipspect.errors import ProfileError, UsageError
 from clipspect.server.errors import ServiceError
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.settings import ServiceSettings, read_settings
 from helpers.images import plate
 from server.conftest import free_port, photo
 from server.test_service import refused
@@ -211,7 +212,7 @@ def test_a_profile_of_the_command_that_does_not_fit_is_refused(profile, engine, 
         engine.load([path])
     broken = tmp_path / "broken.clipspect"
     broken.write_bytes(b"no profile")
-    with pytest.raises(ProfileError, match="broken is damaged"):
+    with pytest.raises(ProfileError, match="broken.clipspect is damaged"):
         engine.load([broken])
     other = type(engine)(("tiny",), references=tmp_path / "references")
     fine = tmp_path / "fine.clipspect"
@@ -231,8 +232,26 @@ def test_the_command_serves_the_model_of_its_profiles(profile, small_model, tmp_
     app(["serve", "--profile", str(path)], standalone_mode=False)
     assert seen["settings"].models == (profile.backbone.model,) == (str(small_model),)
     assert seen["settings"].profiles == (path,)
+    app(["serve", "--model", "tiny", "--profile", str(path)], standalone_mode=False)
+    assert seen["settings"].models == ("tiny",), "a model that is given is served, even the default one"
     again = tmp_path / "again"
     again.mkdir()
     (again / "bracket.clipspect").write_bytes(profile.to_bytes())
     with pytest.raises(UsageError, match="rename one"):
         app(["serve", "--profile", str(path), "--profile", str(again / path.name)], standalone_mode=False)
+
+
+def test_a_cluster_reads_profiles_as_the_command_does(profile, small_model, tmp_path):
+    path, again = tmp_path / "bracket.clipspect", tmp_path / "again" / "bracket"
+    again.parent.mkdir()
+    for one in (path, again):
+        one.write_bytes(profile.to_bytes())
+    settings = read_settings({"profiles": [str(path)]})
+    assert (settings.models, settings.profiles) == ((str(small_model),), (path,))
+    assert read_settings({"profiles": [str(path)], "models": ["tiny"]}).models == ("tiny",)
+    assert read_settings({}).models == read_settings({"models": []}).models == ("tiny",)
+    with pytest.raises(UsageError, match="one file name, which names the product"):
+        read_settings({"profiles": [str(path), str(again)]})
+    path.write_bytes(b"no profile")
+    with pytest.raises(ProfileError, match=re.escape(f"{path} is damaged")):
+        read_settings({"profiles": [str(path)]})
