@@ -201,8 +201,9 @@ def read_profile(source: Path | bytes, name: str = "profile") -> Profile:
     Raises:
         ProfileError: missing, damaged, no profile, or made by another version of clipspect.
     """
+    shown = name
     if isinstance(source, Path):
-        name = source.name.removesuffix(SUFFIX)
+        name, shown = source.name.removesuffix(SUFFIX), str(source)
         if not source.is_file():
             raise ProfileError(f"{source}: no such profile; make one with clipspect profile create")
         source = source.read_bytes()
@@ -210,19 +211,19 @@ def read_profile(source: Path | bytes, name: str = "profile") -> Profile:
         with zipfile.ZipFile(io.BytesIO(source)) as archive:
             entries = archive.infolist()
             if strange := [one.filename for one in entries if one.filename not in MEMBERS]:
-                raise ProfileError(f"{name} is not a profile of clipspect: it holds {strange[0]!r}")
+                raise ProfileError(f"{shown} is not a profile of clipspect: it holds {strange[0]!r}")
             if any(one.compress_type != zipfile.ZIP_STORED for one in entries):
-                raise ProfileError(f"{name} was compressed; use the file that clipspect wrote")
+                raise ProfileError(f"{shown} was compressed; use the file that clipspect wrote")
             members = {one.filename: archive.read(one) for one in entries}
         table = tomllib.loads(members[TABLE].decode())
-        _check_versions(table, name)
+        _check_versions(table, shown)
         return _from_table(table, members, name)
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, EOFError) as error:
         raise ProfileError(
-            f"{name} is damaged or not a profile of clipspect ({error}); copy or create it again"
+            f"{shown} is damaged or not a profile of clipspect ({error}); copy or create it again"
         ) from error
     except UsageError as error:
-        raise ProfileError(f"{name}: {error}") from error
+        raise ProfileError(f"{shown}: {error}") from error
 
 
 def make_provenance(**known: Any) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_what_nobody_waits_for_is_not_scored(engine):
     for found in engine.answer([left, late]):
         assert isinstance(found, ServiceError)
         assert found.status == 503
-    assert not engine._loaded
+    assert not engine._backbones
 
 
 def test_only_named_models_are_loaded(engine, tmp_path):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import httpx
 import numpy as np
 import pytest
 
 import clipspect
+from clipspect.config import DetectorConfig
 from clipspect.errors import ProfileError, UsageError
-from clipspect.server.errors import ServiceError
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.engine import InspectRequest, PendingRequest
+from clipspect.server.service import make_engine
+from clipspect.server.settings import ServiceSettings, read_settings
 from helpers.images import plate
 from server.conftest import free_port, photo
 from server.test_service import refused
@@ -168,8 +171,6 @@ def test_the_docs_page_is_behind_the_key_and_loads_nothing_from_elsewhere(servic
 
 
 def test_batches_of_one_product_are_scored_together(engine, profile):
-    from clipspect.server.engine import InspectRequest, PendingRequest
-
     engine.keep_product("plate-7", profile.to_bytes())
     pending = [
         PendingRequest(InspectRequest((photo(n),), "", (), "", product="plate-7"), 60) for n in range(3)
@@ -205,20 +206,83 @@ def test_profiles_of_the_command_are_products_before_the_service_is_ready(profil
 
 
 def test_a_profile_of_the_command_that_does_not_fit_is_refused(profile, engine, tmp_path):
-    path = tmp_path / "Upper case.clipspect"
-    path.write_bytes(profile.to_bytes())
-    with pytest.raises(ServiceError, match="begins with a letter or digit"):
-        engine.load([path])
-    broken = tmp_path / "broken.clipspect"
+    fine, badly_named = tmp_path / "fine.clipspect", tmp_path / "Upper case.clipspect"
+    for path in (fine, badly_named):
+        path.write_bytes(profile.to_bytes())
+    broken, missing = tmp_path / "broken.clipspect", tmp_path / "missing.clipspect"
     broken.write_bytes(b"no profile")
-    with pytest.raises(ProfileError, match="broken is damaged"):
-        engine.load([broken])
-    other = type(engine)(("tiny",), references=tmp_path / "references")
-    fine = tmp_path / "fine.clipspect"
-    fine.write_bytes(profile.to_bytes())
-    with pytest.raises(UsageError, match="there are: tiny"):
-        other.load([fine])
-    assert other.list_products() == []
+    small, folder = engine.models, tmp_path / "references"
+    with_tiny = type(engine)(("tiny",), references=folder)
+    larger = type(engine)(small, references=folder, config=DetectorConfig(image_size=64))
+    random = type(engine)(small, references=folder, config=DetectorConfig(weights="random", seed=1))
+    rounded = type(engine)(small, references=folder, config=DetectorConfig(precision="bf16"))
+    for refusing, path, reason in (
+        (engine, badly_named, "begins with a letter or digit"),
+        (engine, broken, "is damaged"),
+        (engine, missing, "no such profile"),
+        (with_tiny, fine, "there are: tiny"),
+        (larger, fine, "another input size"),
+        (random, fine, "another weights"),
+        (rounded, fine, "bf16"),
+    ):
+        with pytest.raises(ProfileError, match=f"^{re.escape(str(path))}.*{reason}"):
+            refusing.store_profiles([fine, path] if refusing is engine else [path])
+        assert refusing.list_products() == [], "all profiles are checked before one is stored"
+
+
+@pytest.mark.parametrize("method", ["anomaly-dino", "subspace"])
+def test_a_profile_of_a_model_without_text_is_served(method, tmp_path):
+    pytest.importorskip("timm")
+    model, options = "timm:vit_tiny_patch16_224", {"image_size": 96, "weights": "random", "device": "cpu"}
+    detector = clipspect.load(method, model, **options)
+    made, _ = clipspect.create_profile(detector, [plate(n) for n in range(50, 54)], "plate", "mine")
+    path = tmp_path / "mine.clipspect"
+    made.write(path)
+    settings = ServiceSettings(
+        profiles=(path,),
+        references=tmp_path / "references",
+        products=tmp_path / "products",
+        config=DetectorConfig(**options),
+    )
+    engine = make_engine(settings)
+    engine.store_profiles(settings.profiles)
+    engine.load()
+    (found,) = engine.answer([PendingRequest(InspectRequest((photo(1),), "", (), "", product="mine"), 60)])
+    expected = clipspect.load_product(path, DetectorConfig(device="cpu")).detect(photo(1))
+    assert found[0].score == pytest.approx(expected.score, abs=1e-6)
+    engine.products.delete("mine")
+    replica = make_engine(settings)
+    replica.load()  # the model is loaded without the product too
+    with pytest.raises(UsageError, match="no text tower"):
+        replica.detector(("anoclip",), model)
+
+
+def test_profiles_are_stored_before_replicas_start_and_not_when_one_restarts(
+    profile, small_model, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray", reason="the service's extra is not installed")
+    from clipspect.server.deployment import Inspector, build
+    from clipspect.server.product_store import ProductStore
+    from clipspect.server.service import start_service
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no Ray here")
+
+    path = tmp_path / "bracket.clipspect"
+    path.write_bytes(profile.to_bytes())
+    settings = ServiceSettings(
+        references=tmp_path / "references", products=tmp_path / "products", profiles=(path,), replicas=2
+    )
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(UsageError, match="no Ray here"):
+        start_service(settings, host="127.0.0.1", port=free_port())
+    products = ProductStore(settings.products)
+    assert products.names() == ["bracket"]
+    products.delete("bracket")
+    Inspector.func_or_class(settings)
+    assert products.names() == [], "a replica that restarts does not undo what a client has deleted"
+    build(settings)
+    assert products.names() == ["bracket"]
 
 
 def test_the_command_serves_the_model_of_its_profiles(profile, small_model, tmp_path, monkeypatch):
@@ -231,8 +295,26 @@ def test_the_command_serves_the_model_of_its_profiles(profile, small_model, tmp_
     app(["serve", "--profile", str(path)], standalone_mode=False)
     assert seen["settings"].models == (profile.backbone.model,) == (str(small_model),)
     assert seen["settings"].profiles == (path,)
+    app(["serve", "--model", "tiny", "--profile", str(path)], standalone_mode=False)
+    assert seen["settings"].models == ("tiny",), "a model that is given is served, even the default one"
     again = tmp_path / "again"
     again.mkdir()
     (again / "bracket.clipspect").write_bytes(profile.to_bytes())
     with pytest.raises(UsageError, match="rename one"):
         app(["serve", "--profile", str(path), "--profile", str(again / path.name)], standalone_mode=False)
+
+
+def test_a_cluster_reads_profiles_as_the_command_does(profile, small_model, tmp_path):
+    path, again = tmp_path / "bracket.clipspect", tmp_path / "again" / "bracket"
+    again.parent.mkdir()
+    for one in (path, again):
+        one.write_bytes(profile.to_bytes())
+    settings = read_settings({"profiles": [str(path)]})
+    assert (settings.models, settings.profiles) == ((str(small_model),), (path,))
+    assert read_settings({"profiles": [str(path)], "models": ["tiny"]}).models == ("tiny",)
+    assert read_settings({}).models == read_settings({"models": []}).models == ("tiny",)
+    with pytest.raises(UsageError, match="one file name, which names the product"):
+        read_settings({"profiles": [str(path), str(again)]})
+    path.write_bytes(b"no profile")
+    with pytest.raises(ProfileError, match=re.escape(f"{path} is damaged")):
+        read_settings({"profiles": [str(path)]})

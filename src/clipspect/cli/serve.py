@@ -29,7 +29,7 @@ HostOption = Annotated[
     "weights", "image_size", "device", "precision", "set_size", "aspect", "tile", "bit_depth", "window", "domain",
     "prompts",
 )  # fmt: skip
-@opt.options_of("settings", ServiceSettings, "models")
+@opt.options_of("settings", ServiceSettings, "models", models=DEFAULT_MODELS)
 @opt.options_of("limits", Limits, "images", "image_mb", "pixels", images=200)
 def ui(
     config: DetectorConfig,
@@ -86,12 +86,8 @@ def serve(
 ) -> None:
     """Run the REST service on this machine; with several --replicas on Ray Serve. On a cluster: docs/service.md."""
     _need("fastapi", "serve")
-    from clipspect.profile import read_profile
     from clipspect.server.service import run_service
 
-    if settings.profiles and settings.models == DEFAULT_MODELS:
-        needed = dict.fromkeys(read_profile(path).backbone.model for path in settings.profiles)
-        settings = replace(settings, models=tuple(needed))
     settings = replace(
         settings,
         config=config,

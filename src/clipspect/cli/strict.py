@@ -13,12 +13,13 @@ from typing import Any
 from typer.core import TyperCommand
 
 from clipspect.errors import UsageError
+from clipspect.server import settings as server_settings
 
 EXIT_INTERRUPTED = 130
 
 
 REMOVED = {
-    "--batch-wait-ms": "a request is sent at once, and those that arrive meanwhile together; leave it out",
+    **{f"--{name.replace('_', '-')}": words for name, words in server_settings.REMOVED.items()},
     "--compare": "give --method several times: -m anoclip -m dual-image",
     "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
 }

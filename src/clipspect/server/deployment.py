@@ -18,13 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from clipspect.errors import ClipspectError
 from clipspect.server.app import create_app
-from clipspect.server.engine import Engine, InspectRequest, Kept
+from clipspect.server.engine import InspectRequest, Kept
 from clipspect.server.errors import ServiceError, internal_error, service_error
 from clipspect.server.local import answer
 from clipspect.server.middleware import log, log_requests
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question
+from clipspect.server.service import make_engine, store_profiles
 from clipspect.server.settings import ServiceSettings, read_settings
 
 SPARE = 64
@@ -37,13 +38,8 @@ class Inspector:
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Load every model. The replica is ready when this returns."""
-        self._engine = Engine(
-            settings.models,
-            references=settings.references,
-            products=settings.products,
-            config=settings.detector,
-        )
-        self._engine.load(settings.profiles)
+        self._engine = make_engine(settings)
+        self._engine.load()
 
     async def detect(self, questions: Sequence[Question]) -> list[Answer]:
         """Score the requests of one call of the gateway together."""
@@ -95,11 +91,11 @@ class RayBackend:
         )
 
     async def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
-        """Score an request."""
+        """Score a request, together with others that wait."""
         return await self._batcher.ask(request, include, seconds)
 
     async def keep_references(self, request: InspectRequest) -> Kept:
-        """Keep references."""
+        """Store references."""
         kept: Kept = await self._checked("keep_references", request)
         return kept
 
@@ -178,8 +174,12 @@ def replicas(settings: ServiceSettings) -> serve.Application:
 
 
 def build(args: ServiceSettings | dict[str, Any]) -> serve.Application:
-    """Return the application: a gateway in front of replicas. A config file passes the settings as plain values."""
+    """Return the application: a gateway in front of replicas. A config file passes the settings as plain values.
+
+    Profiles are stored here, once for each deployment: a replica that restarts must not undo changes of clients.
+    """
     settings = args if isinstance(args, ServiceSettings) else read_settings(args)
+    store_profiles(settings)
     gateway: serve.Application = Gateway.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.admitted + SPARE, ray_actor_options={"num_cpus": 0}
     ).bind(settings, replicas(settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -17,13 +17,14 @@ from clipspect.errors import ClipspectError, ProfileError, ReferencesError, Usag
 from clipspect.postprocess.calibration import MIN_GOOD
 from clipspect.profile import SUFFIX, read_profile
 from clipspect.prompts import clean_object_name
-from clipspect.registry import list_methods, make_method, method_class
+from clipspect.registry import list_methods, method_class
 from clipspect.server.errors import ServiceError
 from clipspect.server.product_store import ProductInfo, ProductStore, product_info
 from clipspect.server.reference_store import ReferenceStore
 from clipspect.types import Step
 
 if TYPE_CHECKING:
+    from clipspect.backbones.base import Backbone
     from clipspect.detector import Detector
     from clipspect.product import Product
     from clipspect.profile import Profile
@@ -126,25 +127,26 @@ class Engine:
         self.products = ProductStore(products or references / "products")
         self._products: dict[str, Product] = {}
         self._config = config or DetectorConfig()
-        self._loaded: dict[str, Detector] = {}
+        self._backbones: dict[str, Backbone] = {}
         self._detectors: dict[tuple[tuple[str, ...], str], Detector] = {}
         self._loading = threading.Lock()
         self._busy = threading.Lock()
 
-    def load(self, profiles: Sequence[Path] = ()) -> None:
-        """Load every model, and keep profiles as products under their files' names, in place of earlier ones.
+    def load(self) -> None:
+        """Load every model. Raises WeightsError or UsageError for one that cannot be loaded."""
+        for model in self.models:
+            with self._loading:
+                self._backbone(model)
+
+    def store_profiles(self, paths: Sequence[Path]) -> None:
+        """Store profiles as products under their files' names, in place of earlier ones. All are checked first.
 
         Raises:
-            WeightsError, UsageError: a model that cannot be loaded, or that a profile needs and the service has not.
-            ProfileError: no profile, or one made with other weights.
-            ServiceError: a file's name that is no name of a product.
+            ProfileError: no profile, or one that this service cannot use; the message names the file.
             ResultsError: the folder of products cannot be written.
         """
-        for model in self.models:
-            self.detector(("anoclip",), model)
-        for path in profiles:
-            read_profile(path)  # its errors name the file
-            self.keep_product(path.name.removesuffix(SUFFIX), path.read_bytes())
+        for profile in [self._read_usable(path) for path in paths]:
+            self.products.put(profile)
 
     def catalogue(self) -> dict[str, Any]:
         """Return the models and methods that requests may use, as JSON-serializable values."""
@@ -172,14 +174,17 @@ class Engine:
     def detector(self, methods: tuple[str, ...], model: str) -> Detector:
         """Return the detector for methods on a model. A model's weights are loaded once for all methods.
 
-        Raises UsageError for an unknown name, and WeightsError.
+        Raises UsageError for an unknown name or a model that a method cannot use, and WeightsError.
         """
         if model not in self.models:
             raise UsageError(f"unknown model {model!r}; there are: {', '.join(self.models)}")
+        from clipspect.loading import build_detector
+
         with self._loading:
             key = methods, model
             if key not in self._detectors:
-                self._detectors[key] = self._make(methods, model)
+                config = self._config.replace(model=model, method=methods)
+                self._detectors[key] = build_detector(config, self._backbone(model))
             return self._detectors[key]
 
     def product(self, profile: Profile) -> Product:
@@ -197,10 +202,9 @@ class Engine:
                 raise UsageError(
                     f"{profile.name} is for the model {model}; there are: {', '.join(self.models)}"
                 )
-            base = self.detector(("anoclip",), model)
             given = DetectorConfig(batch_size=self._config.batch_size, max_pixels=self._config.max_pixels)
             with self._loading:
-                loaded = load_product(profile, given, base.backbone)
+                loaded = load_product(profile, given, self._backbone(model))
                 while len(self._products) >= MOST_LOADED:
                     self._products.pop(next(iter(self._products)))
                 self._products[profile.version] = loaded
@@ -211,8 +215,7 @@ class Engine:
 
         Raises ProfileError, UsageError, ServiceError, ResultsError.
         """
-        profile = self.products.read(name, data)
-        self.product(profile)
+        profile = self._checked(name, data)
         self.products.put(profile)
         return product_info(profile)
 
@@ -246,7 +249,7 @@ class Engine:
         images = "1 image" if count == 1 else f"{count} images"
         given_name = request.object if product is None else product.profile.object
         object_name = clean_object_name(given_name)
-        if product is None and model in self.models and model not in self._loaded:
+        if product is None and model in self.models and model not in self._backbones:
             yield step(
                 f"Loading the model {model}; the first load takes longest", f"loading the model {model}"
             )
@@ -315,18 +318,32 @@ class Engine:
             self.references.tidy()
         return Kept(id=name, count=count, object=object_name, method=method, model=request.model)
 
-    def _make(self, methods: tuple[str, ...], model: str) -> Detector:
-        from clipspect.detector import Detector
-        from clipspect.loading import build_detector
+    def _backbone(self, model: str) -> Backbone:
+        """Return a model's backbone, loaded for no method, so that it may be one without text. Needs the lock."""
+        from clipspect.backbones.loader import load_backbone
+        from clipspect.precision import resolve_precision
 
-        made = [make_method(name) for name in methods]
-        if model not in self._loaded:
-            self._loaded[model] = build_detector(self._config.replace(model=model))
-        base = self._loaded[model]
-        config = base.config.replace(method=methods)
-        return Detector(
-            replace(base.model, methods=tuple(made)), base.reader, set_size=base.set_size, config=config
-        )
+        if model not in self._backbones:
+            one = self._config
+            loaded = load_backbone(
+                model, one.weights, image_size=one.image_size, device=one.device, seed=one.seed
+            )
+            self._backbones[model], _ = resolve_precision(loaded, one.precision)
+        return self._backbones[model]
+
+    def _checked(self, name: str, data: bytes) -> Profile:
+        """Return the profile that is to be stored under a name, after loading it once."""
+        profile = self.products.read(name, data)
+        self.product(profile)
+        return profile
+
+    def _read_usable(self, path: Path) -> Profile:
+        """Return the profile of a file that this service can use. Raises ProfileError, which names the file."""
+        read_profile(path)  # names the file if it is damaged
+        try:
+            return self._checked(path.name.removesuffix(SUFFIX), path.read_bytes())
+        except ClipspectError as error:
+            raise ProfileError(f"{path}: {error}") from error
 
     def _references(self, detector: Detector, request: InspectRequest, on_step: Step | None = None) -> Given:
         """What the stream is given beside the images; kept references bring their calibration along."""

@@ -17,6 +17,7 @@ from clipspect.server.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from clipspect.server.app import Backend
+    from clipspect.server.engine import Engine
 
 APPLICATION = "clipspect"
 OBJECT_STORE_BYTES = 1024**3
@@ -34,7 +35,11 @@ _running: list[HttpServer] = []
 def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     """Start the service; return when images can be scored. Without need for Ray it runs in this process.
 
-    Raises UsageError: the port is in use, Ray cannot start, or the models cannot be loaded.
+    Profiles are stored here, before anything answers: a replica that restarts must not undo changes of clients.
+
+    Raises:
+        UsageError: the port is in use, Ray cannot start, or the models cannot be loaded.
+        ProfileError: a profile that this service cannot use.
     """
     from clipspect.server.app import create_app
 
@@ -45,14 +50,34 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     _running.append(HttpServer(create_app(backend, settings), host=host, port=port))
 
 
-def _local_backend(settings: ServiceSettings) -> Backend:
+def make_engine(settings: ServiceSettings) -> Engine:
+    """Return the engine of a service. Nothing is loaded yet."""
     from clipspect.server.engine import Engine
-    from clipspect.server.local import LocalBackend
 
-    engine = Engine(
+    return Engine(
         settings.models, references=settings.references, products=settings.products, config=settings.detector
     )
-    engine.load(settings.profiles)
+
+
+def store_profiles(settings: ServiceSettings) -> None:
+    """Store the profiles of the settings as products. Their models are loaded to check them, and freed again.
+
+    Raises ProfileError for a profile that this service cannot use, and ResultsError.
+    """
+    if not settings.profiles:
+        return
+    make_engine(settings).store_profiles(settings.profiles)
+    import torch
+
+    torch.cuda.empty_cache()  # the replicas need the memory
+
+
+def _local_backend(settings: ServiceSettings) -> Backend:
+    from clipspect.server.local import LocalBackend
+
+    engine = make_engine(settings)
+    engine.store_profiles(settings.profiles)
+    engine.load()
     return LocalBackend(engine, settings)
 
 
@@ -62,6 +87,7 @@ def _ray_backend(settings: ServiceSettings) -> Backend:
     Ray reports no usage and shows no dashboard. Its own ports listen on every address of the machine, unlike the
     service's port, and require a token.
     """
+    store_profiles(settings)
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray

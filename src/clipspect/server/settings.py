@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from clipspect.config import MODEL, REFERENCES, DetectorConfig, check_bounds, option
 from clipspect.errors import UsageError, suggest
+from clipspect.profile import SUFFIX, read_profile
 from clipspect.server.limits import SAFETY, Limits
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
@@ -18,16 +19,15 @@ SCALE = "Scale"
 DEFAULT_MODELS = ("tiny",)
 DETECTOR_OPTIONS = ("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
 """Fields of :class:`DetectorConfig` that a service has as settings."""
-REMOVED = {"batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; delete it"}
-"""Setting of an earlier version → what to do instead."""
+REMOVED = {
+    "batch_wait_ms": "a request is sent at once, and those that arrive meanwhile together; leave it out"
+}
+"""Setting of an earlier version → what to do instead; the command line reads it too."""
 
 
-def parse_profiles(texts: Sequence[str]) -> tuple[Path, ...]:
-    """Return absolute paths of profiles. Raises UsageError for two files of one name, which names the product."""
-    paths = tuple(Path(text).resolve() for text in texts)
-    if len({path.name for path in paths}) < len(paths):
-        raise UsageError("two profiles have one file name, which names the product; rename one of them")
-    return paths
+def parse_paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    """Return texts as paths."""
+    return tuple(map(Path, texts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,15 @@ class ServiceSettings:
     """Settings of a service. Each option has its help text, flag and bounds here and nowhere else.
 
     Raises:
-        UsageError: an impossible value.
+        UsageError: an impossible value, or two profiles of one product.
+        ProfileError: a profile that gives the models cannot be read.
     """
 
     models: tuple[str, ...] = option(
-        DEFAULT_MODELS, "A model that may be asked for. Repeatable, the first is the default.", "--model", MODEL,
-        repeatable=True, parse=tuple,
+        (), "A model that may be asked for. Repeatable, the first is the default.", "--model", MODEL,
+        repeatable=True, parse=tuple, absent="those of the profiles, else tiny",
     )  # fmt: skip
+    """Empty when created = the models of ``profiles``, else :data:`DEFAULT_MODELS`; never empty afterwards."""
     config: DetectorConfig = DetectorConfig()
     """Options of every model's detectors, of which a service has :data:`DETECTOR_OPTIONS`."""
     references: Path = option(
@@ -52,9 +54,10 @@ class ServiceSettings:
         Path("clipspect-products"), "Folder of product profiles.", "--products", REFERENCES, Path
     )
     profiles: tuple[Path, ...] = option(
-        (), "A profile that becomes a product, named like its file. Repeatable; brings its model along.",
-        "--profile", REFERENCES, repeatable=True, parse=parse_profiles,
+        (), "Store a profile as a product; its file name is the product's name. Repeatable.",
+        "--profile", REFERENCES, repeatable=True, parse=parse_paths,
     )  # fmt: skip
+    """Absolute paths, stored each time the service starts, in place of earlier products of these names."""
     replicas: int = option(1, "Copies of the models.", "--replicas", SCALE, int, at_least=1)
     """Each is a process."""
     cpus: float = option(
@@ -78,10 +81,11 @@ class ServiceSettings:
     """Whether an API key that is set is required; the page has none."""
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings, and fill in the models."""
         check_bounds(self)
-        if not self.models:
-            raise UsageError("models: name at least one")
+        object.__setattr__(self, "profiles", tuple(path.resolve() for path in self.profiles))
+        _check_product_names(self.profiles)
+        object.__setattr__(self, "models", self.models or _models_of(self.profiles) or DEFAULT_MODELS)
         if self.gpus < 0:
             raise UsageError(f"gpus={self.gpus!r}: give 0 or more")
         if self.config.precision == "auto":
@@ -172,6 +176,22 @@ def _read(values: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "")
         except ValidationError as error:
             raise UsageError(f"{prefix}{name}={value!r}: {error.errors()[0]['msg']}") from None
     return read
+
+
+def _check_product_names(profiles: Sequence[Path]) -> None:
+    """Raise UsageError for two files that name one product."""
+    seen: dict[str, Path] = {}
+    for path in profiles:
+        first = seen.setdefault(path.name.removesuffix(SUFFIX), path)
+        if first is not path:
+            raise UsageError(
+                f"{first} and {path} have one file name, which names the product; rename one of them"
+            )
+
+
+def _models_of(profiles: Sequence[Path]) -> tuple[str, ...]:
+    """Return the models of profiles, each once. Raises ProfileError."""
+    return tuple(dict.fromkeys(read_profile(path).backbone.model for path in profiles))
 
 
 def _strong(key: str) -> str:
