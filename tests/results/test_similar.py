@@ -47,7 +47,7 @@ def test_vectors_are_grouped_by_direction_and_numbered_by_size():
 def row(path: str, vector: np.ndarray | None, score: float = 0.9, **other) -> dict:
     data = None if vector is None else vector.astype("<f2").tobytes()
     return {
-        "path": path, "method": "dark", "missing": False, "flag": True, "score": score, "embedding": data, **other,
+        "path": path, "method": "dark", "model": "tiny", "missing": False, "flag": True, "score": score, "embedding": data, **other,
     }  # fmt: skip
 
 
@@ -65,6 +65,22 @@ def test_only_flagged_images_with_an_embedding_are_grouped_up_to_the_limit(monke
     assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("c", "dark"): 1, ("a", "other"): 0}
     monkeypatch.setattr(similar, "MAX_COMPARED", 2)
     assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("a", "other"): 0}
+
+
+def test_embeddings_of_two_models_share_no_group():
+    """A merged folder may hold rows of two models, with vectors of two lengths."""
+    short, long = unit(1, 0, 0), unit(1, 0, 0, 0)
+    rows = [row("a", long), row("b", short), row("c", long), row("d", short), row("e", short)]
+    assert group_rows(rows) == {(path, "dark"): 1 + (path in "ac") for path in "abcde"}
+    rows = [row("a", short), row("b", short), row("c", short, model="other")]
+    assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("c", "dark"): 0}
+
+
+def test_embeddings_without_a_direction_are_not_compared():
+    one = unit(1, 0, 0)
+    bad = [np.array([np.nan, 0, 1]), np.array([np.inf, 0, 0]), np.zeros(3)]
+    rows = [row("a", one), row("b", one), *(row(f"bad {n}", vector) for n, vector in enumerate(bad))]
+    assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1}
 
 
 def detection(layer: np.ndarray, height: int, width: int) -> Detection:
