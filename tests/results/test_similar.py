@@ -106,7 +106,7 @@ def test_the_strongest_patches_are_those_of_the_peak_inside_the_region_of_intere
 @pytest.mark.parametrize("aspect", ["squash", "pad"])
 @pytest.mark.parametrize("tile", [None, 32, "square"])
 def test_the_strongest_patch_shows_the_place_of_the_peak(aspect, tile):
-    """A white dot is where the map has its peak: the tile's patch must hold it."""
+    """A white dot is where the map has its peak: the tile's patches hold it, each at least a part of it."""
     reader = ImageLoader(ResizeSpec(64, aspect), tile)
     for top, left in ((4, 60), (30, 10), (20, 84)):
         pixels = np.zeros((40, 96, 3), np.uint8)
@@ -117,6 +117,33 @@ def test_the_strongest_patch_shows_the_place_of_the_peak(aspect, tile):
         number, patches = strongest_patches(detection(layer, 40, 96), image, reader, (8, 8))
         means = image.pieces[number, ..., 0].reshape(8, 8, 8, 8).mean((1, 3)).reshape(-1)
         assert means[patches].max() == means.max()
+        assert means[patches].min() > 10, "a patch without any of the dot"
+
+
+def test_the_strongest_patches_of_many_tiles_are_found_without_visiting_all_of_them(monkeypatch):
+    reader = ImageLoader(ResizeSpec(16), 16)
+    image = reader.read(np.zeros((400, 400, 3), np.uint8))
+    assert len(image.tiles) > 900
+    visited = []
+    places = ImageLoader.cell_places
+    monkeypatch.setattr(ImageLoader, "cell_places", lambda *given: visited.append(given) or places(*given))
+    layer = np.full((128, 128), -3.0)
+    layer[64, 70] = 9
+    number, _ = strongest_patches(detection(layer, 400, 400), image, reader, (4, 4))
+    tile = image.tiles[number]
+    assert tile.top <= 64.5 / 128 * 400 < tile.top + tile.height
+    assert tile.left <= 70.5 / 128 * 400 < tile.left + tile.width
+    assert len(visited) == 1
+
+
+def test_a_peak_on_the_edge_of_two_tiles_belongs_to_the_second():
+    reader = ImageLoader(ResizeSpec(64), "square")
+    image = reader.read(np.zeros((64, 128, 3), np.uint8))
+    assert len(image.tiles) == 2
+    layer = np.full((9, 9), -3.0)
+    layer[4, 4] = 9
+    number, patches = strongest_patches(detection(layer, 64, 128), image, reader, (8, 8))
+    assert (number, patches.tolist()) == (1, [4 * 8])
 
 
 @pytest.fixture(scope="module")
