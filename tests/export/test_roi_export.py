@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -17,8 +18,10 @@ from clipspect.demo import DEMO_IMAGES
 from clipspect.detection import move_threshold
 from clipspect.errors import UsageError
 from clipspect.export.exported_model import ExportedDetector
+from clipspect.export import exporter
 from clipspect.export.exporter import export_detector
 from clipspect.export.onnx_detector import OnnxDetector
+from clipspect.training.demo_images import KNOWN_GOOD, render_image
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -101,6 +104,45 @@ def test_without_calibration_the_outside_is_empty_too(tmp_path):
     assert score[0] == pytest.approx(detection.raw_score, abs=1e-5)
     (found,) = OnnxDetector.load(DetectorConfig(model=str(path))).stream([PHOTOS[0]], object="metal flange")
     assert found.raw_score == pytest.approx(detection.raw_score, abs=1e-5)
+
+
+SMALL = RegionOfInterest(inspect=(corners(0.45, 0.55),))
+
+
+def test_a_small_region_of_a_calibrated_network_is_exported(tmp_path):
+    """In some images the calibrated map is 0 in all of the region, so that it has no rank correlation."""
+    detector = load(SMALL)
+    brackets = [
+        (render_image("good", seed)[0].permute(1, 2, 0) * 255).round().byte().numpy() for seed in KNOWN_GOOD
+    ]
+    (calibration,) = detector.calibrate(brackets, "metal bracket").calibrations.values()
+    path = tmp_path / "bracket.onnx"
+    exported = export_detector(detector, "metal bracket", path, calibration=calibration)
+    maps = exporter.run_onnx(path, exporter._pieces(detector, ()))["map"]
+    assert any(np.ptp(one) == 0 for one in maps)
+    assert exported.agreement.rank_correlation > 0.99999
+    assert exported.agreement.max_abs < 1e-4
+
+
+def test_a_damaged_network_with_a_small_region_is_refused(tmp_path, monkeypatch):
+    """Outside of the region all maps are 0: these ties must not stand for agreement."""
+    detector = load(RegionOfInterest(inspect=(corners(0.375, 0.625),)))
+    write = exporter.write_onnx
+
+    def write_damaged(network, path, described):
+        sound = {name: value.clone() for name, value in network.network.state_dict().items()}
+        noise = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for one in (p for p in network.network.visual.parameters() if p.numel() > 1):
+                one += 0.05 * one.std() * torch.randn(one.shape, generator=noise)
+        write(network, path, described)
+        network.network.load_state_dict(sound)
+
+    monkeypatch.setattr(exporter, "write_onnx", write_damaged)
+    path = tmp_path / "flange.onnx"
+    with pytest.raises(UsageError, match="refused"):
+        export_detector(detector, "metal flange", path, calibrate=PHOTOS[:3])
+    assert not path.exists()
 
 
 def test_a_region_that_differs_between_images_is_refused_with_the_remedy(tmp_path):
