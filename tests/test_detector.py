@@ -9,6 +9,7 @@ from PIL import Image
 
 import clipspect
 from clipspect import Detections
+from clipspect.backbones.features import Features
 from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
@@ -337,3 +338,21 @@ def test_steps_before_the_first_image_are_counted(small_model, plates):
     said.clear()
     next(detector.stream(paths, object="plate", good=good, on_step=lambda *step: said.append(step)))
     assert said == []
+
+
+def test_the_tokens_of_regions_are_carried_once_and_only_for_detections(small_model, plates, monkeypatch):
+    both, alone = (clipspect.load(names, model=str(small_model)) for names in (["anoclip", "clip"], "anoclip"))
+    found = both.detect(plates, object="plate")
+    expected = alone.detect(plates, object="plate")
+    for one, other in zip(found[::2], expected, strict=True):
+        assert one.embedding is not None
+        assert np.array_equal(one.embedding, other.embedding)
+
+    joined = []
+    monkeypatch.setattr(Features, "compared_patches", property(lambda self: joined.append(len(self))))
+    images = torch.zeros(3, 3, 64, 64)
+    model = alone.model.set_object("plate")
+    assert model(images)["anoclip"].image.shape == (3,)
+    assert joined == []
+    scores, tokens = model.forward_with_tokens(images)
+    assert (len(scores["anoclip"].image), tokens, sum(joined)) == (3, None, 3)
