@@ -341,7 +341,9 @@ def test_steps_before_the_first_image_are_counted(small_model, plates):
 
 
 def test_the_tokens_of_regions_are_carried_once_and_only_for_detections(small_model, plates, monkeypatch):
-    both, alone = (clipspect.load(names, model=str(small_model)) for names in (["anoclip", "clip"], "anoclip"))
+    both, alone = (
+        clipspect.load(names, model=str(small_model)) for names in (["anoclip", "clip"], "anoclip")
+    )
     found = both.detect(plates, object="plate")
     expected = alone.detect(plates, object="plate")
     for one, other in zip(found[::2], expected, strict=True):
