@@ -23,7 +23,7 @@ from clipspect.results.run import run_folder
 from clipspect.results.similar import group_rows, group_similar
 from clipspect.results.store import iterate_rows
 from clipspect.stitching import strongest_patches
-from clipspect.training.demo_images import KNOWN_GOOD, render_image
+from clipspect.training.demo_images import KNOWN_GOOD, as_pixels, render_image
 from helpers.browser import CHROMIUM, FLAGS, wait_until
 
 KINDS = ("scratch", "broken edge")
@@ -47,7 +47,8 @@ def test_vectors_are_grouped_by_direction_and_numbered_by_size():
 def row(path: str, vector: np.ndarray | None, score: float = 0.9, **other) -> dict:
     data = None if vector is None else vector.astype("<f2").tobytes()
     return {
-        "path": path, "method": "dark", "model": "tiny", "missing": False, "flag": True, "score": score, "embedding": data, **other,
+        "path": path, "method": "dark", "model": "tiny", "missing": False, "flag": True, "score": score,
+        "embedding": data, **other,
     }  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def run(tmp_path_factory) -> Path:
     (folder / "photos").mkdir()
 
     def draw(kind: str, seed: int) -> np.ndarray:
-        return (render_image(kind, seed)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        return as_pixels(render_image(kind, seed)[0])
 
     for kind, seed in [(kind, seed) for kind in KINDS for seed in SEEDS] + [("good", 1), ("good", 2)]:
         Image.fromarray(draw(kind, seed)).save(folder / "photos" / f"{kind} {seed}.png")
