@@ -34,6 +34,8 @@ from pages import replace_between
 START, END = "<!-- finishing -->", "<!-- end of finishing -->"
 CASES = ("judged as written", "judged at the end")
 DISTINCT = 64
+WIDTH = 256
+"""Length of an embedding; the rows have random ones."""
 
 
 def measure(count: int, case: str) -> dict[str, Any]:
@@ -43,8 +45,21 @@ def measure(count: int, case: str) -> dict[str, Any]:
     distinct = []
     for _ in range(DISTINCT):
         layers = generator.normal(-3, 0.5, (2, 96, 96)).astype(np.float16)
+        direction = generator.normal(size=WIDTH)
+        embedding = (direction / np.linalg.norm(direction)).astype(np.float16)
         detection = Detection(
-            "", "0" * 64, 1000, 1000, "part", "anoclip", "tiny", "tiny", 0.5, layers[0], 0.1
+            "",
+            "0" * 64,
+            1000,
+            1000,
+            "part",
+            "anoclip",
+            "tiny",
+            "tiny",
+            0.5,
+            layers[0],
+            0.1,
+            embedding=embedding,
         )
         distinct.append((detection_to_row(detection, preview), detection))
     summaries = [detection.summary for _, detection in distinct]

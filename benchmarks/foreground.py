@@ -1,4 +1,4 @@
-"""Would an automatic foreground mask help? AnomalyDINO's masking (docs/methods.md §9) on rendered brackets.
+"""Measure scores with an automatic foreground mask: AnomalyDINO's (docs/methods.md §9) on rendered brackets.
 
 OMP_NUM_THREADS=1 python benchmarks/foreground.py    # one thread renders faster on a busy machine
 
@@ -23,7 +23,7 @@ from clipspect.benchmark.metrics import image_metrics, pixel_metrics
 from clipspect.methods.anomaly_dino import first_component
 from clipspect.postprocess.maps import resize_map
 from clipspect.tensors import image_tensor
-from clipspect.training.demo_images import BRACKETS, KNOWN_GOOD, SIDE, draw_bracket, render_image
+from clipspect.training.demo_images import BRACKETS, KNOWN_GOOD, SIDE, as_pixels, draw_bracket, render_image
 from clipspect.training.render import Canvas
 
 KINDS = tuple(dict.fromkeys(kind for kind, _ in BRACKETS if kind != "good"))
@@ -89,11 +89,9 @@ def main() -> None:
     shown = [(kind, FIRST_SEED + n) for kind in KINDS for n in range(arguments.each)]
     shown += [("good", FIRST_SEED + 100 + n) for n in range(len(shown))]
     drawn = [render_image(*one) for one in shown]
-    images = [(one.permute(1, 2, 0) * 255).round().byte().numpy() for one, _ in drawn]
+    images = [as_pixels(one) for one, _ in drawn]
     truth = [shrunk(mask, COMPARED_SIDE) for _, mask in drawn]
-    good = [
-        (render_image("good", seed)[0].permute(1, 2, 0) * 255).round().byte().numpy() for seed in KNOWN_GOOD
-    ]
+    good = [as_pixels(render_image("good", seed)[0]) for seed in KNOWN_GOOD]
     print(f"{len(images)} images, half of them good")
     print("| method | mask | image AUROC | pixel AUROC | AUPRO |\n|---|---|---|---|---|")
     for method in arguments.methods:

@@ -1,4 +1,4 @@
-"""Do images with the same kind of defect fall into one group (clipspect.results.similar)? On rendered brackets.
+"""Measure how pure groups of similar defects (clipspect.results.similar) are, on rendered brackets.
 
 python benchmarks/similar_defects.py
 
@@ -12,19 +12,13 @@ import argparse
 from collections import Counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 import clipspect
 from clipspect.results.similar import group_similar
-from clipspect.training.demo_images import BRACKETS, KNOWN_GOOD, render_image
+from clipspect.training.demo_images import BRACKETS, KNOWN_GOOD, as_pixels, render_image
 
 KINDS = tuple(dict.fromkeys(kind for kind, _ in BRACKETS if kind != "good"))
 FIRST_SEED = 301
-
-
-def picture(kind: str, seed: int) -> NDArray[np.uint8]:
-    """Return one bracket (S, S, 3)."""
-    return (render_image(kind, seed)[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
 def main() -> None:
@@ -35,8 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds = np.repeat(KINDS, arguments.each)
     seeds = [*range(FIRST_SEED, FIRST_SEED + arguments.each)] * len(KINDS)
-    images = [picture(kind, seed) for kind, seed in zip(kinds, seeds, strict=True)]
-    good = [picture("good", seed) for seed in KNOWN_GOOD]
+    images = [as_pixels(render_image(kind, seed)[0]) for kind, seed in zip(kinds, seeds, strict=True)]
+    good = [as_pixels(render_image("good", seed)[0]) for seed in KNOWN_GOOD]
     print(f"{len(images)} images of {len(KINDS)} kinds, {arguments.method}, {len(good)} known-good images")
     print("| weights | flagged | neighbor | groups | pure | in no group |\n|---|---|---|---|---|---|")
     for weights in ("tiny", "random"):

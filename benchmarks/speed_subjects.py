@@ -239,7 +239,7 @@ def exported(
 
         def outputs(images: NDArray[np.uint8], compiled: Any = compiled) -> Any:
             found = compiled(images)
-            return found["score"], found["map"]
+            return {name: found[name] for name in ("score", "map")}
 
         compare("OpenVINO", precision, outputs)
 

@@ -36,7 +36,7 @@ from clipspect.postprocess.calibration import calibrate_good
 from clipspect.postprocess.regions import find_regions
 from clipspect.postprocess.verdict import verdict_of
 from clipspect.tensors import image_tensor, make_detections
-from clipspect.training.demo_images import render_image
+from clipspect.training.demo_images import as_pixels, render_image
 from pages import replace_between
 from recalled import Recalled
 
@@ -75,17 +75,13 @@ class Result:
 
 def rendered_brackets(good: int, defective: int) -> ImageSet:
     """Render brackets of the demo's product with seeds that the demo does not use."""
-
-    def pixels(picture: torch.Tensor) -> NDArray[np.uint8]:
-        return np.ascontiguousarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
-
-    clean = [pixels(render_image("good", 1000 + i)[0]) for i in range(good)]
+    clean = [as_pixels(render_image("good", 1000 + i)[0]) for i in range(good)]
     pairs = [render_image(KINDS[i % len(KINDS)], 2000 + i) for i in range(defective)]
     return ImageSet(
         "rendered brackets",
         "metal bracket",
         clean,
-        [pixels(p) for p, _ in pairs],
+        [as_pixels(p) for p, _ in pairs],
         [m.numpy() > 0.5 for _, m in pairs],
     )
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 import clipspect
 from clipspect import Detections
+from clipspect.backbones.features import Features
 from clipspect.detector import Detector
 from clipspect.errors import ImageError, UsageError
 from clipspect.methods.anoclip import AnoCLIP
@@ -344,3 +345,23 @@ def test_an_unknown_keyword_is_a_usage_error_with_the_nearest_one(detector):
         detector.detect(np.zeros((32, 32, 3), np.uint8), objct="plate", object="plate")
     with pytest.raises(UsageError, match="did you mean 'false_alarm_rate'"):
         detector.calibrate([np.zeros((32, 32, 3), np.uint8)], object="plate", false_alarm=0.1)
+
+
+def test_the_tokens_of_regions_are_carried_once_and_only_for_detections(small_model, plates, monkeypatch):
+    both, alone = (
+        clipspect.load(names, model=str(small_model)) for names in (["anoclip", "clip"], "anoclip")
+    )
+    found = both.detect(plates, object="plate")
+    expected = alone.detect(plates, object="plate")
+    for one, other in zip(found[::2], expected, strict=True):
+        assert one.embedding is not None
+        assert np.array_equal(one.embedding, other.embedding)
+
+    joined = []
+    monkeypatch.setattr(Features, "compared_patches", property(lambda self: joined.append(len(self))))
+    images = torch.zeros(3, 3, 64, 64)
+    model = alone.model.set_object("plate")
+    assert model(images)["anoclip"].image.shape == (3,)
+    assert joined == []
+    scores, tokens = model.forward_with_tokens(images)
+    assert (len(scores["anoclip"].image), tokens, sum(joined)) == (3, None, 3)

@@ -55,7 +55,7 @@ class Detection:
     pixels: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
     """Gives the image (H, W, 3), reading it again where that is needed."""
     embedding: NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
-    """(D,) how the patch tokens of the strongest region differ from those around it, unit length; None without them."""
+    """(D,) mean patch token of the strongest region less that of its tile, unit length; None without patch tokens."""
 
     @cached_property
     def compact_layers(self) -> NDArray[np.float16]:

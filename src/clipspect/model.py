@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from operator import or_
 from typing import Any
 
@@ -237,10 +237,26 @@ class AnomalyModel:
             method → N scores and maps.
         """
         rows = _Rows(images, sources or Sources.of_tensors(images), paired)
-        if any(method.joins_tiles for method in self.methods):
-            return self._score_rows(rows)
-        parts = parallel_map(self._score_rows, rows, self.backbone.device)
-        return {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
+        return _join([scores for scores, _ in self._in_parallel(rows)])
+
+    def forward_with_tokens(
+        self, images: Tensor, sources: Sources | None = None, paired: Tensor | None = None
+    ) -> tuple[dict[str, Scores], Tensor | None]:
+        """Score images as :meth:`forward` does, and return the patch tokens that describe their regions.
+
+        Args:
+            images: (N, 3, S, T) float32, normalized.
+            sources: as of :meth:`forward`.
+            paired: as of :meth:`forward`.
+
+        Returns:
+            method → N scores and maps; (N, H, W, D) float16 unit tokens (``Features.compared_patches``), the same for
+            all methods, or None if no method needs patch tokens.
+        """
+        rows = _Rows(images, sources or Sources.of_tensors(images), paired)
+        parts = self._in_parallel(rows, with_tokens=True)
+        tokens = [tokens for _, tokens in parts if tokens is not None]
+        return _join([scores for scores, _ in parts]), torch.cat(tokens) if tokens else None
 
     __call__ = forward
 
@@ -266,13 +282,21 @@ class AnomalyModel:
             for m in self.methods
         }
 
-    def _score_rows(self, rows: _Rows) -> dict[str, Scores]:
+    def _in_parallel(
+        self, rows: _Rows, *, with_tokens: bool = False
+    ) -> list[tuple[dict[str, Scores], Tensor | None]]:
+        """Scores, and tokens if asked for, of consecutive shares of the rows."""
+        score = partial(self._score_rows, with_tokens=with_tokens)
+        if any(method.joins_tiles for method in self.methods):
+            return [score(rows)]
+        return parallel_map(score, rows, self.backbone.device)
+
+    def _score_rows(self, rows: _Rows, *, with_tokens: bool) -> tuple[dict[str, Scores], Tensor | None]:
         encoded, pool_index = self._encode_new(rows)
         paired = None if rows.paired is None else self.encode(rows.paired).features
         scores = self.score(encoded.features, encoded.images, paired, pool_index)
-        patches = encoded.features.compared_patches
-        tokens = None if patches is None else F.normalize(patches, dim=-1).half()
-        return {name: replace(own, tokens=tokens) for name, own in scores.items()}
+        patches = encoded.features.compared_patches if with_tokens else None
+        return scores, None if patches is None else F.normalize(patches, dim=-1).half()
 
     def _encode_new(self, rows: _Rows) -> tuple[Encoded, list[int]]:
         """The rows' encoding, taken from the pool where it is there, and each row's place in the pool or -1."""
@@ -339,6 +363,11 @@ class AnomalyModel:
         if len(self._cache) > CACHED_OBJECTS:
             del self._cache[next(iter(self._cache))]
         return anchors
+
+
+def _join(parts: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Concatenate the scores of each method."""
+    return {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
 
 
 def calibrated(

@@ -8,6 +8,8 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from clipspect.backbones.features import Features
 from clipspect.data.loader import LoadedImage, batches
 from clipspect.data.prefetch import prefetch
@@ -104,17 +106,20 @@ def score_images(
     for batch, scored in prefetch(waiting, lambda b: _score(b, model), workers=1, ahead=2):
         if isinstance(scored, ClipspectError):
             raise scored
-        yield from make_detections(batch, *scored, model, reader, calibrations)
+        scores, tokens, seconds = scored
+        yield from make_detections(batch, scores, seconds, model, reader, calibrations, tokens)
 
 
-def _score(batch: Sequence[LoadedImage], model: AnomalyModel) -> tuple[Mapping[str, Scores], float]:
-    """Scores of the batch's tiles by method, and seconds per image."""
+def _score(
+    batch: Sequence[LoadedImage], model: AnomalyModel
+) -> tuple[Mapping[str, Scores], Tensor | None, float]:
+    """Scores of the batch's tiles by method, their patch tokens, and seconds per image."""
     readable = [loaded for loaded in batch if loaded.image is not None]
     if not readable:
-        return {}, 0.0
+        return {}, None, 0.0
     started = perf_counter()
-    scores = model(*to_tensors(readable, model.backbone))
-    return scores, (perf_counter() - started) / len(readable)
+    scores, tokens = model.forward_with_tokens(*to_tensors(readable, model.backbone))
+    return scores, tokens, (perf_counter() - started) / len(readable)
 
 
 def judge_together(found: Iterable[Detection], good: GoodImages | None) -> Detections:

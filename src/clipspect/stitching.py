@@ -116,16 +116,15 @@ def strongest_patches(
     inside = np.isfinite(values)
     top, left = np.unravel_index(int(np.where(inside, values, -np.inf).argmax()), values.shape)
     shape = (values.shape[0], values.shape[1])
-    places = [reader.cell_places(image, tile, shape, grid) for tile in image.tiles]
-
-    def off_center(tile: int) -> float:
-        row, column = places[tile][0][top], places[tile][1][left]
-        if row < 0 or column < 0:
-            return np.inf
-        return float(max(abs(row + 0.5 - grid[0] / 2) / grid[0], abs(column + 0.5 - grid[1] / 2) / grid[1]))
-
-    tile = min(range(len(places)), key=off_center)
-    rows, columns = places[tile]
+    y = (top + 0.5) * image.tiled_size[0] / shape[0]
+    x = (left + 0.5) * image.tiled_size[1] / shape[1]
+    off_center = {
+        number: max(abs((y - t.top) / t.height - 0.5), abs((x - t.left) / t.width - 0.5))
+        for number, t in enumerate(image.tiles)
+        if t.top <= y < t.top + t.height and t.left <= x < t.left + t.width
+    }
+    tile = min(off_center, key=off_center.__getitem__)
+    rows, columns = reader.cell_places(image, image.tiles[tile], shape, grid)
     median = float(np.median(values[inside]))
     strong = inside & (values >= median + PEAK_SHARE * (values[top, left] - median))
     strong &= ((rows >= 0) & (abs(rows - rows[top]) <= REGION_REACH))[:, None]

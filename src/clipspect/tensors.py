@@ -100,6 +100,7 @@ def make_detections(
     model: AnomalyModel,
     reader: ImageLoader,
     calibrations: Mapping[str, Calibration],
+    tokens: Tensor | None = None,
 ) -> Iterator[Detection]:
     """Yield one Detection per image and method, in order.
 
@@ -110,6 +111,7 @@ def make_detections(
         model: that gave the scores.
         reader: stitches the maps of tiles.
         calibrations: method → calibration.
+        tokens: (N, H, W, D) unit patch tokens of these tiles, which describe regions; None = no embeddings.
     """
     copies = _copies_of_good(batch, model) if calibrations else set()
     start = 0
@@ -118,6 +120,9 @@ def make_detections(
         for method in model.methods:
             own = scores[method.name][start:stop] if stop > start else None
             made = _make_detection(loaded, method, own, seconds, model, reader, calibrations.get(method.name))
+            if tokens is not None and loaded.image is not None and made.error is None:
+                embedding = _describe_region(made, loaded.image, tokens[start:stop], reader)
+                made = replace(made, embedding=embedding)
             is_copy = loaded.position in copies
             yield replace(made, warnings=(*made.warnings, COPY_OF_GOOD)) if is_copy else made
         start = stop
@@ -155,7 +160,7 @@ def _make_detection(
         warnings += tuple(f"Its reference: {note}" for note in loaded.template.notes)
         warnings += (ONLY_ITSELF,) if image.content_hash == loaded.template.content_hash else ()
     notes = () if scores is None else tuple(dict.fromkeys(chain.from_iterable(scores.notes)))
-    made = make_detection(
+    return make_detection(
         loaded,
         None if scores is None else _to_numpy(scores),
         reader,
@@ -169,9 +174,6 @@ def _make_detection(
             "calibration": calibration or _shipped_level(method, model),
         },
     )
-    if image is None or scores is None or scores.tokens is None or made.error is not None:
-        return made
-    return replace(made, embedding=_describe_region(made, image, scores.tokens, reader))
 
 
 def _describe_region(

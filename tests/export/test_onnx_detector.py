@@ -18,7 +18,7 @@ from clipspect.export.onnx_detector import OnnxDetector
 from clipspect.results.run import LocalEngine, run_engine
 from clipspect.results.store import iterate_rows
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 PHOTOS = sorted(DEMO_IMAGES.glob("*.jpg"))
@@ -129,3 +129,27 @@ def test_what_the_file_has_decided_is_refused(plain_file, tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="cannot read it"):
         load(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"roi": "{}"},
+        {"roi": "[]"},
+        {"roi": '{"mask": null, "inspect": [], "ignore": [], "border": 5}'},
+        {"roi": '{"mask": "////", "inspect": [], "ignore": [], "border": ""}'},
+        {"roi": '{"mask": null, "inspect": [[1]], "ignore": [], "border": ""}'},
+        {"settings": "{"},
+        {"image_size": "large"},
+    ],
+)
+def test_damaged_metadata_is_named(plain_file, monkeypatch, damage):
+    session = onnxruntime.InferenceSession(plain_file)
+    about = {**session.get_modelmeta().custom_metadata_map, **damage}
+
+    class Damaged:
+        custom_metadata_map = about
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_modelmeta", lambda _: Damaged)
+    with pytest.raises(WeightsError, match=r"flange.onnx: its metadata is damaged .*; export again"):
+        load(plain_file)

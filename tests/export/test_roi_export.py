@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -16,9 +17,12 @@ from clipspect.data.roi import RegionOfInterest
 from clipspect.demo import DEMO_IMAGES
 from clipspect.detection import move_threshold
 from clipspect.errors import UsageError
+from clipspect.export import exporter
 from clipspect.export.exported_model import ExportedDetector
 from clipspect.export.exporter import export_detector
 from clipspect.export.onnx_detector import OnnxDetector
+from clipspect.postprocess.maps import cells_inside
+from clipspect.training.demo_images import KNOWN_GOOD, as_pixels, render_image
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -103,6 +107,43 @@ def test_without_calibration_the_outside_is_empty_too(tmp_path):
     assert found.raw_score == pytest.approx(detection.raw_score, abs=1e-5)
 
 
+SMALL = RegionOfInterest(inspect=(corners(0.45, 0.55),))
+
+
+def test_a_small_region_of_a_calibrated_network_is_exported(tmp_path):
+    """In some images the calibrated map is 0 in all of the region, so that it has no rank correlation."""
+    detector = load(SMALL)
+    brackets = [as_pixels(render_image("good", seed)[0]) for seed in KNOWN_GOOD]
+    (calibration,) = detector.calibrate(brackets, "metal bracket").calibrations.values()
+    path = tmp_path / "bracket.onnx"
+    exported = export_detector(detector, "metal bracket", path, calibration=calibration)
+    maps = exporter.run_onnx(path, exporter._pieces(detector, ()))["map"]
+    assert any(np.ptp(one) == 0 for one in maps)
+    assert exported.agreement.rank_correlation > 0.99999
+    assert exported.agreement.max_abs < 1e-4
+
+
+def test_a_damaged_network_with_a_small_region_is_refused(tmp_path, monkeypatch):
+    """Outside of the region all maps are 0: these ties must not stand for agreement."""
+    detector = load(RegionOfInterest(inspect=(corners(0.375, 0.625),)))
+    write = exporter.write_onnx
+
+    def write_damaged(network, path, described):
+        sound = {name: value.clone() for name, value in network.network.state_dict().items()}
+        noise = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for one in (p for p in network.network.visual.parameters() if p.numel() > 1):
+                one += 0.05 * one.std() * torch.randn(one.shape, generator=noise)
+        write(network, path, described)
+        network.network.load_state_dict(sound)
+
+    monkeypatch.setattr(exporter, "write_onnx", write_damaged)
+    path = tmp_path / "flange.onnx"
+    with pytest.raises(UsageError, match="refused"):
+        export_detector(detector, "metal flange", path, calibrate=PHOTOS[:3])
+    assert not path.exists()
+
+
 def test_a_region_that_differs_between_images_is_refused_with_the_remedy(tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -115,6 +156,36 @@ def test_a_region_that_differs_between_images_is_refused_with_the_remedy(tmp_pat
     ):
         with pytest.raises(UsageError, match=message):
             ExportedDetector(load(**options), "metal flange")
+
+
+def test_a_border_differs_by_a_pixel_at_most_between_an_image_and_the_file():
+    """docs/export.md: 4 % of 60 pixels are rounded to 2 pixels for the image and not for the file."""
+    for percent, side in ((4, 60), (6.25, 64), (12.5, 128)):
+        roi = RegionOfInterest(border=f"{percent}%")
+        image = roi.of_image("part", side, side)
+        fine = 4 * side  # cells of a quarter of a pixel
+        different = cells_inside(image, fine, fine) != roi.fixed_cells(fine, fine)
+        assert different.any() == (side == 60)
+        rows, columns = np.nonzero(different)
+        to_edge = np.minimum.reduce([rows, columns, fine - 1 - rows, fine - 1 - columns])
+        assert (abs(to_edge - percent / 100 * fine) <= 4).all()
+
+
+def test_tiles_of_a_file_are_inspected_inside_the_region_alone(tmp_path):
+    options = {"tile": 300, "roi": REGIONS["polygons"]}
+    path = export_detector(
+        load(REGIONS["polygons"]), "flange", tmp_path / "f.onnx", calibrate=PHOTOS[:2]
+    ).path
+    detector = clipspect.load("anoclip", "tiny", image_size=128, device="cpu", **options)
+    expected = detector.detect(PHOTOS[0], "flange")
+    (found,) = OnnxDetector.load(DetectorConfig(model=str(path), tile=300)).stream(
+        [PHOTOS[0]], object="flange"
+    )
+    assert len(detector.reader.read(PHOTOS[0]).tiles) > 1
+    assert np.array_equal(found.inside, expected.inside)
+    assert found.raw_score == pytest.approx(expected.raw_score, abs=1e-5)
+    np.testing.assert_allclose(found.score_map, expected.score_map, atol=1e-5)
+    assert np.isneginf(found.compact_layers).any()
 
 
 def test_a_region_survives_the_file():

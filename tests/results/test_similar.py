@@ -23,7 +23,7 @@ from clipspect.results.run import run_folder
 from clipspect.results.similar import group_rows, group_similar
 from clipspect.results.store import iterate_rows
 from clipspect.stitching import strongest_patches
-from clipspect.training.demo_images import KNOWN_GOOD, render_image
+from clipspect.training.demo_images import KNOWN_GOOD, as_pixels, render_image
 from helpers.browser import CHROMIUM, FLAGS, wait_until
 
 KINDS = ("scratch", "broken edge")
@@ -47,7 +47,8 @@ def test_vectors_are_grouped_by_direction_and_numbered_by_size():
 def row(path: str, vector: np.ndarray | None, score: float = 0.9, **other) -> dict:
     data = None if vector is None else vector.astype("<f2").tobytes()
     return {
-        "path": path, "method": "dark", "missing": False, "flag": True, "score": score, "embedding": data, **other,
+        "path": path, "method": "dark", "model": "tiny", "missing": False, "flag": True, "score": score,
+        "embedding": data, **other,
     }  # fmt: skip
 
 
@@ -65,6 +66,22 @@ def test_only_flagged_images_with_an_embedding_are_grouped_up_to_the_limit(monke
     assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("c", "dark"): 1, ("a", "other"): 0}
     monkeypatch.setattr(similar, "MAX_COMPARED", 2)
     assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("a", "other"): 0}
+
+
+def test_embeddings_of_two_models_share_no_group():
+    """A merged folder may hold rows of two models, with vectors of two lengths."""
+    short, long = unit(1, 0, 0), unit(1, 0, 0, 0)
+    rows = [row("a", long), row("b", short), row("c", long), row("d", short), row("e", short)]
+    assert group_rows(rows) == {(path, "dark"): 1 + (path in "ac") for path in "abcde"}
+    rows = [row("a", short), row("b", short), row("c", short, model="other")]
+    assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1, ("c", "dark"): 0}
+
+
+def test_embeddings_without_a_direction_are_not_compared():
+    one = unit(1, 0, 0)
+    bad = [np.array([np.nan, 0, 1]), np.array([np.inf, 0, 0]), np.zeros(3)]
+    rows = [row("a", one), row("b", one), *(row(f"bad {n}", vector) for n, vector in enumerate(bad))]
+    assert group_rows(rows) == {("a", "dark"): 1, ("b", "dark"): 1}
 
 
 def detection(layer: np.ndarray, height: int, width: int) -> Detection:
@@ -90,7 +107,7 @@ def test_the_strongest_patches_are_those_of_the_peak_inside_the_region_of_intere
 @pytest.mark.parametrize("aspect", ["squash", "pad"])
 @pytest.mark.parametrize("tile", [None, 32, "square"])
 def test_the_strongest_patch_shows_the_place_of_the_peak(aspect, tile):
-    """A white dot is where the map has its peak: the tile's patch must hold it."""
+    """A white dot is where the map has its peak: the tile's patches hold it, each at least a part of it."""
     reader = ImageLoader(ResizeSpec(64, aspect), tile)
     for top, left in ((4, 60), (30, 10), (20, 84)):
         pixels = np.zeros((40, 96, 3), np.uint8)
@@ -101,6 +118,33 @@ def test_the_strongest_patch_shows_the_place_of_the_peak(aspect, tile):
         number, patches = strongest_patches(detection(layer, 40, 96), image, reader, (8, 8))
         means = image.pieces[number, ..., 0].reshape(8, 8, 8, 8).mean((1, 3)).reshape(-1)
         assert means[patches].max() == means.max()
+        assert means[patches].min() > 10, "a patch without any of the dot"
+
+
+def test_the_strongest_patches_of_many_tiles_are_found_without_visiting_all_of_them(monkeypatch):
+    reader = ImageLoader(ResizeSpec(16), 16)
+    image = reader.read(np.zeros((400, 400, 3), np.uint8))
+    assert len(image.tiles) > 900
+    visited = []
+    places = ImageLoader.cell_places
+    monkeypatch.setattr(ImageLoader, "cell_places", lambda *given: visited.append(given) or places(*given))
+    layer = np.full((128, 128), -3.0)
+    layer[64, 70] = 9
+    number, _ = strongest_patches(detection(layer, 400, 400), image, reader, (4, 4))
+    tile = image.tiles[number]
+    assert tile.top <= 64.5 / 128 * 400 < tile.top + tile.height
+    assert tile.left <= 70.5 / 128 * 400 < tile.left + tile.width
+    assert len(visited) == 1
+
+
+def test_a_peak_on_the_edge_of_two_tiles_belongs_to_the_second():
+    reader = ImageLoader(ResizeSpec(64), "square")
+    image = reader.read(np.zeros((64, 128, 3), np.uint8))
+    assert len(image.tiles) == 2
+    layer = np.full((9, 9), -3.0)
+    layer[4, 4] = 9
+    number, patches = strongest_patches(detection(layer, 64, 128), image, reader, (8, 8))
+    assert (number, patches.tolist()) == (1, [4 * 8])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +154,7 @@ def run(tmp_path_factory) -> Path:
     (folder / "photos").mkdir()
 
     def draw(kind: str, seed: int) -> np.ndarray:
-        return (render_image(kind, seed)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        return as_pixels(render_image(kind, seed)[0])
 
     for kind, seed in [(kind, seed) for kind in KINDS for seed in SEEDS] + [("good", 1), ("good", 2)]:
         Image.fromarray(draw(kind, seed)).save(folder / "photos" / f"{kind} {seed}.png")

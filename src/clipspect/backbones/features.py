@@ -252,12 +252,19 @@ class Features:
         return self.ordinary_patches[block + self.depth + 1 if block < 0 else block]
 
     @property
-    def compared_patches(self) -> Tensor | None:
-        """Return (B, H, W, D) tokens that describe a place: V-V ones if there are any, of the deepest block.
+    def compared(self) -> Features:
+        """Return the features that images are compared by: those of the second backbone where there are two."""
+        return self if self.visual is None else self.visual
 
-        They are of the features that images are compared by. None if no patch tokens were asked for.
+    @property
+    def compared_patches(self) -> Tensor | None:
+        """Return (B, H, W, D) tokens that describe a place, of the backbone that images are compared by.
+
+        They are of the deepest block that was asked for: its V-V tokens if there are any, else its ordinary ones,
+        else those before the final norm; without blocks, those before the projection or the trunk's features. None if
+        no patch tokens were asked for.
         """
-        own = self if self.visual is None else self.visual
+        own = self.compared
         for kind in (own.value_patches, own.ordinary_patches, own.hidden_patches):
             if kind:
                 return kind[max(kind)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,11 @@ class PreparedImage:
     """Function that returns (H, W, 3) again; files are reread, so that a run's memory does not grow."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how it was read."""
+
+    @cached_property
+    def tiled_size(self) -> tuple[int, int]:
+        """Return height and width of what the tiles cover, in their pixels."""
+        return max(t.top + t.height for t in self.tiles), max(t.left + t.width for t in self.tiles)
 
     @property
     def signature(self) -> NDArray[np.float32]:
@@ -168,7 +173,7 @@ class ImageLoader:
             (h,) patch rows and (w,) patch columns; −1 where the tile does not reach.
         """
         top, left, height, width = self.fit.content(tile.height, tile.width)
-        whole = [max(t.top + t.height for t in image.tiles), max(t.left + t.width for t in image.tiles)]
+        whole = image.tiled_size
 
         def place(axis: int, start: int, length: int, first: int, inner: int) -> NDArray[np.intp]:
             share = ((np.arange(cells[axis]) + 0.5) * whole[axis] / cells[axis] - start) / length

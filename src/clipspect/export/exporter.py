@@ -11,7 +11,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,8 @@ from torch import nn
 from clipspect.detector import Detector
 from clipspect.errors import ResultsError, UsageError
 from clipspect.export.exported_model import ExportedDetector, metadata
-from clipspect.export.onnx_detector import INPUT, MAP, SCORE
-from clipspect.postprocess.agreement import MIN_AGREEMENT, MapAgreement, compare_maps
+from clipspect.export.onnx_detector import INPUT, MAP, RAW_MAP, SCORE
+from clipspect.postprocess.agreement import MIN_AGREEMENT, MapAgreement, compare_maps, rank_correlation
 from clipspect.postprocess.calibration import Calibration
 
 ExportPrecision = Literal["fp32", "bf16", "int8"]
@@ -182,22 +182,22 @@ def _save_openvino(model: Any, path: Path, described: Mapping[str, str]) -> None
     _package("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
 
 
-def run_onnx(path: Path, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return (B,) scores and (B, S, S) maps of an ONNX file in ONNX Runtime, on the CPU."""
+def run_onnx(path: Path, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Return the outputs of an ONNX file for (B, S, S, 3) images by name, in ONNX Runtime on the CPU."""
     runtime = _package("onnxruntime", "export")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    score, maps = session.run([SCORE, MAP], {INPUT: images})
-    return score, maps
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
 
 def run_openvino(
     path: Path, images: NDArray[np.uint8], precision: ExportPrecision = "fp32"
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return (B,) scores and (B, S, S) maps of an OpenVINO model on the CPU."""
+) -> dict[str, NDArray[np.float32]]:
+    """Return the outputs of an OpenVINO model for (B, S, S, 3) images by name, on the CPU."""
     openvino = _package("openvino", "openvino")
     compiled = openvino.Core().compile_model(path, "CPU", openvino_options(precision))
     found = compiled(images)
-    return found[SCORE], found[MAP]
+    return {name: found[name] for output in compiled.outputs for name in output.get_names()}
 
 
 def openvino_options(precision: ExportPrecision) -> dict[str, str]:
@@ -208,24 +208,25 @@ def openvino_options(precision: ExportPrecision) -> dict[str, str]:
 def agreement_of(
     detector: Detector,
     object: str,
-    run: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]],
+    run: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
 ) -> MapAgreement:
-    """Return the agreement of ``run`` with PyTorch in float32: (B,) scores and (B, S, S) maps of the wheel's images."""
+    """Return the agreement with PyTorch in float32 of ``run``, which gives outputs by name, on the wheel's images."""
     images = _pieces(detector, ())
     images = images[:: max(len(images) // _COMPARED, 1)][:_COMPARED]
     return _compare(ExportedDetector(detector, object).eval(), images, run(images))
 
 
 def _compare(
-    network: ExportedDetector,
-    images: NDArray[np.uint8],
-    found: tuple[NDArray[np.float32], NDArray[np.float32]],
+    network: ExportedDetector, images: NDArray[np.uint8], found: Mapping[str, NDArray[np.float32]]
 ) -> MapAgreement:
     with torch.inference_mode():
-        scores, maps = network(torch.from_numpy(images))[:2]
-    # Calibrated maps are 0 over large areas, where ranks reflect only rounding errors.
-    exact, rough = (np.round(one, 5) if network.calibration else one for one in (maps.numpy(), found[1]))
-    return compare_maps(exact, rough, scores.numpy(), found[0])
+        exact = dict(zip(network.output_names(), network(torch.from_numpy(images)), strict=True))
+    agreement = compare_maps(exact[MAP].numpy(), found[MAP], exact[SCORE].numpy(), found[SCORE])
+    if RAW_MAP not in exact:
+        return agreement
+    # Calibrated maps, and maps outside of a region of interest, are 0 over large areas: ties, which hide differences.
+    pairs = zip(exact[RAW_MAP].numpy(), found[RAW_MAP], strict=True)
+    return replace(agreement, rank_correlation=min(rank_correlation(one, other) for one, other in pairs))
 
 
 def _pieces(detector: Detector, images: Iterable[Path]) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ class OnnxDetector:
 
         Raises:
             UsageError: ONNX Runtime is not installed, or an option that the file has decided.
-            WeightsError: no file of ``clipspect export``, or one of an earlier version.
+            WeightsError: no file of ``clipspect export``, one of an earlier version, or one with damaged metadata.
         """
         _check_options(config)
         path = Path(config.model)
@@ -70,10 +70,15 @@ class OnnxDetector:
                 f"{path}: not written by this version of clipspect export ({about.get('kind', 'no kind')});"
                 " export again"
             )
-        made = json.loads(about["settings"])
-        roi = RegionOfInterest.from_dict(json.loads(about["roi"])) if "roi" in about else None
-        config = config.replace(aspect=made["aspect"], interpolation=made["interpolation"], roi=roi)
-        return cls(config, session, about, make_reader(config, int(about["image_size"])))
+        try:
+            made, size = json.loads(about["settings"]), int(about["image_size"])
+            roi = RegionOfInterest.from_dict(json.loads(about["roi"])) if "roi" in about else None
+            config = config.replace(aspect=made["aspect"], interpolation=made["interpolation"], roi=roi)
+        except (UsageError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path}: its metadata is damaged ({type(error).__name__}: {error}); export again"
+            ) from error
+        return cls(config, session, about, make_reader(config, size))
 
     @property
     def object(self) -> str:

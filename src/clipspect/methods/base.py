@@ -39,12 +39,10 @@ class Scores:
     """
     class_logit: Tensor | None = None
     """(B,) log-odds of the class token's text score; None if the method has none."""
-    tokens: Tensor | None = None
-    """(B, H, W, D) float16 unit patch tokens that describe regions (``Features.compared_patches``), of the model."""
 
     def __getitem__(self, index: slice) -> Scores:
         """Return the scores of some of the images."""
-        tensors = (self.text, self.layers, self.class_logit, self.tokens)
+        tensors = (self.text, self.layers, self.class_logit)
         optional = (None if t is None else t[index] for t in tensors)
         return Scores(self.image[index], self.map[index], self.notes[index], *optional)
 
@@ -68,7 +66,6 @@ class Scores:
             join([p.text for p in parts]),
             join([p.layers for p in parts]),
             join([p.class_logit for p in parts]),
-            join([p.tokens for p in parts]),
         )
 
 

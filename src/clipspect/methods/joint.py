@@ -155,8 +155,8 @@ class JointMethod(AnoCLIP):
                     f"the references have {references.grid} patches, the images {pool.grid}; they must be"
                     f" encoded at the same size"
                 )
-            if references is not None and (compared_by(references).trunk is None) != (
-                compared_by(pool).trunk is None
+            if references is not None and (references.compared.trunk is None) != (
+                pool.compared.trunk is None
             ):
                 raise ReferencesError(
                     "the references were encoded with another setting of visual_features; build them again"
@@ -261,7 +261,7 @@ class JointMethod(AnoCLIP):
 
     def visual_patches(self, features: Features) -> list[Tensor]:
         """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized."""
-        features = compared_by(features)
+        features = features.compared
         kinds: dict[str, Mapping[int, Tensor]] = {
             "value": features.value_patches,
             "ordinary": features.ordinary_patches,
@@ -271,8 +271,3 @@ class JointMethod(AnoCLIP):
         if features.trunk is None or self.visual_features == "blocks":
             return blocks
         return [features.trunk, *(blocks if self.visual_features == "both" else [])]
-
-
-def compared_by(features: Features) -> Features:
-    """Return the features that images are compared by: those of the second backbone where there are two."""
-    return features if features.visual is None else features.visual

@@ -61,7 +61,7 @@ COLUMNS = (
     Column(
         "embedding",
         "binary",
-        "unit little-endian float16: patch tokens of the strongest region less those of the image; null without",
+        "unit little-endian float16: mean patch token of the strongest region less that of its tile; null without",
         False,
     ),
     Column("preview", "binary", "JPEG of at most 256 pixels a side", False),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -83,6 +84,11 @@ def render_image(defect: str, seed: int) -> tuple[Tensor, Tensor]:
     return add_noise(c, exposed, level)[0], mask[0]
 
 
+def as_pixels(picture: Tensor) -> NDArray[np.uint8]:
+    """Convert an image (3, S, S) in [0, 1] to 8-bit pixels (S, S, 3)."""
+    return np.ascontiguousarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
 def main() -> None:
     """Write ``photos/*.jpg``, ``masks/*.png`` and ``good/*.jpg``."""
     parser = argparse.ArgumentParser(prog="python -m clipspect.training.demo_images", description=__doc__)
@@ -101,8 +107,7 @@ def main() -> None:
 
 
 def _save(picture: Tensor, path: Path) -> None:
-    pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=_QUALITY)
+    Image.fromarray(as_pixels(picture)).save(path, quality=_QUALITY)
 
 
 if __name__ == "__main__":
