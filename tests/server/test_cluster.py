@@ -118,7 +118,8 @@ def test_the_cluster_config_is_one_ray_and_the_service_understand():
     deployments = {node.name: node for node in _as_ray_builds(application.args)}
     assert set(deployments) == {"gateway", "inspector"}
     assert deployments["inspector"].num_replicas == settings.replicas == 2
-    assert deployments["inspector"].max_queued_requests == settings.queue
+    assert deployments["inspector"].max_ongoing_requests == 4, "two calls that score, and two others"
+    assert deployments["inspector"].max_queued_requests == settings.admitted == 2 * 2 * 16 + 64
     assert config.http_options.host == "127.0.0.1"
 
 

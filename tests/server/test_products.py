@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -206,6 +207,8 @@ def test_profiles_of_the_command_are_products_before_the_service_is_ready(profil
 
 
 def test_a_profile_of_the_command_that_does_not_fit_is_refused(profile, engine, tmp_path):
+    two_models = tmp_path / "two.clipspect"
+    replace(profile, options={**profile.options, "visual_model": "x"}).write(two_models)
     fine, badly_named = tmp_path / "fine.clipspect", tmp_path / "Upper case.clipspect"
     for path in (fine, badly_named):
         path.write_bytes(profile.to_bytes())
@@ -220,6 +223,7 @@ def test_a_profile_of_the_command_that_does_not_fit_is_refused(profile, engine, 
         (engine, badly_named, "begins with a letter or digit"),
         (engine, broken, "is damaged"),
         (engine, missing, "no such profile"),
+        (engine, two_models, "needs two models"),
         (with_tiny, fine, "there are: tiny"),
         (larger, fine, "another input size"),
         (random, fine, "another weights"),

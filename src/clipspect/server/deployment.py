@@ -26,7 +26,7 @@ from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question
 from clipspect.server.service import make_engine, store_profiles
-from clipspect.server.settings import ServiceSettings, read_settings
+from clipspect.server.settings import SCORING_CALLS, ServiceSettings, read_settings
 
 SPARE = 64
 """Extra requests that the gateway accepts, so that probes and refusals get through."""
@@ -83,10 +83,9 @@ class RayBackend:
     def __init__(self, inspector: DeploymentHandle[Any], settings: ServiceSettings) -> None:
         """Set up the backend. ``inspector`` is the handle of the replicas."""
         self._inspector = inspector
-        # two calls for each replica: one being scored, and the next one ready
         self._batcher = RequestBatcher(
             lambda questions: self._ask("detect", questions),
-            calls=2 * settings.replicas,
+            calls=SCORING_CALLS * settings.replicas,
             images=settings.batch,
         )
 
@@ -165,7 +164,7 @@ def replicas(settings: ServiceSettings) -> serve.Application:
     application: serve.Application = Inspector.options(  # type: ignore[attr-defined]
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.ongoing,
-        max_queued_requests=settings.queue,
+        max_queued_requests=settings.admitted,  # the middleware refuses requests first, with 429
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,

@@ -192,13 +192,15 @@ class Engine:
 
         Raises:
             ProfileError: made with other weights than the service's.
-            UsageError: of a model that the service does not have.
+            UsageError: of a model that the service does not have, or of two models.
         """
         from clipspect.product import load_product
 
         if profile.version not in self._products:
             model = profile.backbone.model
-            if model not in self.models or "visual_model" in profile.options:
+            if "visual_model" in profile.options:
+                raise UsageError(f"{profile.name} needs two models (visual_model); a service uses one")
+            if model not in self.models:
                 raise UsageError(
                     f"{profile.name} is for the model {model}; there are: {', '.join(self.models)}"
                 )

@@ -16,7 +16,7 @@ from clipspect.server.middleware import log
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
 from clipspect.server.responses import Answer, Question, describe
-from clipspect.server.settings import ServiceSettings
+from clipspect.server.settings import SCORING_CALLS, ServiceSettings
 
 
 class LocalBackend:
@@ -25,8 +25,8 @@ class LocalBackend:
     def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
         """Set up the backend. Nothing is loaded yet."""
         self.engine = engine
-        # two calls, as with Ray: the engine scores one while the next one is read and the previous one drawn
-        self._batcher = RequestBatcher(partial(answer, engine), calls=2, images=settings.batch)
+        # as with Ray: the engine scores one call while the next one is read and the previous one drawn
+        self._batcher = RequestBatcher(partial(answer, engine), calls=SCORING_CALLS, images=settings.batch)
 
     async def detect(self, request: InspectRequest, include: frozenset[str], seconds: float) -> Answer:
         """Score a request, together with others that wait."""

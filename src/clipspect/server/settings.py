@@ -17,6 +17,10 @@ API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
 LEAST_KEY = 16
 SCALE = "Scale"
 DEFAULT_MODELS = ("tiny",)
+SCORING_CALLS = 2
+"""Calls that score, for each replica: one being scored, and the next one ready."""
+OTHER_CALLS = 2
+"""Calls that a replica answers beside those that score."""
 DETECTOR_OPTIONS = ("weights", "image_size", "device", "precision", "aspect", "tile", "bit_depth", "domain")
 """Fields of :class:`DetectorConfig` that a service has as settings."""
 REMOVED = {
@@ -64,7 +68,8 @@ class ServiceSettings:
         1, "CPUs of each replica; another number than 1 needs Ray.", "--cpus", SCALE, float, above=0
     )
     gpus: float = option(0, "GPUs of each replica; a share of one needs Ray.", "--gpus", SCALE, float)
-    batch: int = option(16, "Most requests scored together.", "--batch", SCALE, int, at_least=1)
+    batch: int = option(16, "Maximum number of images scored together.", "--batch", SCALE, int, at_least=1)
+    """A request with more images is sent alone."""
     queue: int = option(64, "Requests that may wait; more get 429.", "--queue", SCALE, int, at_least=0)
     """In addition to those being scored."""
     time_limit: float = option(60, "Seconds for one request.", "--time-limit", SAFETY, float, above=0)
@@ -105,13 +110,16 @@ class ServiceSettings:
 
     @property
     def ongoing(self) -> int:
-        """Requests that one replica holds at once: a batch being scored and the next one ready."""
-        return 2 * self.batch
+        """Calls that one replica holds at once: those that score, and some for probes, references and products."""
+        return SCORING_CALLS + OTHER_CALLS
 
     @property
     def admitted(self) -> int:
-        """Requests held at once in total; further requests are refused before their body is read."""
-        return self.replicas * self.ongoing + self.queue
+        """Requests held at once in total; further requests are refused before their body is read.
+
+        The calls that score hold at most one request for each image, and ``queue`` further requests may wait.
+        """
+        return self.replicas * SCORING_CALLS * self.batch + self.queue
 
     def api_keys(self) -> dict[str, str]:
         """Return name → key that clients may send; empty = none is required.
