@@ -17,7 +17,7 @@ pytest.importorskip("ray", reason="the service's extra is not installed")
 import httpx
 
 from clipspect.server.deployment import RayBackend, build
-from clipspect.server.engine import InspectRequest
+from clipspect.server.requests import InspectRequest
 from clipspect.server.responses import Answer
 from clipspect.server.service import RAY_ENVIRONMENT, stop_service
 from clipspect.server.settings import ServiceSettings, read_settings

@@ -16,8 +16,9 @@ import clipspect
 from clipspect import scoring
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ReferencesError, UsageError
-from clipspect.server.engine import Engine, InspectRequest, PendingRequest
+from clipspect.server.engine import Engine
 from clipspect.server.errors import ServiceError
+from clipspect.server.requests import InspectRequest, PendingRequest
 
 
 def request(engine: Engine, *images: bytes, method: str = "anoclip", **more) -> InspectRequest:

@@ -14,8 +14,8 @@ import pytest
 import clipspect
 from clipspect.config import DetectorConfig
 from clipspect.errors import ProfileError, UsageError
-from clipspect.server.engine import InspectRequest, PendingRequest
-from clipspect.server.service import make_engine
+from clipspect.server.engine import make_engine
+from clipspect.server.requests import InspectRequest, PendingRequest
 from clipspect.server.settings import ServiceSettings, read_settings
 from helpers.images import plate
 from server.conftest import free_port, photo

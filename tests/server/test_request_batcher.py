@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("pydantic", reason="the service's extra is not installed")
 
-from clipspect.server.engine import InspectRequest
 from clipspect.server.errors import ServiceError
 from clipspect.server.request_batcher import RequestBatcher
+from clipspect.server.requests import InspectRequest
 from clipspect.server.responses import Answer
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")

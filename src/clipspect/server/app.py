@@ -21,10 +21,10 @@ from clipspect import __version__
 from clipspect.errors import ClipspectError
 from clipspect.server.decision_log import DecisionLog
 from clipspect.server.docs_page import add_docs_page
-from clipspect.server.engine import InspectRequest, Kept
 from clipspect.server.errors import ServiceError, service_error
 from clipspect.server.middleware import CLIENT, Metrics, Middleware
 from clipspect.server.product_routes import ProductBackend, add_product_routes
+from clipspect.server.requests import InspectRequest, Kept
 from clipspect.server.responses import Answer
 from clipspect.server.schemas import (
     DetectRequest,

@@ -18,14 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from clipspect.errors import ClipspectError
 from clipspect.server.app import create_app
-from clipspect.server.engine import InspectRequest, Kept
+from clipspect.server.engine import make_engine, store_profiles
 from clipspect.server.errors import ServiceError, internal_error, service_error
 from clipspect.server.local import answer
 from clipspect.server.middleware import log, log_requests
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
+from clipspect.server.requests import InspectRequest, Kept
 from clipspect.server.responses import Answer, Question
-from clipspect.server.service import make_engine, store_profiles
 from clipspect.server.settings import SCORING_CALLS, ServiceSettings, read_settings
 
 SPARE = 64

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, TypedDict
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from clipspect.backbones.presets import PRESETS
 from clipspect.config import DetectorConfig
@@ -21,6 +20,8 @@ from clipspect.registry import list_methods, method_class
 from clipspect.server.errors import ServiceError
 from clipspect.server.product_store import ProductInfo, ProductStore, product_info
 from clipspect.server.reference_store import ReferenceStore
+from clipspect.server.requests import InspectRequest, Kept, PendingRequest, Progress
+from clipspect.server.settings import ServiceSettings
 from clipspect.types import Step
 
 if TYPE_CHECKING:
@@ -33,73 +34,6 @@ if TYPE_CHECKING:
 
 MOST_LOADED = 32
 """Products kept in memory; others are loaded again when they are asked for."""
-
-
-@dataclass(frozen=True)
-class InspectRequest:
-    """Parameters of one request, or of one inspection on the page."""
-
-    images: tuple[bytes, ...] = field(repr=False)
-    """File contents, already checked against the limits."""
-    object: str
-    methods: tuple[str, ...]
-    model: str
-    references: tuple[bytes, ...] | str = field(default=(), repr=False)
-    """File contents of reference images, or the id of stored references; empty = none."""
-    threshold: float | None = None
-    """None = 0.5."""
-    product: str = ""
-    """Name of a product, whose profile gives object, method, model, references and threshold; empty = none."""
-    calibrate: bool = False
-    """Whether reference images, from three on, are known-good images that give a threshold too."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a request."""
-
-    message: str
-    """Description of the current step, for display."""
-    detections: tuple[Detection, ...] = ()
-    """Detections so far: one per image and method, in order."""
-    seconds: float = 0.0
-    """Seconds since the request began."""
-    done: bool = False
-    stage: str = ""
-    """Name of the current stage."""
-    count: int = 0
-    """Images done in this stage."""
-    total: int = 0
-    """Images of this stage; 0 = unknown."""
-
-
-class PendingRequest:
-    """Request in the queue; it can be cancelled."""
-
-    def __init__(self, request: InspectRequest, seconds: float) -> None:
-        """Start the request's time limit, ``seconds`` from now."""
-        self.request = request
-        self._until = monotonic() + seconds
-        self._given_up = threading.Event()
-
-    def give_up(self) -> None:
-        """Cancel the request."""
-        self._given_up.set()
-
-    @property
-    def wanted(self) -> bool:
-        """Return whether a client is still waiting."""
-        return not self._given_up.is_set() and monotonic() < self._until
-
-
-class Kept(TypedDict):
-    """Description of stored references."""
-
-    id: str
-    count: int
-    object: str
-    method: str
-    model: str
 
 
 class Engine:
@@ -403,6 +337,26 @@ class Engine:
         detector = self.detector(request.methods, request.model)
         with self._busy:
             return detector, request.object, self._references(detector, request)
+
+
+def make_engine(settings: ServiceSettings) -> Engine:
+    """Return the engine of a service. Nothing is loaded yet."""
+    return Engine(
+        settings.models, references=settings.references, products=settings.products, config=settings.detector
+    )
+
+
+def store_profiles(settings: ServiceSettings) -> None:
+    """Store the profiles of the settings as products. Their models are loaded to check them, and freed again.
+
+    Raises ProfileError for a profile that this service cannot use, and ResultsError.
+    """
+    if not settings.profiles:
+        return
+    make_engine(settings).store_profiles(settings.profiles)
+    import torch
+
+    torch.cuda.empty_cache()  # the replicas need the memory
 
 
 def _given_up() -> ServiceError:

@@ -10,11 +10,12 @@ from typing import Any
 
 from clipspect.detection import Detection
 from clipspect.errors import ClipspectError
-from clipspect.server.engine import Engine, InspectRequest, Kept, PendingRequest
+from clipspect.server.engine import Engine
 from clipspect.server.errors import internal_error, service_error
 from clipspect.server.middleware import log
 from clipspect.server.product_store import ProductInfo
 from clipspect.server.request_batcher import RequestBatcher
+from clipspect.server.requests import InspectRequest, Kept, PendingRequest
 from clipspect.server.responses import Answer, Question, describe
 from clipspect.server.settings import SCORING_CALLS, ServiceSettings
 

@@ -8,8 +8,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 
-from clipspect.server.engine import InspectRequest
 from clipspect.server.errors import ServiceError
+from clipspect.server.requests import InspectRequest
 from clipspect.server.responses import Answer, Question
 
 Send = Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]]

@@ -11,8 +11,8 @@ from typing import Any
 from clipspect.detection import Detection
 from clipspect.postprocess.maps import write_grey
 from clipspect.results.export import detection_json
-from clipspect.server.engine import InspectRequest
 from clipspect.server.errors import ServiceError
+from clipspect.server.requests import InspectRequest
 
 OVERLAY_SIDE = 1600
 

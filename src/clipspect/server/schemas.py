@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from clipspect.registry import DEFAULT_METHOD
-from clipspect.server.engine import InspectRequest
 from clipspect.server.product_store import NAME_PATTERN
 from clipspect.server.reference_store import ID_PATTERN
+from clipspect.server.requests import InspectRequest
 from clipspect.types import Verdict
 
 # A valid one-pixel gray image, so that the documented example can be sent unchanged.

@@ -12,12 +12,12 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from clipspect.errors import UsageError
+from clipspect.server.engine import make_engine, store_profiles
 from clipspect.server.http_server import HttpServer, check_port
 from clipspect.server.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from clipspect.server.app import Backend
-    from clipspect.server.engine import Engine
 
 APPLICATION = "clipspect"
 OBJECT_STORE_BYTES = 1024**3
@@ -48,28 +48,6 @@ def start_service(settings: ServiceSettings, *, host: str, port: int) -> None:
     check_port(host, port)
     backend = _ray_backend(settings) if settings.needs_ray else _local_backend(settings)
     _running.append(HttpServer(create_app(backend, settings), host=host, port=port))
-
-
-def make_engine(settings: ServiceSettings) -> Engine:
-    """Return the engine of a service. Nothing is loaded yet."""
-    from clipspect.server.engine import Engine
-
-    return Engine(
-        settings.models, references=settings.references, products=settings.products, config=settings.detector
-    )
-
-
-def store_profiles(settings: ServiceSettings) -> None:
-    """Store the profiles of the settings as products. Their models are loaded to check them, and freed again.
-
-    Raises ProfileError for a profile that this service cannot use, and ResultsError.
-    """
-    if not settings.profiles:
-        return
-    make_engine(settings).store_profiles(settings.profiles)
-    import torch
-
-    torch.cuda.empty_cache()  # the replicas need the memory
 
 
 def _local_backend(settings: ServiceSettings) -> Backend:

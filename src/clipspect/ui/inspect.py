@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipspect.errors import ClipspectError
 from clipspect.profile import read_profile
-from clipspect.server.engine import Engine, InspectRequest
+from clipspect.server.engine import Engine
 from clipspect.server.errors import internal_error, service_error
 from clipspect.server.middleware import log
 from clipspect.server.product_store import NAME_PATTERN
+from clipspect.server.requests import InspectRequest
 from clipspect.server.schemas import ObjectName, PreparedImage
 from clipspect.types import Step
 from clipspect.ui.view import view_data
