@@ -117,6 +117,8 @@ def test_the_overlay_is_offered_only_where_the_file_is(page):
     page.wait_for_selector("#view-overlay")
     assert page.get_attribute("#view-overlay", "href") == "overlays/spot/part-0003.png.png"
     page.click("#close")
+    # The focus goes back to the card; a fill before that would type into the card.
+    wait_until(page, "document.activeElement.dataset.name === 'spot/part-0003.png'")
     page.fill("#search", "spot/part-0001")
     page.wait_for_selector('.card[data-name="spot/part-0001.png"]')
     wait_until(page, "document.querySelectorAll('.card').length === 1")
