@@ -17,7 +17,7 @@ from clipspect.detection import Detection
 from clipspect.errors import ResultsError
 from clipspect.results import files
 from clipspect.results.rows import detection_to_row, layers_of, row_path
-from clipspect.results.store import FLUSH_ROWS, ResultStore, iterate_rows
+from clipspect.results.store import FLUSH_ROWS, ResultStore, _changes, iterate_rows
 from helpers.links import link
 
 SETTINGS = {"methods": {"anoclip": {}}, "model": "tiny", "object": "plate"}
@@ -288,3 +288,12 @@ def test_an_image_is_finished_when_every_method_of_the_run_has_its_row(tmp_path)
     with ResultStore(tmp_path / "out", settings) as store:
         assert {path for path, _ in store.finished()} == {detection(1).path}
     assert len(list(iterate_rows(tmp_path / "out", ["path"]))) == 2
+
+
+def test_other_settings_are_named_without_those_that_are_equal():
+    one = {"methods": {"anoclip": {"block": -1, "views": "none"}}, "model": "tiny", "set": None}
+    two = {"methods": {"anoclip": {"block": 3, "views": "none"}}, "model": "tiny", "set": None}
+    three = {"methods": {"mutual": {"block": 3}}, "model": "tiny", "set": "0f", "set_size": 128}
+    assert list(_changes(one, two)) == ["anoclip block was -1, now 3"]
+    assert list(_changes(two, three)) == ["methods was anoclip, now mutual"]
+    assert list(_changes(two, two)) == []

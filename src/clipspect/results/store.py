@@ -229,9 +229,7 @@ class ResultStore:
                 " them; pass --overwrite to score all images again, or choose another folder"
             )
         if other:
-            changes = ", ".join(
-                f"{name} was {there.get(name)!r}, now {self._settings.get(name)!r}" for name in other
-            )
+            changes = ", ".join(_changes(there, self._settings))
             raise ResultsError(f"{self.out}: holds a run with other settings: {changes}; {remedy}")
 
     def _migrate(self) -> None:
@@ -356,6 +354,20 @@ def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[di
     """Yield the rows of a results folder one by one, with one part in memory at a time. Raises ResultsError."""
     for part in sorted((out / DETECTIONS).glob("part-*.parquet")):
         yield from read_rows(part, columns)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Yield in words what differs between two settings: other methods by name, else the settings that changed."""
+    methods = [sorted(one.get("methods", {})) for one in (before, now)]
+    if methods[0] != methods[1]:
+        yield f"methods was {', '.join(methods[0])}, now {', '.join(methods[1])}"
+    followed = {"methods", "set", "set_size"} if methods[0] != methods[1] else set()
+    for name in sorted({*before, *now} - followed):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(old, new, "" if name == "methods" else f"{within}{name} ")
+        elif old != new:
+            yield f"{within}{name} was {old!r}, now {new!r}"
 
 
 def _remove(path: Path) -> None:
