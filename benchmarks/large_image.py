@@ -41,7 +41,7 @@ def measure(image: Path, tile: int | None) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure each run in a process of its own, because a process knows only the peak of all its children."""
+    """Measure each run in a separate process, because a process knows only the peak of all its children."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 
-from clipspect.backbones.base import Backbone
 from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.loader import load_backbone
 from clipspect.benchmark.provenance import provenance
 from clipspect.errors import UsageError
-from clipspect.postprocess.agreement import MapAgreement, compare_maps
+from clipspect.postprocess.agreement import compare_maps
 from clipspect.precision import _make_probe_images, _maps, _probe_model, fast_precisions
 from clipspect.types import Precision
 from pages import replace_between
@@ -41,13 +40,6 @@ WORK = {
     "ordinary": FeatureRequest(ordinary_blocks=frozenset([-1])),
     "V-V": FeatureRequest(value_blocks=frozenset([-1])),
 }
-
-
-def agreement(exact: Backbone, backbone: Backbone) -> MapAgreement:
-    """Return the agreement of a precision's maps with those in fp32, on the images of the wheel."""
-    images = torch.from_numpy(_make_probe_images(exact))
-    (maps, scores), (rough, rough_scores) = (_maps(_probe_model(one), images) for one in (exact, backbone))
-    return compare_maps(maps, rough, scores, rough_scores)
 
 
 def timed(works: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
@@ -67,6 +59,8 @@ def measure(model: str, weights: str | None, batch: int, rounds: int) -> list[di
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exact: Any = load_backbone(model, weights, device="cpu")
+    probes = torch.from_numpy(_make_probe_images(exact))
+    maps, scores = _maps(_probe_model(exact), probes)
     images = torch.randn(
         batch, 3, exact.image_size, exact.image_size, generator=torch.Generator().manual_seed(0)
     )
@@ -78,7 +72,8 @@ def measure(model: str, weights: str | None, batch: int, rounds: int) -> list[di
         rows.append(row)
         backbone = exact if name == "fp32" else exact.with_precision(name)
         if name != "fp32":
-            found = agreement(exact, backbone)
+            rough, rough_scores = _maps(_probe_model(backbone), probes)
+            found = compare_maps(maps, rough, scores, rough_scores)
             row["agreement"] = found.rank_correlation
             try:
                 found.check(name)

@@ -48,9 +48,18 @@ def suggest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def refuse_unknown(names: Iterable[str], known: Sequence[str]) -> None:
-    """Raise UsageError for a name that is not known, with the nearest one."""
+def refuse_unknown(
+    names: Iterable[str], known: Sequence[str], what: str = "option", prefix: str = ""
+) -> None:
+    """Raise UsageError for a name that is not known, with the nearest one.
+
+    Args:
+        names: that were given.
+        known: names that exist.
+        what: what the names stand for, for the message.
+        prefix: put before the name in the message.
+    """
     for name in names:
         if name not in known:
             hint = suggest(name, known).rstrip() or f"there are: {', '.join(known)}"
-            raise UsageError(f"unknown option {name!r}; {hint}")
+            raise UsageError(f"unknown {what} {prefix + name!r}; {hint}")

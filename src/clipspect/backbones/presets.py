@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -31,25 +31,21 @@ class Preset:
 
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-_TINY = (str(TINY_FOLDER), None, 256, 8, "Apache-2.0")
-_TINY_OBJECT = (
-    "With tiny the object's name only picks the prompt templates; another name changes almost nothing."
+_TINY = Preset(
+    str(TINY_FOLDER),
+    None,
+    256,
+    8,
+    "Apache-2.0",
+    "works offline; ImageNet trunk, trained on rendered scenes",
+    source="in the wheel",
+    object_note="With tiny the object's name only picks the prompt templates; another name changes almost nothing.",
 )
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(
-        *_TINY,
-        "works offline; ImageNet trunk, trained on rendered scenes",
-        source="in the wheel",
-        object_note=_TINY_OBJECT,
-    ),
-    "tiny-4": Preset(
-        *_TINY,
-        "pinned alias of the current tiny weights",
-        source="in the wheel",
-        object_note=_TINY_OBJECT,
-    ),
+    "tiny": _TINY,
+    "tiny-4": replace(_TINY, about="pinned alias of the current tiny weights"),
     "ViT-B-16-plus-240": Preset(
         "ViT-B-16-plus-240",
         "laion400m_e32",

@@ -16,7 +16,6 @@ from clipspect.cli.strict import StrictCommand
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
-from clipspect.profile import SUFFIX, read_profile
 
 if TYPE_CHECKING:
     from clipspect.product import Product
@@ -60,6 +59,8 @@ def create(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a profile of that name.")] = False,
 ) -> None:
     """Make a profile: clipspect profile create good/ --object 'metal bracket' -o bracket.clipspect."""
+    from clipspect.profile import SUFFIX
+
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: a profile's name ends in {SUFFIX}, such as {out.stem}{SUFFIX}")
     if out.exists() and not overwrite:
@@ -85,6 +86,8 @@ def create(
 @profile_app.command(cls=StrictCommand)
 def show(profile: ProfileArgument, as_json: opt.JsonOption = False) -> None:
     """Say what a profile holds; nothing is loaded."""
+    from clipspect.profile import read_profile
+
     found = read_profile(profile)
     if as_json:
         print(json.dumps({"name": found.name, "version": found.version, **found.to_table()}))
@@ -132,6 +135,7 @@ def update(
 ) -> None:
     """Change a profile's threshold, region or good images; what changes is shown before anything is replaced."""
     from clipspect.product import create_profile
+    from clipspect.profile import SUFFIX, read_profile
     from clipspect.results.review import reviewed_images
 
     before = read_profile(profile)

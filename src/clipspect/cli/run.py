@@ -124,12 +124,14 @@ def _print_json(detection: Detection, overlay: Path | None) -> None:
 
 def _save(detection: Detection, overlay: Path) -> bool:
     """Write the overlay; a warning where the folder is read-only, as the result does not depend on it."""
+    from clipspect.results.files import results_errors
+
     try:
-        overlay.parent.mkdir(exist_ok=True)
+        with results_errors(overlay):
+            overlay.parent.mkdir(exist_ok=True)
         detection.save(overlay)
-    except (ResultsError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if getattr(cause, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
+    except ResultsError as error:
+        if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         said = f"warning: no overlay is written: {Path.cwd()} is read-only; give --out FOLDER for one"
         console(stderr=True).print(said, style="bold yellow", highlight=False, markup=False, soft_wrap=True)

@@ -41,7 +41,7 @@ from clipspect.methods.visual import (
 Compare = Callable[[int], Tensor]
 """Function that returns the (N,) distances of the patches of an image of the batch."""
 AUTO_EXACT = 32
-"""Most images that search="auto" compares exactly."""
+"""Maximum number of images or tiles that search="auto" compares exactly."""
 _MUTUAL_DISTANCES = 1 << 26
 """Most distances of all pairs of images kept at once, 256 MiB; beyond it every image is compared on its own."""
 
@@ -89,8 +89,8 @@ class Mutual(JointMethod):
     left_out: float = 0.0
     """Share of each image's patches, those the language score calls most abnormal, that are not used as references."""
     exact_limit: int = 128
-    """Most images or tiles that search="exact" compares exactly; the cost grows with their square. Beyond it an index
-    is built (FAISS)."""
+    """Maximum number of images or tiles that search="exact" compares exactly; the cost grows with its square. Beyond it
+    an index is built (FAISS)."""
     search: Literal["auto", "exact", "fast"] = "auto"
     """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
     dimensions among at most 32,768, then measures their distances exactly (docs/speed.md). "auto" is exact up to 32

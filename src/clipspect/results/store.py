@@ -358,11 +358,12 @@ def iterate_rows(out: Path, columns: Sequence[str] | None = None) -> Iterator[di
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
     """Yield in words what differs between two settings: other methods by name, else the settings that changed."""
-    methods = [sorted(one.get("methods", {})) for one in (before, now)]
-    if methods[0] != methods[1]:
-        yield f"methods was {', '.join(methods[0])}, now {', '.join(methods[1])}"
-    followed = {"methods", "set", "set_size"} if methods[0] != methods[1] else set()
-    for name in sorted({*before, *now} - followed):
+    names = {*before, *now}
+    old_methods, new_methods = (sorted(one.get("methods", {})) for one in (before, now))
+    if old_methods != new_methods:
+        yield f"methods was {', '.join(old_methods)}, now {', '.join(new_methods)}"
+        names -= {"methods", "set", "set_size"}  # the set follows the methods
+    for name in sorted(names):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _changes(old, new, "" if name == "methods" else f"{within}{name} ")

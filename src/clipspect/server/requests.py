@@ -1,4 +1,4 @@
-"""Requests of a service while they are handled: what is asked, how far it is, and what is stored."""
+"""Requests of a service while they are handled: parameters, progress, time limit, and stored references."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from clipspect.config import MODEL, REFERENCES, DetectorConfig, check_bounds, option
-from clipspect.errors import UsageError, suggest
-from clipspect.profile import SUFFIX, read_profile
+from clipspect.errors import UsageError, refuse_unknown
 from clipspect.server.limits import SAFETY, Limits
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
@@ -176,9 +175,7 @@ def _read(values: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "")
     for name, value in values.items():
         if name in REMOVED:
             raise UsageError(f"{prefix}{name} was removed: {REMOVED[name]}")
-        if name not in kinds:
-            hint = suggest(name, list(kinds)) or f"there are: {', '.join(kinds)}"
-            raise UsageError(f"unknown setting {prefix + name!r}; {hint.rstrip()}")
+        refuse_unknown([name], list(kinds), "setting", prefix)
         try:
             read[name] = TypeAdapter(kinds[name]).validate_python(value)
         except ValidationError as error:
@@ -188,6 +185,10 @@ def _read(values: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "")
 
 def _check_product_names(profiles: Sequence[Path]) -> None:
     """Raise UsageError for two files that name one product."""
+    if not profiles:
+        return
+    from clipspect.profile import SUFFIX
+
     seen: dict[str, Path] = {}
     for path in profiles:
         first = seen.setdefault(path.name.removesuffix(SUFFIX), path)
@@ -199,6 +200,10 @@ def _check_product_names(profiles: Sequence[Path]) -> None:
 
 def _models_of(profiles: Sequence[Path]) -> tuple[str, ...]:
     """Return the models of profiles, each once. Raises ProfileError."""
+    if not profiles:
+        return ()
+    from clipspect.profile import read_profile
+
     return tuple(dict.fromkeys(read_profile(path).backbone.model for path in profiles))
 
 
