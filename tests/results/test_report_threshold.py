@@ -9,7 +9,7 @@ import pytest
 from clipspect.results.merge import merge_results
 from clipspect.results.run import run_folder
 from clipspect.results.store import iterate_rows
-from helpers.browser import CHROMIUM, FLAGS
+from helpers.browser import new_page
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 pytestmark = pytest.mark.integration
@@ -39,20 +39,14 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page(report):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+    with new_page() as page:
         broken: list[str] = []
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(report.as_uri())
         page.select_option("#heat-marks", "boxes")
         page.wait_for_selector(".card .box")
         yield page
-        browser.close()
-        assert broken == []
+    assert broken == []
 
 
 @pytest.mark.parametrize("at", [0.25, 0.4, 0.7, 0.85])

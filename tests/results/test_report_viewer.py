@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipspect.results.report import write_report
 from clipspect.results.run import run_folder
-from helpers.browser import CHROMIUM, FLAGS, wait_until
+from helpers.browser import new_page, wait_until
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 
 pytestmark = pytest.mark.integration
@@ -35,13 +35,8 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
 def page(report, request):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        width, height = request.param
-        page = browser.new_page(viewport={"width": width, "height": height})
+    width, height = request.param
+    with new_page(width, height) as page:
         broken: list[str] = []
         asked: list[str] = []
         page.on("pageerror", lambda error: broken.append(str(error)))
@@ -51,10 +46,9 @@ def page(report, request):
         show_gallery(page)
         yield page
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
-        assert broken == []
-        own = ("data:", "blob:", report.as_uri(), (report.parent / "overlays").as_uri())
-        assert [url for url in asked if not url.startswith(own)] == []
+    assert broken == []
+    own = ("data:", "blob:", report.as_uri(), (report.parent / "overlays").as_uri())
+    assert [url for url in asked if not url.startswith(own)] == []
 
 
 def show_gallery(page) -> None:
@@ -128,21 +122,15 @@ def test_the_overlay_is_offered_only_where_the_file_is(page):
 
 
 def test_a_report_without_its_folder_offers_no_overlay(report, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
     mailed = tmp_path / "report.html"
     mailed.write_bytes(report.read_bytes())
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page()
+    with new_page() as page:
         page.goto(mailed.as_uri())
         show_gallery(page)
         open_first(page)
         page.wait_for_timeout(300)
         assert page.locator("#view-overlay").count() == 0
         assert page.inner_text("#view-score")
-        browser.close()
 
 
 def test_the_heat_slider_changes_the_cards(page):

@@ -24,7 +24,7 @@ from clipspect.results.similar import group_rows, group_similar
 from clipspect.results.store import iterate_rows
 from clipspect.stitching import strongest_patches
 from clipspect.training.demo_images import KNOWN_GOOD, as_pixels, render_image
-from helpers.browser import CHROMIUM, FLAGS, wait_until
+from helpers.browser import new_page, wait_until
 
 KINDS = ("scratch", "broken edge")
 SEEDS = range(301, 307)
@@ -203,18 +203,12 @@ def test_embeddings_have_unit_length_and_repeat(run):
 
 
 def test_the_viewer_groups_similar_defects(run):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1280, "height": 2400})
+    with new_page(height=2400) as page:
         page.goto((run / "report.html").as_uri())
         page.wait_for_selector("#gallery", state="attached")
         page.select_option("#group", "similar")
         wait_until(page, "document.querySelectorAll('.group-title').length > 2")
         titles = page.locator(".group-title").all_inner_texts()
-        browser.close()
     first = sum(one["findings"][0]["similar"] == 1 for one in rows_of(run / "report.html"))
     assert titles[0] == f"Similar 1 · {first} images"
     assert "(no region) · 2 images" in titles
