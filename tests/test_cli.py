@@ -10,7 +10,9 @@ import sys
 import time
 
 import pytest
+from typer.main import get_command
 
+from clipspect.cli import app
 from helpers.rows import rows_of
 
 
@@ -120,6 +122,11 @@ def test_good_images_join_the_set_of_a_set_method_and_belong_to_its_settings(run
         (("detect", ".", "--object", "x", "--tile", "big"), "number of pixels"),
         (("detect", ".", "--object", "x", "--false-alarm-rate", "0.1"), "add --good"),
         (("detect", ".", "--object", "x", "--threshold", "1.5"), "between 0 and 1"),
+        (("detect", ".", "--object", "x", "--good", ".", "--false-alarm-rate", "0"), "between 0 and 1"),
+        (
+            ("profile", "create", ".", "--object", "x", "-o", "p.clipspect", "--false-alarm-rate", "0"),
+            "between 0 and 1",
+        ),
     ],
 )
 def test_wrong_usage_is_code_2_and_one_line_that_helps(run, tmp_path, monkeypatch, words, message):
@@ -153,6 +160,19 @@ def test_lists(run):
     assert "ViT-B-16-plus-240" in run("models", model=False)[1]
     assert "anoclip" in run("methods", model=False)[1]
     assert "temperature" in run("methods", "anoclip", model=False)[1]
+
+
+def commands(group, path=()):
+    """(words, command) of a group and of everything below it."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("words", [path for path, _ in commands(get_command(app))], ids=" ".join)
+def test_help_shows_no_type_beside_a_flag(run, words):
+    code, text, _ = run(*words, "--help", model=False)
+    assert (code, "--help" in text, "<bool>" in text) == (0, True, False)
 
 
 def test_help_and_import_load_no_torch():

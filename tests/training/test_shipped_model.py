@@ -17,6 +17,7 @@ from clipspect.backbones.features import FeatureRequest
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.plain_clip import PlainCLIP
 from clipspect.benchmark.metrics import pixel_metrics
+from helpers.rows import rows_of
 
 FOLDER = Path(str(resources.files("clipspect.backbones") / "tiny"))
 WEIGHTS = FOLDER / "open_clip_model.safetensors"
@@ -109,6 +110,23 @@ def test_it_separates_the_defective_images_of_the_demo_from_the_good_ones(demo):
         min(float(d.anomaly_map.max()) for d in defective),
     ]
     assert highest[0] < highest[1]
+
+
+def test_the_demo_flags_the_seven_defects_with_a_box_on_each_and_no_good_part(run, tmp_path):
+    code, _, _ = run("demo", "--out", str(tmp_path / "demo"), model=False)
+    assert code == 0
+    rows = {Path(row["path"]).stem: row for row in rows_of(tmp_path / "demo")}
+    for stem, row in rows.items():
+        assert row["verdict"] == ("clean" if stem.endswith("_good") else "flagged")
+        mask = read_mask(stem, (512, 512))
+        for region in row["regions"]:
+            down = slice(region["top"], region["top"] + region["height"])
+            across = slice(region["left"], region["left"] + region["width"])
+            assert mask[down, across].any()
+    words = ("detect", str(DEMO / "photos"), "--good", str(DEMO / "good"), "--object", "metal bracket")
+    run(*words, "--out", str(tmp_path / "detected"), "--overlays", "none", model=False)
+    detected = {Path(row["path"]).stem: row["score"] for row in rows_of(tmp_path / "detected")}
+    assert detected == {stem: row["score"] for stem, row in rows.items()}
 
 
 def test_demo_images_are_drawn_again_as_shipped(tmp_path, monkeypatch):

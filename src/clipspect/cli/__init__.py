@@ -19,13 +19,14 @@ from clipspect.cli.references import references_app
 from clipspect.cli.results import results_app
 from clipspect.cli.review import review_app
 from clipspect.cli.serve import serve, ui
-from clipspect.cli.strict import EXIT_INTERRUPTED, StrictCommand, interrupts
+from clipspect.cli.strict import EXIT_INTERRUPTED, PlainGroup, StrictCommand, interrupts
 from clipspect.cli.watch import watch
 from clipspect.errors import ClipspectError
 
 EXIT_USAGE = 2
 
 app = typer.Typer(
+    cls=PlainGroup,
     name="clipspect",
     help="Zero-shot visual inspection with CLIP: name the object, get scores, heatmaps and a report.\n\n"
     "Start here: [bold]clipspect demo[/bold], then [bold]clipspect detect photos/ --object 'metal nut'[/bold].",

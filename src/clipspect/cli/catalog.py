@@ -9,11 +9,12 @@ import typer
 
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
-from clipspect.cli.strict import StrictCommand
+from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.config import DetectorConfig
 
 models_app = typer.Typer(
-    help="List models, fetch one for use offline, or measure a model's level for one image alone."
+    cls=PlainGroup,
+    help="List models, fetch one for use offline, or measure a model's level for one image alone.",
 )
 
 

@@ -25,14 +25,14 @@ def demo(
     ] = None,
 ) -> None:
     """Run the offline model on the images that ship with clipspect and write a report."""
-    from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT, DEMO_RATE
+    from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_METHOD, DEMO_OBJECT
     from clipspect.results.run import LocalEngine
 
     if photos is not None:
         _write_samples(photos, DEMO_IMAGES, DEMO_GOOD)
         return
     detector = load_detector(DetectorConfig(DEMO_METHOD))
-    good = calibrate(detector, DEMO_OBJECT, DEMO_GOOD, DEMO_RATE, {})
+    good = calibrate(detector, DEMO_OBJECT, DEMO_GOOD, None, {})
     scoring = LocalEngine(detector, DEMO_IMAGES, DEMO_OBJECT, good=good)
     print_summary(run_with_progress(scoring, out=out, calibrations=good.calibrations, overwrite=True))
 

@@ -12,7 +12,7 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console, plural
 from clipspect.cli.run import StageBars, load_detector, warn_left_out
-from clipspect.cli.strict import StrictCommand
+from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EXIT_WORSE = 1
 
 profile_app = typer.Typer(
+    cls=PlainGroup,
     help="Product profiles: object, method, references, calibration and region in one file.",
     no_args_is_help=True,
 )
@@ -74,7 +75,7 @@ def create(
             good,
             object,
             out.stem,
-            false_alarm_rate=false_alarm_rate or DEFAULT_FALSE_ALARM_RATE,
+            false_alarm_rate=DEFAULT_FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate,
             threshold=threshold,
             on_step=bars.show,
         )
@@ -160,8 +161,9 @@ def update(
                 [*_good_images(before, good), *confirmed],
                 before.object,
                 target.name.removesuffix(SUFFIX),
-                false_alarm_rate=false_alarm_rate
-                or before.provenance.get("false_alarm_rate", DEFAULT_FALSE_ALARM_RATE),
+                false_alarm_rate=before.provenance.get("false_alarm_rate", DEFAULT_FALSE_ALARM_RATE)
+                if false_alarm_rate is None
+                else false_alarm_rate,
                 threshold=threshold if threshold is not None else before.threshold,
                 provenance={"replaces": before.label, "reviewed_good": len(confirmed)},
                 on_step=bars.show,

@@ -10,10 +10,11 @@ import typer
 from clipspect.cli import options as opt
 from clipspect.cli.output import console
 from clipspect.cli.run import load_detector
-from clipspect.cli.strict import StrictCommand
+from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.config import DetectorConfig
 
 references_app = typer.Typer(
+    cls=PlainGroup,
     help="Encoded known-good references, kept in one file and used with detect --reference.",
     no_args_is_help=True,
 )

@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from clipspect.cli.output import console
-from clipspect.cli.strict import StrictCommand
+from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.errors import UsageError
 
 results_app = typer.Typer(
-    help="Merge, filter and export results folders, and rewrite their reports.", no_args_is_help=True
+    cls=PlainGroup,
+    help="Merge, filter and export results folders, and rewrite their reports.",
+    no_args_is_help=True,
 )
 
 FolderArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from clipspect.cli.output import console, plural
-from clipspect.cli.strict import StrictCommand
+from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.errors import UsageError
 
 review_app = typer.Typer(
-    help="Decisions of people on judged images: add them, and export them.", no_args_is_help=True
+    cls=PlainGroup,
+    help="Decisions of people on judged images: add them, and export them.",
+    no_args_is_help=True,
 )
 FolderArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
 

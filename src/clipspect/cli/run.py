@@ -59,7 +59,11 @@ def calibrate(
 
     with StageBars() as bars:
         calibrated = detector.calibrate(
-            good, object, false_alarm_rate=rate or DEFAULT_FALSE_ALARM_RATE, on_step=bars.show, **context
+            good,
+            object,
+            false_alarm_rate=DEFAULT_FALSE_ALARM_RATE if rate is None else rate,
+            on_step=bars.show,
+            **context,
         )
     warn_left_out(calibrated)
     return calibrated

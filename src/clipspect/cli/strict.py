@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from clipspect.errors import UsageError
 from clipspect.server import settings as server_settings
@@ -26,16 +26,28 @@ REMOVED = {
 """Option of an earlier version → what to do instead."""
 
 
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    """The parameters, with no type beside a flag in the help."""
+    for one in params:
+        if getattr(one, "is_flag", False):
+            vars(one).update(make_metavar=lambda *_, **__: "", display_type_rich=lambda *_, **__: None)
+    return params
+
+
+class PlainGroup(TyperGroup):
+    """A group of commands whose help shows no type beside a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters as the help shows them."""
+        return _without_flag_types(super().get_params(ctx))
+
+
 class StrictCommand(TyperCommand):
     """A command whose options are given at most once and whose values are not empty."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters; help shows no type beside a flag."""
-        params = super().get_params(ctx)
-        for one in params:
-            if getattr(one, "is_flag", False):
-                vars(one).update(make_metavar=lambda *_, **__: "", display_type_rich=lambda *_, **__: None)
-        return params
+        """The parameters as the help shows them."""
+        return _without_flag_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, after looking for options given twice.

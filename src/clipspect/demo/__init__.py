@@ -10,5 +10,3 @@ DEMO_GOOD = Path(__file__).parent / "good"
 """Ten known-good brackets, none of them among :data:`DEMO_IMAGES`."""
 DEMO_OBJECT = "metal bracket"
 DEMO_METHOD = "dual-image"
-DEMO_RATE = 0.01
-"""False-alarm rate: with thirteen images a rate of 5 % flags a good one in every other demo."""

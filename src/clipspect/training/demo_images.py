@@ -31,7 +31,7 @@ BRACKETS: tuple[tuple[str, int], ...] = (
     ("good", 3),
     ("good", 4),
     ("good", 5),
-    ("good", 6),
+    ("good", 7),
     ("scratch", 204),
     ("crack", 201),
     ("hole", 208),
