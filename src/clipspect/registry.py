@@ -104,6 +104,16 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
+def describe_settings(name: str) -> list[tuple[str, str, str]]:
+    """Return (setting, default, help text) of a method's settings. Raises UsageError for an unknown method."""
+    found = method_class(name)
+    return [
+        (f.name, str(f.default), f.metadata.get("help", ""))
+        for f in fields(found)
+        if f.name not in found.fixed
+    ]
+
+
 def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """Make a method with its settings.
 

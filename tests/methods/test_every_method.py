@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipspect.errors import ReferencesError, UsageError
-from clipspect.registry import list_methods, make_method, method_class
+from clipspect.registry import describe_settings, list_methods, make_method, method_class
 
 REFERENCE_FREE = [name for name in list_methods() if not method_class(name).needs_references]
 
@@ -83,3 +83,10 @@ def test_winclip_plus_leaves_a_image_out_of_its_references(detect, photos):
 def test_clip_takes_one_sentence_or_the_ensemble():
     assert make_method("clip").prompts == "winclip"
     assert make_method("clip", {"ensemble": "false"}).prompts == "plain"
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_every_setting_has_a_help_text(name):
+    described = describe_settings(name)
+    assert described
+    assert not [setting for setting, _, text in described if not text.endswith(".")]

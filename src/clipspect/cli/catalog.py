@@ -169,7 +169,7 @@ def methods(
     """List the methods, or one method's settings for --set."""
     from rich.table import Column, Table
 
-    from clipspect.registry import list_methods
+    from clipspect.registry import describe_settings, list_methods
 
     if name is None:
         table = Table(Column("method", no_wrap=True), "about", title="Methods", title_justify="left")
@@ -178,8 +178,6 @@ def methods(
         console().print(table)
         console().print("Settings of one: [bold]clipspect methods anoclip[/bold]")
         return
-    from clipspect.methods.describe import describe_settings
-
     table = Table(
         Column("setting", no_wrap=True), "default", "about", title=f"Settings of {name}", title_justify="left"
     )

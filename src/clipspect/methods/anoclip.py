@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipspect.backbones.features import FeatureRequest, Features, StartBlock
 from clipspect.errors import UsageError
-from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
 
 VERDICT_SMOOTHING = 3
@@ -27,25 +27,36 @@ class AnoCLIP(Method):
 
     name: ClassVar[str] = "anoclip"
 
-    views: Literal["none", "official"] = "none"
-    """Image score from the whole image, or averaged over the 22 views of the official code (22 more encodings)."""
-    temperature: float = 1.0
-    """Divisor of the cosines before the softmax; 1 as in the official code, smaller = sharper maps."""
-    smoothing: int = 3
-    """Side of the mean filter on the patch grid, odd; 1 = none."""
-    block: int = -1
-    """Block whose V-V tokens form the map; -1 = the last, as published."""
-    start_block: StartBlock = "auto"
-    """Number of blocks before the V-V stream starts; "auto" as published: all but the last 12, 0 in a ViT-B."""
+    views: Literal["none", "official"] = setting(
+        "none",
+        "Image score from the whole image, or averaged over the 22 views of the official code (22 more "
+        "encodings).",
+    )
+    temperature: float = setting(
+        1.0,
+        "Divisor of the cosines before the softmax; 1 as in the official code, smaller = sharper maps.",
+    )
+    smoothing: int = setting(3, "Side of the mean filter on the patch grid, odd; 1 = none.")
+    block: int = setting(-1, "Block whose V-V tokens form the map; -1 = the last, as published.")
+    start_block: StartBlock = setting(
+        "auto",
+        'Number of blocks before the V-V stream starts; "auto" as published: all but the last 12, 0 in a '
+        "ViT-B.",
+    )
 
-    path: Literal["value", "ordinary"] = "value"
-    """Patch tokens of the V-V path, or of the ordinary Q-K path, for comparison."""
-    prompt_set: str = "anoclip"
-    """Prompt set of the table (docs/prompts.md); for ablations with parts left out: anoclip/one-state,
-    anoclip/no-domain, anoclip/one-template, or several joined by "+".
-    """
-    domain: str = ""
-    """Domain of this method's prompts in place of the run's (--domain), for comparing domains."""
+    path: Literal["value", "ordinary"] = setting(
+        "value",
+        "Patch tokens of the V-V path, or of the ordinary Q-K path, for comparison.",
+    )
+    prompt_set: str = setting(
+        "anoclip",
+        "Prompt set of the table (docs/prompts.md); for ablations with parts left out: anoclip/one-state, "
+        'anoclip/no-domain, anoclip/one-template, or several joined by "+".',
+    )
+    domain: str = setting(
+        "",
+        "Domain of this method's prompts in place of the run's (--domain), for comparing domains.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

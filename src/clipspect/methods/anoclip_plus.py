@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.features import Features
 from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, stitch, verdict_layers
 from clipspect.methods.tta.adapters import Adapter, Layers, draw_layers, draw_noise
 from clipspect.methods.tta.losses import keep_where, noise_contrast_loss, state_logits
@@ -34,20 +34,21 @@ class AnoCLIPPlus(AnoCLIP):
 
     name: ClassVar[str] = "anoclip+"
 
-    adapter: Literal["text-bank", "linear"] = "linear"
-    """Adapter: "linear", official for VisA, or "text-bank", the larger one for MVTec AD (through all sentence
-    embeddings), which loses more than it gains with the offline model (docs/ablations.md).
-    """
-    epochs: int = 5
-    """AdamW steps per image; 0 = the untrained adapter."""
-    learning_rate: float = 1e-3
-    """Learning rate of AdamW; weight decay is 1e-2."""
-    noise: float = NOISE
-    """Standard deviation of the noise on the tokens; 0.055 in the official code."""
-    tiles: Literal["separate", "together"] = "separate"
-    """Adapters of an image cut into tiles: one per tile, or one for all of them, whose loss is taken on the stitched
-    logits ("together", official for VisA with --tile square).
-    """
+    adapter: Literal["text-bank", "linear"] = setting(
+        "linear",
+        'Adapter: "linear", official for VisA, or "text-bank", the larger one for MVTec AD (through all '
+        "sentence embeddings), which loses more than it gains with the offline model (docs/ablations.md).",
+    )
+    epochs: int = setting(5, "AdamW steps per image; 0 = the untrained adapter.")
+    learning_rate: float = setting(1e-3, "Learning rate of AdamW; weight decay is 1e-2.")
+    noise: float = setting(
+        NOISE, "Standard deviation of the noise on the tokens; 0.055 in the official code."
+    )
+    tiles: Literal["separate", "together"] = setting(
+        "separate",
+        "Adapters of an image cut into tiles: one per tile, or one for all of them, whose loss is taken "
+        'on the stitched logits ("together", official for VisA with --tile square).',
+    )
 
     @property
     def joins_tiles(self) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from clipspect.backbones.features import FeatureRequest, Features, StartBlock, block_numbers, parse_blocks
 from clipspect.errors import UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING
-from clipspect.methods.base import Method, MethodContext, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range, setting
 from clipspect.methods.few_shot import gaussian_smooth
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
 from clipspect.prompts.learned import AnomalyCLIPAnchors
@@ -34,14 +34,14 @@ class AnomalyCLIP(Method):
     name: ClassVar[str] = "anomaly-clip"
     needs_file: ClassVar[bool] = True
 
-    checkpoint: str = ""
-    """Prompt checkpoint (.pth) as AnomalyCLIP publishes it, for ViT-L-14-336."""
-    blocks: str = "25%,50%,75%,100%"
-    """Blocks whose V-V tokens' maps are averaged: numbers or relative depths; as published 6,12,18,24 of 24."""
-    temperature: float = 0.07
-    """Divisor of the cosines before the softmax."""
-    sigma: float = 4.0
-    """Of the Gaussian that smooths the map, in pixels of the input."""
+    checkpoint: str = setting("", "Prompt checkpoint (.pth) as AnomalyCLIP publishes it, for ViT-L-14-336.")
+    blocks: str = setting(
+        "25%,50%,75%,100%",
+        "Blocks whose V-V tokens' maps are averaged: numbers or relative depths; as published 6,12,18,24 "
+        "of 24.",
+    )
+    temperature: float = setting(0.07, "Divisor of the cosines before the softmax.")
+    sigma: float = setting(4.0, "Of the Gaussian that smooths the map, in pixels of the input.")
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.few_shot import FewShot, coreset, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
 from clipspect.methods.visual import map_images, normalize_tokens, reference_notes
@@ -35,21 +35,28 @@ class AnomalyDINO(FewShot):
 
     name: ClassVar[str] = "anomaly-dino"
 
-    path: Literal["ordinary", "value"] = "ordinary"
-    """Ordinary patch tokens, as published, or those of the V-V path."""
-    block: int = -1
-    """Block whose tokens are compared; -1 = the last, as published."""
-    neighbors: int = 1
-    """Nearest reference patches whose distances are averaged."""
-    top_share: float = 0.01
-    """Share of an image's patches, those with the largest distances, whose mean is the image score."""
-    foreground: Foreground = "none"
-    """Mask of the object by the first principal component of an image's tokens; other patches score 0. "published" is
-    the official code, which dilates along the flattened grid; "grid" dilates in both directions. For DINOv2 alone."""
-    sigma: float = 4.0
-    """Of the Gaussian that smooths the map, in pixels of the input."""
-    bank_limit: int = 131072
-    """Most reference patches kept; beyond it each image keeps a coreset. Bounds memory: D · 4 bytes a patch."""
+    path: Literal["ordinary", "value"] = setting(
+        "ordinary",
+        "Ordinary patch tokens, as published, or those of the V-V path.",
+    )
+    block: int = setting(-1, "Block whose tokens are compared; -1 = the last, as published.")
+    neighbors: int = setting(1, "Nearest reference patches whose distances are averaged.")
+    top_share: float = setting(
+        0.01,
+        "Share of an image's patches, those with the largest distances, whose mean is the image score.",
+    )
+    foreground: Foreground = setting(
+        "none",
+        "Mask of the object by the first principal component of an image's tokens; other patches score 0. "
+        '"published" is the official code, which dilates along the flattened grid; "grid" dilates in both '
+        "directions. For DINOv2 alone.",
+    )
+    sigma: float = setting(4.0, "Of the Gaussian that smooths the map, in pixels of the input.")
+    bank_limit: int = setting(
+        131072,
+        "Most reference patches kept; beyond it each image keeps a coreset. Bounds memory: D · 4 bytes a "
+        "patch.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

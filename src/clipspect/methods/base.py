@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from clipspect.prompts.learned import AnchorSource
 
 if TYPE_CHECKING:
     from clipspect.backbones.base import Backbone
+
+Value = TypeVar("Value")
+
+
+def setting(default: Value, help: str) -> Value:
+    """Declare a setting of a method: a dataclass field with its help text (``clipspect methods NAME``)."""
+    declared: Value = field(default=default, metadata={"help": help})
+    return declared
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.methods.base import Method, MethodContext, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range, setting
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, upsample, verdict_layers
 
 
@@ -20,10 +20,12 @@ class CLIP(Method):
 
     name: ClassVar[str] = "clip"
 
-    ensemble: bool = True
-    """WinCLIP's compositional ensemble of 147 and 84 sentences per side; false = one plain sentence per side."""
-    temperature: float = 0.07
-    """Divisor of the cosines before the softmax, as in WinCLIP."""
+    ensemble: bool = setting(
+        True,
+        "WinCLIP's compositional ensemble of 147 and 84 sentences per side; false = one plain sentence "
+        "per side.",
+    )
+    temperature: float = setting(0.07, "Divisor of the cosines before the softmax, as in WinCLIP.")
 
     def __post_init__(self) -> None:
         """Check the settings."""

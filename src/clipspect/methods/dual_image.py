@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipspect.backbones.features import Features
-from clipspect.methods.base import MethodContext, check_choice, check_range
+from clipspect.methods.base import MethodContext, check_choice, check_range, setting
 from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
@@ -36,16 +36,25 @@ class DualImage(JointMethod):
 
     name: ClassVar[str] = "dual-image"
 
-    pairing: PairingRule = "nearest"
-    """Choice of partners within a set: "nearest" by image embedding, or "random" as in the paper."""
-    references: int = 4
-    """Number of partners of each image, averaged so that a defective one has little influence; 1 as in the paper. All
-    explicit references are used.
-    """
-    pair_seed: int = 0
-    """Seed of random pairs; a benchmark takes that of the run (--seeds), so that its deviation is over pairs."""
-    explicit: Literal["nearest", "mean"] = "nearest"
-    """Rule for several explicit references, such as known-good images: the nearest patch of any, or the mean."""
+    pairing: PairingRule = setting(
+        "nearest",
+        'Choice of partners within a set: "nearest" by image embedding, or "random" as in the paper.',
+    )
+    references: int = setting(
+        4,
+        "Number of partners of each image, averaged so that a defective one has little influence; 1 as in "
+        "the paper. All explicit references are used.",
+    )
+    pair_seed: int = setting(
+        0,
+        "Seed of random pairs; a benchmark takes that of the run (--seeds), so that its deviation is over "
+        "pairs.",
+    )
+    explicit: Literal["nearest", "mean"] = setting(
+        "nearest",
+        "Rule for several explicit references, such as known-good images: the nearest patch of any, or "
+        "the mean.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -19,7 +19,7 @@ from clipspect.backbones.features import Features
 from clipspect.errors import UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING
 from clipspect.methods.anoclip_plus import DIVERGED
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.dual_image import DualImage
 from clipspect.methods.scoring import abnormal_probability, log_odds, smooth, verdict_layers
 from clipspect.methods.tta.adapters import Layers
@@ -44,29 +44,39 @@ class DualImagePlus(DualImage):
 
     name: ClassVar[str] = "dual-image+"
 
-    anomalies: Kind = "mixed"
-    """Corruption of a copy: "cut-paste", "perlin", "noise", all three at different positions ("mixed"), or "draem":
-    irregular regions filled from a folder of textures.
-    """
-    textures: str = ""
-    """Folder of texture images for anomalies=draem, such as the Describable Textures Dataset."""
-    copies: int = 1
-    """Corrupted copies of each image; each costs one more encoding, and one can contain every kind."""
-    epochs: int = 5
-    """AdamW steps per image; 0 = Dual-Image."""
-    learning_rate: float = 3e-3
-    """Learning rate of AdamW; weight decay is 1e-2. Chosen on rendered scenes (docs/ablations.md)."""
-    mask_rule: MaskRule = "distance"
-    """Prediction of a copy's mask: from the increase of the text score over the same patch of the image
-    ("text-change"), from the distance of both adapted patches ("distance"), or from the joint score of the copy with
-    the image as its reference ("joint").
-    """
-    training_temperature: float = 0.07
-    """Divisor of the cosines in the losses; at 1, similar text embeddings cannot reach the joint map's range. The final
-    map uses ``temperature``, as Dual-Image's.
-    """
-    adapted_weight: float = 0.5
-    """Share of the map with adapted text in the final one; the rest is Dual-Image's map."""
+    anomalies: Kind = setting(
+        "mixed",
+        'Corruption of a copy: "cut-paste", "perlin", "noise", all three at different positions '
+        '("mixed"), or "draem": irregular regions filled from a folder of textures.',
+    )
+    textures: str = setting(
+        "",
+        "Folder of texture images for anomalies=draem, such as the Describable Textures Dataset.",
+    )
+    copies: int = setting(
+        1,
+        "Corrupted copies of each image; each costs one more encoding, and one can contain every kind.",
+    )
+    epochs: int = setting(5, "AdamW steps per image; 0 = Dual-Image.")
+    learning_rate: float = setting(
+        3e-3,
+        "Learning rate of AdamW; weight decay is 1e-2. Chosen on rendered scenes (docs/ablations.md).",
+    )
+    mask_rule: MaskRule = setting(
+        "distance",
+        "Prediction of a copy's mask: from the increase of the text score over the same patch of the "
+        'image ("text-change"), from the distance of both adapted patches ("distance"), or from the joint '
+        'score of the copy with the image as its reference ("joint").',
+    )
+    training_temperature: float = setting(
+        0.07,
+        "Divisor of the cosines in the losses; at 1, similar text embeddings cannot reach the joint map's "
+        "range. The final map uses ``temperature``, as Dual-Image's.",
+    )
+    adapted_weight: float = setting(
+        0.5,
+        "Share of the map with adapted text in the final one; the rest is Dual-Image's map.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.errors import UsageError
-from clipspect.methods.base import Method, MethodContext, check_range
+from clipspect.methods.base import Method, MethodContext, check_range, setting
 from clipspect.methods.visual import non_self_indices
 
 
@@ -24,9 +24,12 @@ class FewShot(Method):
     needs_references: ClassVar[bool] = True
     needs_text: ClassVar[bool] = False
 
-    rotations: int = 8
-    """Rotated copies of each reference image, evenly spaced over 360°, the image itself among them; 1 = none. Use 1
-    where parts always lie the same way. Each copy costs one encoding when the references are read."""
+    rotations: int = setting(
+        8,
+        "Rotated copies of each reference image, evenly spaced over 360°, the image itself among them; 1 "
+        "= none. Use 1 where parts always lie the same way. Each copy costs one encoding when the "
+        "references are read.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -13,7 +13,7 @@ from clipspect.backbones.features import FeatureRequest, Features, Span, block_n
 from clipspect.backbones.sources import Sources
 from clipspect.errors import ReferencesError, UsageError
 from clipspect.methods.anoclip import VERDICT_SMOOTHING, AnoCLIP
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.fusion import RULES, Fusion, Rule, fit_fusion
 from clipspect.methods.scoring import log_odds, smooth, verdict_layers
 from clipspect.methods.visual import non_self_indices, normalize_tokens, reference_notes
@@ -55,28 +55,44 @@ class JointMethod(AnoCLIP):
     scope: ClassVar[Literal["image", "set"]] = "set"
     accepts_references: ClassVar[bool] = True
 
-    output: Literal["joint", "text", "visual"] = "joint"
-    """The joined score, or one of its halves alone (for looking at what each contributes)."""
-    fusion: Rule = "temperature"
-    """How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or "temperature"."""
-    text_weight: float = 0.5
-    """Share of the language score in the joint one."""
-    image_rule: Literal["mean", "map", "text"] = "mean"
-    """Image score of the joint output: the mean of language score and highest visual value, the highest value of the
-    joint map ("map"), or the language score alone ("text").
-    """
-    path: Literal["value", "ordinary", "hidden"] = "value"  # type: ignore[assignment]
-    """Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual score alone,
-    hidden states: ordinary tokens before the final norm and projection, as MuSc takes them."""
-    visual_features: Literal["both", "trunk", "blocks"] = "both"
-    """Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of blocks, or the
-    mean of both scores. A backbone without a trunk always compares by blocks."""
-    blocks_from: float = 0.75
-    """The visual score is averaged over blocks deeper than this share of the backbone …"""
-    blocks_to: float = 1.0
-    """… and no deeper than this share: 0.75 to 1 is the last quarter."""
-    blocks: str = ""
-    """Blocks of the visual score in place of that span: numbers such as 3,6,9,12, or relative depths such as 50%."""
+    output: Literal["joint", "text", "visual"] = setting(
+        "joint",
+        "The joined score, or one of its halves alone (for looking at what each contributes).",
+    )
+    fusion: Rule = setting(
+        "temperature",
+        'How the two are brought to one scale: "mean" (as they are), "min-max", "rank", "z-score" or '
+        '"temperature".',
+    )
+    text_weight: float = setting(0.5, "Share of the language score in the joint one.")
+    image_rule: Literal["mean", "map", "text"] = setting(
+        "mean",
+        "Image score of the joint output: the mean of language score and highest visual value, the "
+        'highest value of the joint map ("map"), or the language score alone ("text").',
+    )
+    path: Literal["value", "ordinary", "hidden"] = setting(  # type: ignore[assignment]
+        "value",
+        "Patch tokens of the V-V path, of the ordinary Q-K path (for comparison), or, for the visual "
+        "score alone, hidden states: ordinary tokens before the final norm and projection, as MuSc takes "
+        "them.",
+    )
+    visual_features: Literal["both", "trunk", "blocks"] = setting(
+        "both",
+        "Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of "
+        "blocks, or the mean of both scores. A backbone without a trunk always compares by blocks.",
+    )
+    blocks_from: float = setting(
+        0.75,
+        "The visual score is averaged over blocks deeper than this share of the backbone; see blocks_to.",
+    )
+    blocks_to: float = setting(
+        1.0, "Deepest blocks of the visual score, as a share of the backbone: 0.75 to 1 is the last quarter."
+    )
+    blocks: str = setting(
+        "",
+        "Blocks of the visual score in place of that span: numbers such as 3,6,9,12, or relative depths "
+        "such as 50%.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from clipspect.methods.base import MethodContext, check_choice
+from clipspect.methods.base import MethodContext, check_choice, setting
 from clipspect.methods.fusion import Rule
 from clipspect.methods.mutual import Mutual
 from clipspect.methods.scoring import upsample
@@ -43,31 +43,45 @@ class MuSc(Mutual):
         }
     )
 
-    output: Literal["joint", "text", "visual"] = "visual"
-    """Only the visual score exists."""
-    fusion: Rule = "mean"
-    """Unused: there is one score."""
-    visual_features: Literal["both", "trunk", "blocks"] = "blocks"
-    """Only tokens of blocks are compared, as published."""
-    path: Literal["value", "ordinary", "hidden"] = "hidden"
-    """Hidden states before the final norm and projection, as published; or "ordinary" or "value" tokens."""
-    blocks: str = "25%,50%,75%,100%"
-    """Blocks by number, such as 6,12,18,24, or by relative depth; four evenly spaced ones as published."""
-    search: Literal["auto", "exact", "fast"] = "exact"
-    """"exact" compares all patches, as published; "fast" and "auto" as in ``mutual``."""
-    smoothing: int = 1
-    """Side of the mean filter on the patch grid, odd; 1 = none, as published."""
-    rounding: Rounding = "down"
-    """Rounding of the number of images that share gives: "down" as in MuSc's code, or "up"; at least one image."""
-    degrees: str = "1,3,5"
-    """Sides of the neighborhoods in patches that a patch is averaged over (LNAMD); the maps are averaged."""
-    distance: Distance = "euclidean"
-    """Distance of unit tokens before the mean over images: "euclidean", half the length, or "cosine", ½ (1 − cos)."""
-    image_norm: bool = True
-    """Normalize each image's tokens by their common mean and variance first."""
-    rescoring: str = "1,2,3"
-    """Numbers of similar images whose image scores are averaged (RsCIN): 1,2,3 for MVTec AD, 1,8,9 for VisA; empty =
-    none."""
+    output: Literal["joint", "text", "visual"] = setting("visual", "Only the visual score exists.")
+    fusion: Rule = setting("mean", "Unused: there is one score.")
+    visual_features: Literal["both", "trunk", "blocks"] = setting(
+        "blocks",
+        "Only tokens of blocks are compared, as published.",
+    )
+    path: Literal["value", "ordinary", "hidden"] = setting(
+        "hidden",
+        'Hidden states before the final norm and projection, as published; or "ordinary" or "value" tokens.',
+    )
+    blocks: str = setting(
+        "25%,50%,75%,100%",
+        "Blocks by number, such as 6,12,18,24, or by relative depth; four evenly spaced ones as published.",
+    )
+    search: Literal["auto", "exact", "fast"] = setting(
+        "exact",
+        '"exact" compares all patches, as published; "fast" and "auto" as in ``mutual``.',
+    )
+    smoothing: int = setting(1, "Side of the mean filter on the patch grid, odd; 1 = none, as published.")
+    rounding: Rounding = setting(
+        "down",
+        'Rounding of the number of images that share gives: "down" as in MuSc\'s code, or "up"; at least '
+        "one image.",
+    )
+    degrees: str = setting(
+        "1,3,5",
+        "Sides of the neighborhoods in patches that a patch is averaged over (LNAMD); the maps are averaged.",
+    )
+    distance: Distance = setting(
+        "euclidean",
+        'Distance of unit tokens before the mean over images: "euclidean", half the length, or "cosine", '
+        "½ (1 − cos).",
+    )
+    image_norm: bool = setting(True, "Normalize each image's tokens by their common mean and variance first.")
+    rescoring: str = setting(
+        "1,2,3",
+        "Numbers of similar images whose image scores are averaged (RsCIN): 1,2,3 for MVTec AD, 1,8,9 for "
+        "VisA; empty = none.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipspect.backbones.features import Features
 from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.joint import JointMethod, References, SetState
 from clipspect.methods.patch_index import PatchIndex
@@ -82,33 +82,58 @@ class Mutual(JointMethod):
 
     name: ClassVar[str] = "mutual"
 
-    lowest: float = 0.3
-    """Share of the other images, those nearest to a patch, whose distances are averaged."""
-    rounding: Rounding = "up"
-    """Rounding of the number of images that share gives: "up", or "down" as in MuSc's code; at least one image."""
-    left_out: float = 0.0
-    """Share of each image's patches, those the language score calls most abnormal, that are not used as references."""
-    exact_limit: int = 128
-    """Maximum number of images or tiles that search="exact" compares exactly; the cost grows with its square. Beyond it
-    an index is built (FAISS)."""
-    search: Literal["auto", "exact", "fast"] = "auto"
-    """"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest patches in 32
-    dimensions among at most 32,768, then measures their distances exactly (docs/speed.md). "auto" is exact up to 32
-    images or tiles and fast beyond, so that an image costs at most about twice AnoCLIP's time in a set of any size."""
-    degrees: str = "1"
-    """Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as 1,3,5; the maps of
-    all degrees are averaged. The time grows with their number."""
-    image_degrees: str = ""
-    """Degrees of the image scores where they are to differ from those of the maps."""
-    distance: Distance = "cosine"
-    """Distance of unit tokens before the mean over images: "cosine", ½ (1 − cos), or "euclidean", half the length."""
-    image_norm: bool = False
-    """Normalize each image's tokens by their common mean and variance first, as MuSc does."""
-    rescoring: str = ""
-    """Numbers of similar images, such as 1,2,3, whose image scores are averaged (MuSc's RsCIN); empty = none."""
-    repeated: Literal["keep", "leave-out"] = "keep"
-    """Images that share a pattern which most of the set has not: "keep" them as references, or "leave-out", so that a
-    defect that many images carry is found. A variant of the product is then found too (CoDeGraph's problem)."""
+    lowest: float = setting(
+        0.3,
+        "Share of the other images, those nearest to a patch, whose distances are averaged.",
+    )
+    rounding: Rounding = setting(
+        "up",
+        'Rounding of the number of images that share gives: "up", or "down" as in MuSc\'s code; at least '
+        "one image.",
+    )
+    left_out: float = setting(
+        0.0,
+        "Share of each image's patches, those the language score calls most abnormal, that are not used "
+        "as references.",
+    )
+    exact_limit: int = setting(
+        128,
+        'Maximum number of images or tiles that search="exact" compares exactly; the cost grows with its '
+        "square. Beyond it an index is built (FAISS).",
+    )
+    search: Literal["auto", "exact", "fast"] = setting(
+        "auto",
+        '"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest '
+        "patches in 32 dimensions among at most 32,768, then measures their distances exactly "
+        '(docs/speed.md). "auto" is exact up to 32 images or tiles and fast beyond, so that an image '
+        "costs at most about twice AnoCLIP's time in a set of any size.",
+    )
+    degrees: str = setting(
+        "1",
+        "Sides of the neighborhoods in patches that a patch is averaged over (MuSc's LNAMD), such as "
+        "1,3,5; the maps of all degrees are averaged. The time grows with their number.",
+    )
+    image_degrees: str = setting("", "Degrees of the image scores; empty = those of the maps.")
+    distance: Distance = setting(
+        "cosine",
+        'Distance of unit tokens before the mean over images: "cosine", ½ (1 − cos), or "euclidean", half '
+        "the length.",
+    )
+    image_norm: bool = setting(
+        False,
+        "Normalize each image's tokens by their common mean and variance first, as MuSc does.",
+    )
+    rescoring: str = setting(
+        "",
+        "Numbers of similar images, such as 1,2,3, whose image scores are averaged (MuSc's RsCIN); empty "
+        "= none.",
+    )
+    repeated: Literal["keep", "leave-out"] = setting(
+        "keep",
+        'Images that share a pattern which most of the set has not: "keep" them as references, or '
+        '"leave-out", so that a defect that many images carry is found. A variant of the product is then '
+        "found too (CoDeGraph's problem).",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

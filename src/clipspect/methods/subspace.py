@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features, block_numbers, parse_blocks
-from clipspect.methods.base import MethodContext, Scores, check_choice, check_range
+from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.few_shot import FewShot, distinct_rows, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
 from clipspect.methods.visual import reference_notes
@@ -115,23 +115,28 @@ class SubspaceAD(FewShot):
 
     name: ClassVar[str] = "subspace"
 
-    blocks_from: float = 0.55
-    """Hidden states are averaged over blocks deeper than this share of the backbone …"""
-    blocks_to: float = 0.725
-    """… and no deeper than this share; the default is the official choice for 40 blocks, 23 to 29."""
-    blocks: str = ""
-    """Blocks in place of that span: numbers such as 7,8, or relative depths such as 50%."""
-    variance: float = 0.99
-    """Share of the variance the subspace keeps; the rest is the distance."""
-    components: int = 0
-    """Number of components in place of that share; 0 = by the share."""
-    drop_components: int = 0
-    """Number of first components that do not belong to the subspace."""
-    rule: Rule = "reconstruction"
-    """Score of a patch: "reconstruction" (squared distance from the subspace, the official default), "euclidean" and
-    "mahalanobis" (distance from the mean inside it), or "cosine" (angle to the projection)."""
-    top_share: float = 0.01
-    """Share of the map's pixels, the highest, whose mean is the image score."""
+    blocks_from: float = setting(
+        0.55,
+        "Hidden states are averaged over blocks deeper than this share of the backbone; see blocks_to.",
+    )
+    blocks_to: float = setting(
+        0.725,
+        "Depth of the last of these blocks, as a share of the backbone; by default blocks 23 to 29 of 40, as published.",
+    )
+    blocks: str = setting(
+        "",
+        "Blocks in place of that span: numbers such as 7,8, or relative depths such as 50%.",
+    )
+    variance: float = setting(0.99, "Share of the variance the subspace keeps; the rest is the distance.")
+    components: int = setting(0, "Number of components in place of that share; 0 = by the share.")
+    drop_components: int = setting(0, "Number of first components that do not belong to the subspace.")
+    rule: Rule = setting(
+        "reconstruction",
+        'Score of a patch: "reconstruction" (squared distance from the subspace, the official default), '
+        '"euclidean" and "mahalanobis" (distance from the mean inside it), or "cosine" (angle to the '
+        "projection).",
+    )
+    top_share: float = setting(0.01, "Share of the map's pixels, the highest, whose mean is the image score.")
 
     def __post_init__(self) -> None:
         """Check the settings."""

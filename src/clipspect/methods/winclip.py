@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clipspect.backbones.features import FeatureRequest, Features
 from clipspect.backbones.openclip.value_attention import window_index
 from clipspect.errors import ReferencesError, UsageError
-from clipspect.methods.base import Method, MethodContext, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range, setting
 from clipspect.methods.scoring import abnormal_probability, log_odds, upsample, verdict_layers
 from clipspect.methods.visual import nearest_distances, non_self_indices, normalize_tokens, reference_notes
 
@@ -49,8 +49,7 @@ class WinCLIP(Method):
 
     name: ClassVar[str] = "winclip"
 
-    temperature: float = 0.07
-    """Divisor of the cosines before the softmax; 0.07 as published."""
+    temperature: float = setting(0.07, "Divisor of the cosines before the softmax; 0.07 as published.")
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch.nn import functional as F
 
 from clipspect.backbones.features import FeatureRequest, Features
-from clipspect.methods.base import Method, MethodContext, Scores, check_range
+from clipspect.methods.base import Method, MethodContext, Scores, check_range, setting
 from clipspect.methods.scoring import upsample, verdict_layers
 
 
@@ -20,10 +20,8 @@ class Deviation(Method):
     about: ClassVar[str] = "distance of each patch from the image's mean patch (example plug-in)"
     needs_text: ClassVar[bool] = False
 
-    block: int = -1
-    """Block whose tokens are compared; -1 = the last."""
-    power: float = 1.0
-    """Exponent of the distances; above 1 suppresses small ones."""
+    block: int = setting(-1, "Block whose tokens are compared; -1 = the last.")
+    power: float = setting(1.0, "Exponent of the distances; above 1 suppresses small ones.")
 
     def __post_init__(self) -> None:
         """Check the settings."""
