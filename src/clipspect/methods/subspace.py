@@ -121,7 +121,7 @@ class SubspaceAD(FewShot):
     )
     blocks_to: float = setting(
         0.725,
-        "Depth of the last of these blocks, as a share of the backbone; by default blocks 23 to 29 of 40, as published.",
+        "Depth of the last of these blocks, as a share; by default blocks 23 to 29 of 40, as published.",
     )
     blocks: str = setting(
         "",
