@@ -28,13 +28,15 @@ from clipspect.benchmark.accumulator import Accumulator
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.provenance import provenance
 from clipspect.benchmark.samples import Category, Sample
-from clipspect.registry import make_method
+from clipspect.registry import list_methods, make_method, method_class
 from clipspect.training.demo_images import render_image
 from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, draw_scenes
 from pages import replace_between
 
 GOOD = "good"
 START, END = "<!-- figures: benchmarks/accuracy.py -->", "<!-- end of figures -->"
+SHOTS = 4
+"""Good images that methods get which need references."""
 _RENDERED_SEED = 20_240
 _RENDERED_SIDE = 256
 
@@ -53,7 +55,8 @@ class DataSet:
         """Return whether to run a method on these images: methods that compare images need one product."""
         if self.templates:
             return method.startswith("dual-image")  # methods that take one reference per image
-        return len(self.categories) == 1 or make_method(method).scope != "set"
+        compares = make_method(method).scope == "set" or method_class(method).needs_references
+        return len(self.categories) == 1 or not compares
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Row:
     """Of pixels."""
 
 
+ALL = [name for name in list_methods() if not method_class(name).needs_file]
+"""Every method but ``anomaly-clip``, which needs the official checkpoint of a large model."""
 SHOWN = ("pixel_auroc", "aupro", "pixel_ap", "image_auroc", "image_ap", "pixel_f1max")
 
 
@@ -145,7 +150,19 @@ def _save(path: Path, picture: NDArray[np.float32]) -> None:
 def measure(
     data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None
 ) -> Iterator[Row]:
-    """Score every image once with all methods; return one row per method and kind of defect."""
+    """Score every image with all methods; return one row per method and kind of defect.
+
+    Methods that need references get :data:`SHOTS` good images, which are left out of their figures.
+    """
+    few = [name for name in methods if method_class(name).needs_references]
+    for group in (few, [name for name in methods if name not in few]):
+        if group:
+            yield from _measure_group(data, group, weights, image_size, SHOTS if group is few else 0)
+
+
+def _measure_group(
+    data: DataSet, methods: Sequence[str], weights: str | None, image_size: int | None, shots: int
+) -> Iterator[Row]:
     other = weights is not None and (weights in PRESETS or Path(weights).is_dir())
     model, own = (weights, None) if other else ("tiny", weights)
     with warnings.catch_warnings():
@@ -154,8 +171,12 @@ def measure(
     kinds = sorted({s.kind for category in data.categories for s in category.samples} - {GOOD})
     tallies = {name: {kind: Accumulator("photo") for kind in ("all", *kinds)} for name in methods}
     for category in data.categories:
-        samples = {sample.path: sample for sample in category.samples}
-        found = detector.stream(list(samples), object=category.object, templates=data.templates)
+        shown = [sample.path for sample in category.samples if not sample.defective][:shots]
+        references = detector.encode_references(shown) if shown else None
+        samples = {sample.path: sample for sample in category.samples if sample.path not in shown}
+        found = detector.stream(
+            list(samples), object=category.object, templates=data.templates, references=references
+        )
         for path, detection in zip((p for p in samples for _ in methods), found, strict=True):
             if detection.error is not None:
                 raise clipspect.ImageError(detection.path, detection.error)
@@ -218,7 +239,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path, required=True, help="folder for accuracy.json and accuracy.md")
-    parser.add_argument("--methods", nargs="+", default=["anoclip", "dual-image"])
+    parser.add_argument("--methods", nargs="+", default=["anoclip", "dual-image"], help="names, or all")
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -245,7 +266,8 @@ def main() -> None:
             if arguments.only and data.name not in arguments.only:
                 continue
             data = thinned(data, arguments.every)
-            methods = [method for method in arguments.methods if data.fits(method)]
+            named = arguments.methods if arguments.methods != ["all"] else ALL
+            methods = [method for method in named if data.fits(method)]
             for weights in arguments.weights if methods else ():
                 own = None if weights == "trained" else weights
                 for row in measure(data, methods, own, arguments.image_size):
