@@ -30,7 +30,10 @@ TOWERS = {
     "vit_small_patch16_dinov3": {**SMALL, "img_size": 64},
     "vit_small_patch16_rope_mixed_224": {**SMALL, "img_size": 64},
     "vit_pe_core_tiny_patch16_384": {**SMALL, "img_size": 64},
+    "vit_base_patch16_radio_v3": {**SMALL, "img_size": 64},  # C-RADIO: eight prefix tokens, no final norm
 }
+NEW = {"vit_base_patch16_radio_v3"} - set(timm.list_models())
+"""Towers that older versions of timm have not."""
 SIZES = [(1, 1), (1.5, 1), (0.5, 1)]
 
 
@@ -45,6 +48,8 @@ def make_trunk(name):
 
 @pytest.fixture(scope="module", params=list(TOWERS))
 def backbone(request):
+    if request.param in NEW:
+        pytest.skip("this version of timm has no such model")
     trunk = make_trunk(request.param)
     return TimmBackbone(trunk, name=request.param, weights="test", mean=(0.5,) * 3, std=(0.5,) * 3)
 

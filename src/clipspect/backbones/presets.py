@@ -105,6 +105,15 @@ PRESETS: dict[str, Preset] = {
         "visual methods; custom license with limits of use",
         text=False,
     ),
+    "C-RADIOv3-B-512": Preset(
+        "timm:vit_base_patch16_radio_v3.c_radio",
+        None,
+        512,
+        16,
+        "NVIDIA Open Model License",
+        "visual methods; distilled from several large vision models",
+        text=False,
+    ),
 }
 
 DEFAULT_MODEL = "tiny"
