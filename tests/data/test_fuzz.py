@@ -38,25 +38,38 @@ for label, kind, image, options in [
     VALID[label] = buffer.getvalue()
 
 
-def check(data: bytes) -> None:
+def check(data: bytes) -> bool:
+    """Decode, and return whether there are pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow comments on damaged metadata
         try:
             pixels = decode_image(data, name="fuzzed", max_pixels=1_000_000)
         except ImageError:
-            return
+            return False
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert pixels.flags.c_contiguous
     assert 0 < pixels.size <= 3_000_000
+    return True
 
 
 @pytest.mark.parametrize("label", VALID)
 def test_every_truncation_of_a_valid_file_gives_pixels_or_an_image_error(label):
     data = VALID[label]
+    assert check(data)
+    assert not check(b"")
     for length in range(0, len(data), max(1, len(data) // 120)):
         check(data[:length])
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(54, 10_000), st.integers(0, 255)), min_size=1, max_size=6))
+def test_other_pixels_of_a_valid_file_are_read(changes):
+    data = bytearray(VALID["bmp"])
+    for place, value in changes:
+        data[54 + place % (len(data) - 54)] = value  # behind the headers of 54 bytes
+    assert check(bytes(data))
 
 
 @pytest.mark.parametrize("label", VALID)
@@ -75,4 +88,4 @@ def test_changed_bytes_of_a_valid_file_give_pixels_or_an_image_error(label, chan
 @example(b"BM" + b"\0" * 60)
 @example(b"II*\0" + b"\xff" * 60)
 def test_arbitrary_bytes_give_an_image_error(data):
-    check(data)
+    assert not check(data)
