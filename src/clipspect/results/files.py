@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
-
 from clipspect.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -99,6 +97,8 @@ class RunLock:
 
     def __init__(self, out: Path) -> None:
         """Acquire the lock. Raises ResultsError if another run holds it, or the folder cannot be written."""
+        from filelock import FileLock, Timeout
+
         self._lock = FileLock(out / LOCK)
         try:
             self._lock.acquire(blocking=False)
