@@ -1,9 +1,10 @@
-"""Time one image from the shell: ``clipspect detect part.jpg`` with PyTorch, and an exported file in ONNX Runtime.
+"""Time commands from the shell: one image with PyTorch, an exported file in ONNX Runtime, the demo, a service.
 
     python benchmarks/start_up.py --out benchmarks/results/start_up.json --page docs/speed.md
 
-Each command runs in a new process, in turns; the first round fills caches and is not counted. ``seconds`` is the wall
-time and ``cpu`` the processor time of the process and its threads: the fairer figure on a machine with other load.
+Each command runs in a new process, in turns; the first round fills caches and is not counted. A service is stopped as
+soon as ``/readyz`` answers 200. ``seconds`` is the wall time and ``cpu`` the processor time of the process and its
+threads: the fairer figure on a machine with other load.
 
 """
 
@@ -13,10 +14,12 @@ import argparse
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +40,37 @@ def run(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float
     subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def run_until_ready(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Return wall and processor seconds until a service is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    service = subprocess.Popen(
+        [sys.executable, *words, "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    try:
+        while not _is_ready(port):
+            if service.poll() is not None:
+                raise RuntimeError(f"the service ended with {service.returncode} before it was ready")
+            time.sleep(0.02)
+        wall = time.perf_counter() - started
+    finally:
+        service.kill()
+        service.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def main() -> None:
@@ -64,10 +98,13 @@ def main() -> None:
             "clipspect --help": ["-m", "clipspect", "--help"],
             "clipspect detect part.jpg": [*detect, "--object", OBJECT],
             "clipspect detect part.jpg --runtime onnx": [*detect, "--runtime", "onnx", "--model", exported],
+            "clipspect demo": ["-m", "clipspect", "demo", "--out", f"{folder}/demo"],
+            "clipspect serve, ready": ["-m", "clipspect", "serve"],
         }
         for _ in range(arguments.rounds + 1):
             for name, words in commands.items():
-                taken[name].append(run(words, environment))
+                measure = run_until_ready if name.endswith("ready") else run
+                taken[name].append(measure(words, environment))
     rows: list[dict[str, Any]] = [
         {"name": name, "seconds": median(w for w, _ in each[1:]), "cpu": median(c for _, c in each[1:])}
         for name, each in taken.items()
