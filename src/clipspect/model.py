@@ -250,8 +250,8 @@ class AnomalyModel:
             paired: as of :meth:`forward`.
 
         Returns:
-            method → N scores and maps; (N, H, W, D) float16 unit tokens (``Features.compared_patches``), the same for
-            all methods, or None if no method needs patch tokens.
+            method → N scores and maps; (N, H, W, D) float16 unit tokens (``Features.compared_patches``) minus their
+            mean over the tile, the same for all methods, or None if no method needs patch tokens.
         """
         rows = _Rows(images, sources or Sources.of_tensors(images), paired)
         parts = self._in_parallel(rows, with_tokens=True)
@@ -296,7 +296,10 @@ class AnomalyModel:
         paired = None if rows.paired is None else self.encode(rows.paired).features
         scores = self.score(encoded.features, encoded.images, paired, pool_index)
         patches = encoded.features.compared_patches if with_tokens else None
-        return scores, None if patches is None else F.normalize(patches, dim=-1).half()
+        if patches is None:
+            return scores, None
+        unit = F.normalize(patches, dim=-1)
+        return scores, (unit - unit.mean((1, 2), keepdim=True)).half()
 
     def _encode_new(self, rows: _Rows) -> tuple[Encoded, list[int]]:
         """The rows' encoding, taken from the pool where it is there, and each row's place in the pool or -1."""

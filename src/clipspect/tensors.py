@@ -111,7 +111,8 @@ def make_detections(
         model: that gave the scores.
         reader: stitches the maps of tiles.
         calibrations: method → calibration.
-        tokens: (N, H, W, D) unit patch tokens of these tiles, which describe regions; None = no embeddings.
+        tokens: (N, H, W, D) patch tokens of these tiles, each minus the mean of its tile, which describe regions;
+            None = no embeddings.
     """
     copies = _copies_of_good(batch, model) if calibrations else set()
     start = 0
@@ -184,18 +185,17 @@ def _describe_region(
     Args:
         detection: of the image.
         image: of n tiles.
-        tokens: (n, H, W, D) unit patch tokens of the tiles.
+        tokens: (n, H, W, D) patch tokens of the tiles, each minus the mean of its tile.
         reader: knows how the tiles were cut.
 
     Returns:
         (D,) of unit length; None if nothing differs.
     """
     tile, patches = strongest_patches(detection, image, reader, (tokens.shape[1], tokens.shape[2]))
-    own = tokens[tile].flatten(0, 1).float()
-    chosen = own[torch.from_numpy(patches).to(own.device)]
-    difference = chosen.mean(0) - own.mean(0)
-    length = difference.norm()
-    return (difference / length).half().cpu().numpy() if float(length) > 0 else None
+    chosen = tokens[tile].flatten(0, 1)[torch.from_numpy(patches).to(tokens.device)]
+    difference = chosen.float().mean(0).cpu().numpy()
+    length = np.linalg.norm(difference)
+    return (difference / length).astype(np.float16) if length > 0 else None
 
 
 def _to_numpy(scores: Scores) -> TileScores:
