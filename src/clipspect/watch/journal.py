@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Action:
     target: str
     event: Mapping[str, Any]
     attempts: int
+    """Those that were started before."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +187,22 @@ class Journal:
         )  # fmt: skip
         return [Action(key, target, json.loads(event), attempts) for key, target, event, attempts in found]
 
+    def start(self, action: Action) -> Action:
+        """Note that an action is tried now. What cannot be noted is not to be done: it would be repeated endlessly.
+
+        Raises:
+            ResultsError: the disk is full or the file cannot be written.
+        """
+        self._set_state(action, "waiting", action.attempts + 1)
+        return replace(action, attempts=action.attempts + 1)
+
     def succeeded(self, action: Action) -> None:
         """Note that an action was done."""
-        self._set_state(action, "done", action.attempts + 1)
+        self._set_state(action, "done", action.attempts)
 
     def failed(self, action: Action, reason: str) -> bool:
         """Note that an action failed; return whether it is given up, with a line in the file of dead letters."""
-        attempts = action.attempts + 1
+        attempts = action.attempts
         if attempts >= ATTEMPTS:
             entry = {"key": action.key, "target": action.target, "reason": reason, "event": action.event}
             with _journal_errors(self._dead), self._dead.open("a", encoding="utf-8") as file:

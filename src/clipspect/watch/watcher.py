@@ -129,10 +129,13 @@ class Watcher:
 
     def _watch(self, store: ResultStore, journal: Journal, once: bool) -> None:
         stored_at = time.monotonic()
-        quiet = False
+        quiet, missing = False, ""
         while not self.stop.is_set():
             try:
                 arrivals = self.source.take(self.batch, journal.is_judged)
+                if bool(self.source.missing) != bool(missing):
+                    self.say(f"waiting: {self.source.missing}" if not missing else "the source is back")
+                missing = self.source.missing
                 for group in self._judge(journal, arrivals):
                     self._record(journal, *group)
                 if len(arrivals) >= STORE_AT_ONCE or time.monotonic() - stored_at > STORE_SECONDS:
@@ -296,11 +299,12 @@ class Watcher:
                 if target is None:
                     continue
                 done += 1
+                action = journal.start(action)
                 try:
                     target.send(action.key, action.event)
                     journal.succeeded(action)
                 except DeliveryError as error:
-                    if action.attempts == 0:
+                    if action.attempts == 1:
                         self.say(f"{action.target}: {error}; it is tried again")
                     if journal.failed(action, str(error)):
                         self.say(f"{action.target}: given up: {error}")
