@@ -79,6 +79,8 @@ class Watcher:
     _recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=DRIFT_IMAGES))
     """(peak, flag) of the latest images."""
     _has_drifted: bool = False
+    _fault: str = ""
+    """Why actions could not be noted the last time."""
 
     def run(self, *, once: bool = False) -> Counts:
         """Watch until :attr:`stop` is set, a file source ends, or with ``once`` until nothing waits.
@@ -300,6 +302,7 @@ class Watcher:
                     continue
                 done += 1
                 action = journal.start(action)
+                self._fault = ""
                 try:
                     target.send(action.key, action.event)
                     journal.succeeded(action)
@@ -309,7 +312,9 @@ class Watcher:
                     if journal.failed(action, str(error)):
                         self.say(f"{action.target}: given up: {error}")
         except ResultsError as error:
-            self.say(f"waiting: {error}")
+            if str(error) != self._fault:
+                self.say(f"waiting: {error}")
+            self._fault = str(error)
             self.stop.wait(RETRY_SECONDS)
         return done
 
