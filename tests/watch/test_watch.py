@@ -18,7 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
+from clipspect.data.decode import hash_file
 from clipspect.errors import ResultsError
+from clipspect.results.review import Review, add_reviews, reviewed_images
 from clipspect.results.store import iterate_rows
 from clipspect.watch.journal import ATTEMPTS, LONGEST_WAIT, Journal, Stamp, image_key
 from clipspect.watch.sources import FolderSource
@@ -116,6 +118,34 @@ def test_images_are_moved_once_and_a_copy_that_comes_again_too(product, incoming
     save_plate(incoming / "line 1" / "a.png", 2)  # the same name, another image: nothing is overwritten
     watcher(product, incoming, out, [target]).run(once=True)
     assert len(list(sorted_to.rglob("a*.png"))) == 2
+
+
+def test_accepted_images_that_were_moved_are_found_and_others_of_their_name_are_not(
+    product, incoming, tmp_path
+):
+    out, sorted_to = tmp_path / "out", tmp_path / "sorted"
+    target = FileTarget(sorted_to, incoming, moves=True)
+    for number in (1, 2):
+        save_plate(incoming / "a.png", number)
+        watcher(product, incoming, out, [target]).run(once=True)
+    save_plate(incoming / "a.png", 3)
+    rows = rows_of(out)
+    add_reviews(out, [Review(row["path"], "accept") for row in rows])
+    found = reviewed_images(out)
+    assert {hash_file(path) for path in found} == {row["content_hash"] for row in rows}
+    assert all(path.is_relative_to(sorted_to) for path in found)
+    shutil.rmtree(sorted_to)
+    with pytest.raises(ResultsError, match="no longer in"):
+        reviewed_images(out)
+
+
+def test_an_image_that_any_method_flags_is_flagged(tmp_path):
+    clean = {**error_row("a.png"), "error": None, "verdict": "clean", "flag": False}
+    journal = Journal(tmp_path)
+    journal.record("k", [clean, {**clean, "verdict": "flagged", "flag": True}], {})
+    journal.record("l", [clean, clean], {})
+    assert [one["verdict"] for one in journal.latest(2)] == ["clean", "flagged"]
+    journal.close()
 
 
 def test_a_webhook_is_signed_repeated_and_recognizable(product, incoming, tmp_path):

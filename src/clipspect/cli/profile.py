@@ -154,10 +154,11 @@ def update(
         region = {"roi": config.roi, "ignore_border": config.ignore_border} if _has_region(config) else {}
         places = config.replace(roi=None, ignore_border="")
         detector = load_detector(before.config(places).replace(**region))
+        images = [*_good_images(before, good), *confirmed]
         with StageBars() as bars:
             made, calibrated = create_profile(
                 detector,
-                [*_good_images(before, good), *confirmed],
+                list({image.resolve(): image for image in images}.values()),
                 before.object,
                 target.name.removesuffix(SUFFIX),
                 false_alarm_rate=false_alarm_rate

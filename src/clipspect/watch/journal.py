@@ -70,6 +70,11 @@ def image_key(path: str, content_hash: str, profile: str) -> str:
     return hashlib.sha256(f"{path}\0{content_hash}\0{profile}".encode()).hexdigest()[:32]
 
 
+def deciding_row(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the row that decides about an image of several methods: the first with an error or flag, or the first."""
+    return next((row for row in rows if row["error"] is not None or row["flag"]), rows[0])
+
+
 class Journal:
     """The journal of one results folder; may be used from several threads."""
 
@@ -131,12 +136,13 @@ class Journal:
             ResultsError: the disk is full or the file cannot be written; nothing is recorded then.
         """
         failed = any(row["error"] is not None for row in rows)
+        first = deciding_row(rows)
         with self._transaction() as base:
             done = base.execute(
                 "INSERT OR IGNORE INTO images(key, path, content_hash, rows, failed, verdict, score, threshold, reason,"
                 " time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, *(rows[0][name] for name in ("path", "content_hash")), _pack(rows), failed,
-                 *(rows[0][name] for name in ("verdict", "score", "threshold", "error")), self._clock()),
+                (key, *(first[name] for name in ("path", "content_hash")), _pack(rows), failed,
+                 *(first[name] for name in ("verdict", "score", "threshold", "error")), self._clock()),
             )  # fmt: skip
             if stamp is not None:
                 self._put_stamp(base, stamp, key)

@@ -24,9 +24,9 @@ from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.report import write_report
 from clipspect.results.rows import detection_to_row, summary_of
 from clipspect.results.store import OVERLAYS, ResultStore
-from clipspect.watch.journal import LATEST, Journal, Stamp, image_key
+from clipspect.watch.journal import LATEST, Journal, Stamp, deciding_row, image_key
 from clipspect.watch.sources import Arrival, ImageSource
-from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
+from clipspect.watch.targets import DRIFT, FILES, DeliveryError, FileTarget, Target
 
 STORE_AT_ONCE = 64
 """Images whose rows are written to the results folder together."""
@@ -90,7 +90,11 @@ class Watcher:
         """
         with ResultStore(self.out, self._settings(), config=self.product.detector.config.to_dict()) as store:
             calibrations = {name: one.to_dict() for name, one in self.product.good.calibrations.items()}
-            store.update_manifest(calibrations=calibrations)
+            moved = [one.folder for one in self.targets if isinstance(one, FileTarget) and one.moves]
+            store.update_manifest(
+                calibrations=calibrations,
+                moved_to=str(moved[0].resolve()) if moved else store.manifest.get("moved_to"),
+            )
             journal = Journal(self.out)
             deliveries = threading.Thread(target=self._deliver, args=(journal,), name="deliveries")
             try:
@@ -216,14 +220,15 @@ class Watcher:
                 row["profile"] = self.product.profile.label
             elif row["flag"] and self.overlays:
                 self._draw(one, several=len(rows) > 1)
-        if self.overlays and rows[0]["error"] is None:
-            self._write(detections[0], self.out / LATEST)
-        event = _event(rows[0], arrival)
+        first = deciding_row(rows)
+        if self.overlays and first["error"] is None:
+            self._write(detections[rows.index(first)], self.out / LATEST)
+        event = _event(first, arrival)
         events = {
             target.name: event for target in self.targets if arrival.stamp is not None or target.name != FILES
         }
         if journal.record(key, rows, events, arrival.stamp):
-            self.counts.verdicts[str(rows[0]["verdict"])] += 1
+            self.counts.verdicts[str(first["verdict"])] += 1
             self.on_image(event)
             self._look_for_drift(journal, rows[0])
 
