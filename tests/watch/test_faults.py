@@ -22,7 +22,7 @@ from clipspect.results.schema import COLUMNS
 from clipspect.results.store import iterate_rows
 from clipspect.watch.journal import ATTEMPTS, Journal
 from clipspect.watch.sources import FolderSource
-from clipspect.watch.targets import Command, FileTarget, Mqtt, Target, Webhook
+from clipspect.watch.targets import Command, DeliveryError, FileTarget, Mqtt, Target, Webhook
 from clipspect.watch.watcher import Watcher
 from watch.conftest import receiver, save_plate
 
@@ -43,7 +43,8 @@ def half(read, written):
 
 {fault}
 out = Path({out!r})
-Watcher(None, None, out, [{target}])._deliver_due(Journal(out))
+target = {target}
+Watcher(None, None, out)._deliver_due(Journal(out), {{target.name: target}})
 """
 
 
@@ -74,11 +75,11 @@ def deliver_and_die(out: Path, target: Target, fault: str) -> None:
     assert code == -signal.SIGKILL
 
 
-def deliver(out: Path, target: Target) -> int:
-    """Deliver what is due; return how many actions were tried."""
+def deliver(out: Path, target: Target) -> bool:
+    """Deliver what is due; return whether there was an action."""
     journal = Journal(out)
     try:
-        return Watcher(None, None, out, [target])._deliver_due(journal)
+        return Watcher(None, None, out)._deliver_due(journal, {target.name: target})
     finally:
         journal.close()
 
@@ -103,7 +104,7 @@ def test_a_kill_while_a_file_is_moved_or_copied(judged, tmp_path, moves, fault):
     before = (source / "a.png").read_bytes()
     target = FileTarget(aim, source, moves=moves)
     deliver_and_die(tmp_path, target, fault)
-    assert [deliver(tmp_path, target) for _ in range(2)] == [1, 0]
+    assert [deliver(tmp_path, target) for _ in range(2)] == [True, False]
     assert counts(tmp_path) == {"done": 1}
     assert [path.relative_to(aim).as_posix() for path in aim.rglob("*") if path.is_file()] == ["ng/a.png"]
     assert (aim / "ng" / "a.png").read_bytes() == before
@@ -117,7 +118,7 @@ def test_a_kill_while_a_webhook_is_called(judged, tmp_path, fault, sent):
     with receiver() as (url, got):
         target = Webhook(url, b"s")
         deliver_and_die(tmp_path, target, fault)
-        assert [deliver(tmp_path, target) for _ in range(2)] == [1, 0]
+        assert [deliver(tmp_path, target) for _ in range(2)] == [True, False]
     assert counts(tmp_path) == {"done": 1}
     assert [headers["Idempotency-Key"] for headers, _ in got] == ["key"] * sent
     assert len({body for _, body in got}) == 1
@@ -136,7 +137,7 @@ def test_a_program_that_kills_the_watch_is_run_again_with_the_same_key(judged, t
     )
     target = Command(f"{sys.executable} {script}")
     deliver_and_die(tmp_path, target, "")
-    assert [deliver(tmp_path, target) for _ in range(2)] == [1, 0]
+    assert [deliver(tmp_path, target) for _ in range(2)] == [True, False]
     assert seen.read_text().split() == ["key", "key"]
     assert counts(tmp_path) == {"done": 1}
 
@@ -180,7 +181,7 @@ def test_a_kill_while_a_broker_is_told(judged, tmp_path, fault, sent):
         assert subscribed.wait(30)
         target = Mqtt(f"mqtt://127.0.0.1:{port}/line")
         deliver_and_die(tmp_path, target, fault)
-        assert [deliver(tmp_path, target) for _ in range(2)] == [1, 0]
+        assert [deliver(tmp_path, target) for _ in range(2)] == [True, False]
         wait_for(lambda: len(got) == sent)
         listener.loop_stop()
     assert [event["id"] for event in got] == ["key"] * sent
@@ -197,34 +198,68 @@ def test_while_the_journal_cannot_be_written_nothing_is_sent(judged, tmp_path, m
 
     journal = Journal(tmp_path)
     with receiver() as (url, got):
-        watcher = Watcher(None, None, tmp_path, [Webhook(url, b"s")], say=said.append)
+        watcher, queue = Watcher(None, None, tmp_path, say=said.append), {"webhook": Webhook(url, b"s")}
         monkeypatch.setattr(Journal, "_set_state", full)
         for _ in range(3):
-            watcher._deliver_due(journal)
+            watcher._deliver_due(journal, queue)
         assert not got
         assert said == ["waiting: disk full"]
         monkeypatch.setattr(Journal, "_set_state", write)
-        watcher._deliver_due(journal)
-        assert watcher._deliver_due(journal) == 0
+        watcher._deliver_due(journal, queue)
+        assert not watcher._deliver_due(journal, queue)
     journal.close()
     assert len(got) == 1
     assert counts(tmp_path) == {"done": 1}
+
+
+def test_a_webhook_that_is_down_delays_no_other_target(product, incoming, tmp_path, monkeypatch):
+    never = threading.Event()
+
+    def hang(*_):
+        never.wait(30)
+        raise DeliveryError("down")
+
+    monkeypatch.setattr(Webhook, "send", hang)
+    for number in range(3):
+        save_plate(incoming / f"{number}.png", number)
+    targets = [Webhook("http://127.0.0.1:1/", b"s"), FileTarget(tmp_path / "sorted", incoming, moves=True)]
+    watcher = Watcher(product, FolderSource(incoming, settle=0.0), tmp_path / "out", targets, poll=0.01)
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    try:
+        wait_for(lambda: not list(incoming.glob("*.png")))
+    finally:
+        watcher.stop.set()
+        never.set()
+        thread.join()
+    assert len(list((tmp_path / "sorted").rglob("?.png"))) == 3
+
+
+def test_actions_of_a_target_that_is_gone_delay_no_other(tmp_path):
+    journal = Journal(tmp_path)
+    for number in range(40):
+        journal.record(f"{number}", [row(f"{number}.png", "h")], {"webhook": {}})
+    journal.record("last", [row("last.png", "h")], {"files": {}})
+    action = journal.due("files", "command")
+    assert action is not None
+    assert action.key == "last"
+    journal.close()
 
 
 def test_a_clock_that_jumps_neither_stalls_nor_floods_the_attempts(judged, tmp_path):
     judged("webhook")
     clock = [1e9]
     journal = Journal(tmp_path, lambda: clock[0])
-    journal.failed(journal.start(journal.due()[0]), "down")
-    assert not journal.due()
+    journal.failed(journal.start(journal.due("webhook")), "down")
+    assert not journal.due("webhook")
     clock[0] += 1e8  # years ahead: the attempt is due, once
-    journal.failed(journal.start(journal.due()[0]), "down")
-    assert not journal.due()
+    journal.failed(journal.start(journal.due("webhook")), "down")
+    assert not journal.due("webhook")
     clock[0] -= 2e8  # and back
-    journal.failed(journal.start(journal.due()[0]), "down")
-    assert not journal.due()
+    journal.failed(journal.start(journal.due("webhook")), "down")
+    assert not journal.due("webhook")
     clock[0] += 4.0
-    [action] = journal.due()
+    action = journal.due("webhook")
     assert action.attempts == 3 < ATTEMPTS
     journal.close()
 

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS files(
 CREATE TABLE IF NOT EXISTS actions(
   key TEXT NOT NULL, target TEXT NOT NULL, event TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
   due REAL NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'waiting', PRIMARY KEY (key, target));
-CREATE INDEX IF NOT EXISTS waiting_actions ON actions(state, due);
+CREATE INDEX IF NOT EXISTS waiting_actions ON actions(state, target, due);
 """
 
 
@@ -183,15 +183,15 @@ class Journal:
                 [(key,) for key in keys],
             )
 
-    def due(self, limit: int = 16) -> list[Action]:
-        """Actions to do now, oldest first. A clock that was set back delays none by more than the longest wait."""
+    def due(self, *targets: str) -> Action | None:
+        """The oldest action of targets to do now. A clock that is set back delays none by more than the longest wait."""
         now = self._clock()
-        found = self._all(
+        found = self._one(
             "SELECT key, target, event, attempts FROM actions WHERE state = 'waiting' AND (due <= ? OR due > ?)"
-            " ORDER BY rowid LIMIT ?",
-            now, now + LONGEST_WAIT, limit,
+            f" AND target IN ({', '.join('?' * len(targets))}) ORDER BY rowid LIMIT 1",
+            now, now + LONGEST_WAIT, *targets,
         )  # fmt: skip
-        return [Action(key, target, json.loads(event), attempts) for key, target, event, attempts in found]
+        return found and Action(found[0], found[1], json.loads(found[2]), found[3])
 
     def start(self, action: Action) -> Action:
         """Note that an action is tried now. What cannot be noted is not to be done: it would be repeated endlessly.
