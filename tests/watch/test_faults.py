@@ -143,11 +143,12 @@ def test_a_program_that_kills_the_watch_is_run_again_with_the_same_key(judged, t
 
 
 @contextmanager
-def broker():
+def broker(port: int = 0):
     """A Mosquitto broker; gives its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     process = subprocess.Popen(["mosquitto", "-p", str(port)], stderr=subprocess.DEVNULL)
 
     def answers() -> bool:
@@ -186,6 +187,24 @@ def test_a_kill_while_a_broker_is_told(judged, tmp_path, fault, sent):
         listener.loop_stop()
     assert [event["id"] for event in got] == ["key"] * sent
     assert counts(tmp_path) == {"done": 1}
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(shutil.which("mosquitto") is None, reason="needs Mosquitto (Debian's package mosquitto)")
+def test_a_broker_that_comes_back_is_told_once_by_one_client():
+    event = {"path": "a.png", "verdict": "flagged"}
+    before = threading.active_count()
+    with broker() as port:
+        target = Mqtt(f"mqtt://127.0.0.1:{port}/line")
+        target.send("first", event)
+    for _ in range(2):
+        with pytest.raises(DeliveryError):
+            target.send("second", event)
+    assert threading.active_count() == before
+    with broker(port):
+        target.send("second", event)
+        assert threading.active_count() == before + 1
+        target._drop()
 
 
 def test_while_the_journal_cannot_be_written_nothing_is_sent(judged, tmp_path, monkeypatch):

@@ -168,6 +168,7 @@ def test_a_webhook_is_signed_repeated_and_recognizable(product, incoming, tmp_pa
         signature, hmac.new(b"secret", stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     )
     event = json.loads(body)
+    assert event["id"] == headers["Idempotency-Key"]
     assert event["path"] == "a.png"
     assert event["profile"] == product.profile.label
     assert event["verdict"] in ("flagged", "clean")

@@ -184,7 +184,7 @@ class Journal:
             )
 
     def due(self, *targets: str) -> Action | None:
-        """The oldest action of targets to do now. A clock that is set back delays none by more than the longest wait."""
+        """The oldest action of targets to do now. A clock that is set back delays it by the longest wait at most."""
         now = self._clock()
         found = self._one(
             "SELECT key, target, event, attempts FROM actions WHERE state = 'waiting' AND (due <= ? OR due > ?)"

@@ -146,7 +146,7 @@ class Webhook:
     def send(self, key: str, event: Event) -> None:
         """POST once; any answer but 2xx is an error."""
         shown = shown_address(self.url)
-        body = json.dumps(event, ensure_ascii=False).encode()
+        body = json.dumps({"id": key, **event}, ensure_ascii=False).encode()
         stamp = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
@@ -201,12 +201,13 @@ class Mqtt:
             sent.wait_for_publish(TIME_LIMIT)
             if not sent.is_published():
                 raise DeliveryError("the broker did not acknowledge")
-        except (OSError, ValueError, RuntimeError) as error:
-            self._client = None
+        except (OSError, ValueError, RuntimeError, DeliveryError) as error:
+            self._drop()
             raise DeliveryError(f"{parts.hostname}: {error}") from None
 
     def _connected(self) -> Any:
         if self._client is None or not self._client.is_connected():
+            self._drop()
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
 
@@ -221,6 +222,13 @@ class Mqtt:
             client.loop_start()
             self._client = client
         return self._client
+
+    def _drop(self) -> None:
+        """Forget a connection, and what it has not sent: it would send it later, beside the repeated delivery."""
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+        self._client = None
 
 
 @dataclass(frozen=True)
