@@ -177,6 +177,9 @@ def test_update_shows_what_changes_and_names_what_it_replaces(tmp_path, good, pl
     second = read_profile(path)
     assert second.provenance["replaces"] == first.label
     assert second.calibrations["anoclip"].images == 7
+    code, _, errors = run("profile", "update", str(path), *options, model=False)
+    assert code == 0, errors
+    assert read_profile(path).calibrations["anoclip"].images == 7, "each image once"
     code, said, _ = run("profile", "update", str(path), "--threshold", "0.7", "--yes", model=False)
     assert code == 0
     assert read_profile(path).threshold == 0.7

@@ -22,7 +22,8 @@ def served(monkeypatch) -> dict[str, Any]:
         "clipspect.server.service.run_service", lambda s, **more: seen.update(more, settings=s)
     )
     monkeypatch.setattr(
-        "clipspect.ui.host.serve_page", lambda m, s, c, **more: seen.update(more, limits=s, config=c)
+        "clipspect.ui.host.serve_page",
+        lambda m, s, c, **more: seen.update(more, settings=m, limits=s, config=c),
     )
     return seen
 

@@ -115,7 +115,7 @@ def test_products_survive_a_restart_and_a_damaged_file_hides_no_other(service, p
     refused(send(service(), product="broken"), 422, "unusable_profile")
 
 
-def test_scores_and_verdicts_are_counted_by_profile(client, profile):
+def test_scores_and_verdicts_are_counted_by_object_and_profile(client, profile):
     label = put(client, profile).json()["profile"]
     send(client, product="plate-7")
     client.post("/v1/detect", data={"object": "anything"}, files={"images": photo(1)})
@@ -123,7 +123,7 @@ def test_scores_and_verdicts_are_counted_by_profile(client, profile):
     counted = [line for line in text.splitlines() if line.startswith("clipspect_verdicts_total")]
     assert sum(float(line.split()[-1]) for line in counted) == 4
     assert all(f'profile="{label}"' in line for line in counted)
-    assert f'clipspect_scores_count{{profile="{label}"}} 4.0' in text
+    assert f'clipspect_scores_count{{object="plate",profile="{label}"}} 4.0' in text
     assert "anything" not in text
     assert "/v1/products/{name}" in text
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import clipspect
+from clipspect.errors import ProfileError
+from clipspect.product import create_profile, load_product
 from helpers.browser import CHROMIUM, wait_until
 from helpers.page import WIDTHS, download, give, good_images, inspect, press, set_threshold, show_gallery
-from server.conftest import photo
+from server.conftest import free_port, photo
 
 pytest.importorskip("fastapi", reason="the page's extra is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from clipspect.server.limits import Limits
+from clipspect.ui.host import page_server
 
 pytestmark = [
     pytest.mark.integration,
@@ -206,6 +212,51 @@ def test_a_profile_is_saved_and_judges_as_the_known_good_images_did(open_page, p
     )
     page.click("#profile-clear")
     assert page.locator("#object").count() == 1
+
+
+def test_the_page_opens_with_the_profiles_it_was_started_with(browser, page_engine, pictures, tmp_path):
+    detector = page_engine.detector(("anoclip", "dual-image"), page_engine.models[0])
+    good = good_images(tmp_path, 4)
+    for name, threshold in (("plate", None), ("strict", 0.25)):
+        made, _ = create_profile(detector, good, f"{name} steel", name)
+        made.with_threshold(threshold).write(tmp_path / f"{name}.clipspect")
+    product = load_product(tmp_path / "strict.clipspect")
+    expected = {(Path(d.path).name, d.method): d for d in product.detect(pictures)}
+    profiles = [tmp_path / "plate.clipspect", tmp_path / "strict.clipspect"]
+    port = free_port()
+    with page_server(page_engine, Limits(images=14), host="127.0.0.1", port=port, profiles=profiles):
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#served-profile")
+        assert page.locator("#good, #object, #method").count() == 0, "the profile gives them"
+        assert (
+            page.inner_text("#profile .chosen")
+            == "plate steel: anoclip, dual-image; 4 known-good images; threshold 0.50, 0.50"
+        )
+        page.select_option("#served-profile", "strict")
+        assert "threshold 0.25" in page.inner_text("#profile .chosen")
+        give(page, "images", pictures)
+        assert "3 images with the profile strict in" in press(page)
+        table = download(page, "save-table", tmp_path / "table.csv").read_text("utf-8-sig")
+        for row in csv.DictReader(table.splitlines()):
+            found = expected[row["path"], row["method"]]
+            assert row["verdict"] == found.verdict
+            assert float(row["score"]) == pytest.approx(found.score, abs=1e-5)
+        page.select_option("#served-profile", "")
+        assert page.locator("#object").count() == 1
+        page.close()
+
+
+def test_a_profile_of_other_weights_is_refused_at_the_start(page_engine, small_model, tmp_path):
+    detector = clipspect.load("anoclip", model=str(small_model), image_size=48)
+    made, _ = create_profile(detector, good_images(tmp_path, 3), "plate", "plate")
+    made.write(tmp_path / "plate.clipspect")
+    profiles = [tmp_path / "plate.clipspect"]
+    with (
+        pytest.raises(ProfileError, match=r"plate\.clipspect: plate was made with another input size"),
+        page_server(page_engine, Limits(), host="127.0.0.1", port=free_port(), profiles=profiles),
+    ):
+        pass
 
 
 def test_a_file_that_is_no_profile_is_refused(open_page, pictures, tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -52,9 +53,28 @@ def test_a_redirect_and_an_unreachable_address_are_errors():
     with receiver((302,)) as (url, got), pytest.raises(DeliveryError, match="302"):
         Webhook(url, b"s").send("key", EVENT)
     assert len(got) == 1
-    for url, secret in (("ftp://host/x", b"s"), ("http://", b"s"), ("http://host", b"")):
-        with pytest.raises(UsageError):
+    for url, secret in (
+        ("ftp://host/x", b"s"), ("http://", b"s"), ("http://host", b""), ("http://kim:s3cret@host", b"s"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError) as error:
             Webhook(url, secret)
+        assert "s3cret" not in str(error.value)
+
+
+def test_an_answer_that_is_no_http_is_an_error_and_does_not_show_the_path():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"220 this is a mail server\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        with pytest.raises(DeliveryError) as error:
+            Webhook(f"http://127.0.0.1:{port}/s3cret", b"s").send("key", EVENT)
+    assert str(error.value) == f"http://127.0.0.1:{port} gave no HTTP answer (BadStatusLine)"
 
 
 def test_a_command_gets_the_event_on_its_input_and_no_shell_reads_names(tmp_path):
@@ -67,5 +87,8 @@ def test_a_command_gets_the_event_on_its_input_and_no_shell_reads_names(tmp_path
     assert not (tmp_path / "evil").exists()
     with pytest.raises(DeliveryError, match="exit code 3"):
         Command(f"{sys.executable} -c 'import sys; sys.exit(3)'").send("key", EVENT)
+    loud = r"import sys; sys.stdout.buffer.write(b'\xff'); sys.stderr.buffer.write(b'\xff'); sys.exit(3)"
+    with pytest.raises(DeliveryError, match="exit code 3"):
+        Command(f'{sys.executable} -c "{loud}"').send("key", EVENT)
     with pytest.raises(UsageError, match="no such program"):
         Command("no-such-program-here x")

@@ -18,10 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
-from clipspect.errors import ResultsError, UsageError
+from clipspect.data.decode import hash_file
+from clipspect.errors import ResultsError
+from clipspect.results.review import Review, add_reviews, reviewed_images
 from clipspect.results.store import iterate_rows
 from clipspect.watch.journal import ATTEMPTS, LONGEST_WAIT, Journal, Stamp, image_key
-from clipspect.watch.sources import FolderSource, VideoSource
+from clipspect.watch.sources import FolderSource
 from clipspect.watch.targets import FileTarget, Mqtt, Webhook
 from clipspect.watch.watcher import Watcher
 from helpers.images import plate
@@ -79,7 +81,7 @@ def test_the_folder_may_disappear_and_return(product, incoming, tmp_path):
     source = FolderSource(incoming, settle=0.0)
     shutil.rmtree(incoming)
     assert source.take(10, lambda stamp: False) == []
-    assert source.missing
+    assert "No such file" in source.missing
     save_plate(incoming / "1.png", 1)
     source.take(10, lambda stamp: False)
     assert [one.name for one in source.take(10, lambda stamp: False)] == ["1.png"]
@@ -118,6 +120,34 @@ def test_images_are_moved_once_and_a_copy_that_comes_again_too(product, incoming
     assert len(list(sorted_to.rglob("a*.png"))) == 2
 
 
+def test_accepted_images_that_were_moved_are_found_and_others_of_their_name_are_not(
+    product, incoming, tmp_path
+):
+    out, sorted_to = tmp_path / "out", tmp_path / "sorted"
+    target = FileTarget(sorted_to, incoming, moves=True)
+    for number in (1, 2):
+        save_plate(incoming / "a.png", number)
+        watcher(product, incoming, out, [target]).run(once=True)
+    save_plate(incoming / "a.png", 3)
+    rows = rows_of(out)
+    add_reviews(out, [Review(row["path"], "accept") for row in rows])
+    found = reviewed_images(out)
+    assert {hash_file(path) for path in found} == {row["content_hash"] for row in rows}
+    assert all(path.is_relative_to(sorted_to) for path in found)
+    shutil.rmtree(sorted_to)
+    with pytest.raises(ResultsError, match="no longer in"):
+        reviewed_images(out)
+
+
+def test_an_image_that_any_method_flags_is_flagged(tmp_path):
+    clean = {**error_row("a.png"), "error": None, "verdict": "clean", "flag": False}
+    journal = Journal(tmp_path)
+    journal.record("k", [clean, {**clean, "verdict": "flagged", "flag": True}], {})
+    journal.record("l", [clean, clean], {})
+    assert [one["verdict"] for one in journal.latest(2)] == ["clean", "flagged"]
+    journal.close()
+
+
 def test_a_webhook_is_signed_repeated_and_recognizable(product, incoming, tmp_path):
     save_plate(incoming / "a.png", 1)
     out = tmp_path / "out"
@@ -138,6 +168,7 @@ def test_a_webhook_is_signed_repeated_and_recognizable(product, incoming, tmp_pa
         signature, hmac.new(b"secret", stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     )
     event = json.loads(body)
+    assert event["id"] == headers["Idempotency-Key"]
     assert event["path"] == "a.png"
     assert event["profile"] == product.profile.label
     assert event["verdict"] in ("flagged", "clean")
@@ -149,8 +180,8 @@ def test_what_never_succeeds_is_given_up_and_kept(tmp_path):
     assert journal.record("k", [error_row("a.png")], {"webhook": EVENT})
     for _ in range(ATTEMPTS):
         clock[0] += LONGEST_WAIT
-        [action] = journal.due()
-        journal.failed(action, "down")
+        action = journal.due("webhook")
+        journal.failed(journal.start(action), "down")
     assert journal.counts() == {"given up": 1}
     [line] = (tmp_path / "dead-letters.jsonl").read_text().splitlines()
     assert json.loads(line)["event"]["path"] == "a.png"
@@ -175,10 +206,10 @@ def test_a_clock_that_is_set_back_delays_nothing_for_long(tmp_path):
     clock = [10_000.0]
     journal = Journal(tmp_path, lambda: clock[0])
     journal.record("k", [error_row("a.png")], {"webhook": EVENT})
-    journal.failed(journal.due()[0], "down")
-    assert journal.due() == []
+    journal.failed(journal.start(journal.due("webhook")), "down")
+    assert journal.due("webhook") is None
     clock[0] = 100.0  # two hours back
-    assert len(journal.due()) == 1
+    assert journal.due("webhook") is not None
     journal.close()
 
 
@@ -290,21 +321,6 @@ def test_mqtt_survives_a_broker_that_is_down(product, incoming, tmp_path):
     assert topic in ("line3/ok", "line3/ng")
     assert event["path"] == "a.png"
     assert event["id"] == image_key("a.png", event["content_hash"], product.profile.label)
-
-
-def test_frames_of_a_video_are_judged_in_steps_and_once(product, tmp_path):
-    path = tmp_path / "line.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
-    for number in range(7):
-        writer.write(np.ascontiguousarray(plate(number)[..., ::-1]))
-    writer.release()
-    out = tmp_path / "out"
-    counts = watcher(product, VideoSource(str(path), 3), out).run()
-    assert counts.images == 3
-    assert [row["path"] for row in rows_of(out)] == [f"line.avi#{n:06d}" for n in (0, 3, 6)]
-    assert watcher(product, VideoSource(str(path), 3), out).run().images == 0
-    with pytest.raises(UsageError, match="cannot be opened"):
-        VideoSource(str(tmp_path / "absent.avi"))
 
 
 def test_a_stamp_tells_a_changed_file(tmp_path):

@@ -155,17 +155,22 @@ def update(
         region = {"roi": config.roi, "ignore_border": config.ignore_border} if _has_region(config) else {}
         places = config.replace(roi=None, ignore_border="")
         detector = load_detector(before.config(places).replace(**region))
+        wanted = [*_good_images(before, good), *confirmed]
+        images = list({image.resolve(): image for image in wanted}.values())
+        known = {
+            "replaces": before.label, "reviewed_good": len(confirmed), "good": list(map(str, images))
+        }  # fmt: skip
         with StageBars() as bars:
             made, calibrated = create_profile(
                 detector,
-                [*_good_images(before, good), *confirmed],
+                images,
                 before.object,
                 target.name.removesuffix(SUFFIX),
                 false_alarm_rate=before.provenance.get("false_alarm_rate", DEFAULT_FALSE_ALARM_RATE)
                 if false_alarm_rate is None
                 else false_alarm_rate,
                 threshold=threshold if threshold is not None else before.threshold,
-                provenance={"replaces": before.label, "reviewed_good": len(confirmed)},
+                provenance=known,
                 on_step=bars.show,
             )
         warn_left_out(calibrated)

@@ -63,8 +63,8 @@ def export(
         ReviewFormat,
         typer.Option(
             "--format",
-            help="csv: a row per image. lists: accepted.txt and rejected.txt. coco: regions of rejected images, which"
-            " FiftyOne reads as COCODetectionDataset.",
+            help="csv: a row per image. lists: accepted.txt and rejected.txt. coco: all images, with"
+            " the regions of the rejected ones; FiftyOne reads it as COCODetectionDataset.",
         ),
     ] = ReviewFormat.csv,
     method: Annotated[str | None, typer.Option("--method", "-m", help="Whose regions and scores.")] = None,

@@ -14,7 +14,7 @@ from clipspect.cli.output import console
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.server.limits import Limits
-from clipspect.server.settings import DEFAULT_MODELS, DETECTOR_OPTIONS, ServiceSettings
+from clipspect.server.settings import DETECTOR_OPTIONS, ServiceSettings
 
 LOOPBACK = "127.0.0.1"
 LISTEN = "Network"
@@ -29,7 +29,7 @@ HostOption = Annotated[
     "weights", "image_size", "device", "precision", "set_size", "aspect", "tile", "bit_depth", "window", "domain",
     "prompts",
 )  # fmt: skip
-@opt.options_of("settings", ServiceSettings, "models", models=DEFAULT_MODELS)
+@opt.options_of("settings", ServiceSettings, "models", "profiles")
 @opt.options_of("limits", Limits, "images", "image_mb", "pixels", images=200)
 def ui(
     config: DetectorConfig,
@@ -65,7 +65,7 @@ def ui(
     limits = replace(limits, references=limits.images, body_mb=2 * limits.image_mb * limits.images)
     said = f"the page is at {address}"
     serve_page(
-        settings.models,
+        settings,
         limits,
         config,
         host=host,

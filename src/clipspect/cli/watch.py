@@ -115,6 +115,7 @@ def watch(
         raise UsageError("--move-to and --copy-to are for folders; frames of a video are no files")
     product = open_product(profile, config)
     from clipspect.watch.journal import DEAD_LETTERS
+    from clipspect.watch.targets import shown_address
     from clipspect.watch.watcher import Watcher
 
     out_console, err = console(), console(stderr=True)
@@ -132,12 +133,12 @@ def watch(
 
     stop = threading.Event()
     watcher = Watcher(
-        product, _source(folder, source, settle, every, (move_to, copy_to), out), out, targets,
+        product, _source(folder, source, settle, every, (move_to, copy_to), out, once), out, targets,
         config.batch_size, poll, overlays, say, show, stop,
     )  # fmt: skip
     before = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)}
     err.print(
-        f"watching {source} with {product.profile.label}" + ("" if once else " (stop it with Ctrl-C)"),
+        f"watching {shown_address(source)} with {product.profile.label}" + ("" if once else " (stop it with Ctrl-C)"),
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     try:
@@ -157,14 +158,25 @@ def watch(
 
 
 def _source(
-    folder: Path, source: str, settle: float, every: int, places: tuple[Path | None, ...], out: Path
+    folder: Path,
+    source: str,
+    settle: float,
+    every: int,
+    places: tuple[Path | None, ...],
+    out: Path,
+    once: bool,
 ) -> Any:
-    from clipspect.watch.sources import FolderSource, VideoSource
+    from clipspect.watch.sources import FolderSource
+    from clipspect.watch.video import Camera, VideoFile
 
+    if folder.is_file():
+        return VideoFile(folder, every)
     if not folder.is_dir():
-        if "://" not in source and not source.isdigit() and not folder.is_file():
+        if "://" not in source and not source.isdigit():
             raise UsageError(f"{source}: no such folder; create it, or give a camera, stream or video file")
-        return VideoSource(source, every)
+        if once:
+            raise UsageError("--once is for folders and video files; a camera or stream does not end")
+        return Camera(source, every)
     skip = tuple(place.resolve() for place in (*places, out) if place is not None)
     if folder.resolve() in skip:
         raise UsageError(f"{folder} is watched; images and results need another folder")

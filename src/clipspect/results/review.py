@@ -8,13 +8,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from clipspect.errors import ResultsError, UsageError
+from clipspect.data.decode import hash_file
+from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.postprocess.calibration import Calibration
 from clipspect.results.coco import CATEGORY, region_annotation
 from clipspect.results.files import results_errors
@@ -25,6 +28,10 @@ REVIEWS = "reviews.jsonl"
 Decision = Literal["accept", "reject", "undo"]
 """Accept: a good part. Reject: a defective one."""
 MAX_NOTE = 2000
+PLACE_NAMES = ("ok", "ng", "error")
+"""Folders that `watch` sorts images into."""
+_JUDGED_AGAIN = re.compile(r"@\d{8}T\d{6}\.\d{6}$")
+"""End of the names of rows whose file's name was used before, by other content."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +104,38 @@ def read_reviews(folder: Path) -> dict[str, Review]:
 
 
 def reviewed_images(folder: Path) -> dict[Path, str]:
-    """File → "accept" or "reject" of the reviewed images of a results folder that are still there.
+    """File → "accept" or "reject" of the reviewed images of a results folder that are still there, unchanged.
+
+    Images that `watch` has moved are found where it has moved them.
 
     Raises:
         ResultsError: no results folder, or none of its reviewed images is still in place.
     """
-    source = Path(read_manifest(folder)["settings"].get("source", ""))
+    manifest = read_manifest(folder)
+    source, moved = Path(manifest["settings"].get("source", "")), manifest.get("moved_to")
     root = source if source.is_dir() else source.parent
-    reviews = read_reviews(folder)
-    found = {root / path: one.decision for path, one in reviews.items() if (root / path).is_file()}
+    roots = [root, *(Path(moved) / place for place in PLACE_NAMES if moved)]
+    found: dict[Path, str] = {}
+    for one in read_reviews(folder).values():
+        path = _find_file(roots, one)
+        if path is not None:
+            found[path] = one.decision
     if not found:
-        raise ResultsError(f"{folder}: no reviewed images there, or their files are no longer in {root}")
-    return {path: str(decision) for path, decision in found.items()}
+        raise ResultsError(
+            f"{folder}: no reviewed images there, or their files are no longer in {moved or root} as they were judged"
+        )
+    return found
+
+
+def _find_file(roots: Iterable[Path], review: Review) -> Path | None:
+    """Return the file of a reviewed image: below one of the folders, with the content that was reviewed."""
+    name = Path(_JUDGED_AGAIN.sub("", review.path))
+    names = (name, name.with_stem(f"{name.stem}.{review.content_hash[:8]}"))
+    for path in (root / one for root in roots for one in names):
+        with suppress(ImageError):
+            if path.is_file() and hash_file(path) == review.content_hash:
+                return path
+    return None
 
 
 def parse_reviews(text: str) -> list[Review]:

@@ -56,12 +56,15 @@ class Metrics:
         self.scores = Histogram(
             "clipspect_scores",
             "Scores of images judged with a product.",
-            ["profile"],
+            ["object", "profile"],
             buckets=[step / 10 for step in range(1, 11)],
             registry=own,
         )
         self.verdicts = Counter(
-            "clipspect_verdicts", "Images judged with a product.", ["profile", "verdict"], registry=own
+            "clipspect_verdicts",
+            "Images judged with a product.",
+            ["object", "profile", "verdict"],
+            registry=own,
         )
         self.batched = Histogram(
             "clipspect_batched_requests",
@@ -75,9 +78,10 @@ class Metrics:
         for one in results:
             self.images.labels(one["method"], one["model"]).inc()
             if one["profile"]:
-                self.verdicts.labels(one["profile"], one["verdict"]).inc()
+                product = one["object"], one["profile"]
+                self.verdicts.labels(*product, one["verdict"]).inc()
                 if one["score"] is not None:
-                    self.scores.labels(one["profile"]).observe(one["score"])
+                    self.scores.labels(*product).observe(one["score"])
 
 
 class Middleware:

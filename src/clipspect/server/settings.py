@@ -57,7 +57,7 @@ class ServiceSettings:
         Path("clipspect-products"), "Folder of product profiles.", "--products", REFERENCES, Path
     )
     profiles: tuple[Path, ...] = option(
-        (), "Store a profile as a product; its file name is the product's name. Repeatable.",
+        (), "Serve a product profile under the name of its file. Repeatable.",
         "--profile", REFERENCES, repeatable=True, parse=parse_paths,
     )  # fmt: skip
     """Absolute paths, stored each time the service starts, in place of earlier products of these names."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from clipspect.config import DetectorConfig
-from clipspect.errors import ClipspectError
+from clipspect.errors import ClipspectError, ProfileError
+from clipspect.profile import Profile, read_profile
 from clipspect.server.engine import Engine
 from clipspect.server.http_server import HttpServer, check_port
 from clipspect.server.limits import Limits
@@ -58,12 +59,27 @@ def serve_line(out: Path, shifts: str, *, host: str, port: int, ready: Callable[
 
 
 @contextmanager
-def page_server(engine: Engine, limits: Limits, *, host: str, port: int) -> Iterator[HttpServer]:
-    """Serve the page over an engine while the block runs. Raises UsageError if the port is in use."""
+def page_server(
+    engine: Engine, limits: Limits, *, host: str, port: int, profiles: Sequence[Path] = ()
+) -> Iterator[HttpServer]:
+    """Serve the page over an engine while the block runs.
+
+    Args:
+        engine: scores the images.
+        limits: of requests.
+        host: address to listen on.
+        port: to listen on.
+        profiles: files of product profiles that the page offers; it opens with the first.
+
+    Raises:
+        UsageError: the port is in use.
+        ProfileError: a profile that cannot be read or used.
+    """
     check_port(host, port)
+    loaded = [_load_profile(engine, path) for path in profiles]
     settings = page_settings(engine.models, limits)
     hosts = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
-    app = create_page(LocalBackend(engine, settings), settings, hosts=hosts)
+    app = create_page(LocalBackend(engine, settings), settings, loaded, hosts=hosts)
     server = HttpServer(app, host=host, port=port)
     try:
         yield server
@@ -72,7 +88,7 @@ def page_server(engine: Engine, limits: Limits, *, host: str, port: int) -> Iter
 
 
 def serve_page(
-    models: tuple[str, ...],
+    settings: ServiceSettings,
     limits: Limits,
     config: DetectorConfig,
     *,
@@ -80,20 +96,33 @@ def serve_page(
     port: int,
     ready: Callable[[], Any],
 ) -> None:
-    """Serve the page until SIGINT or SIGTERM; call ``ready`` when it listens. The models load meanwhile.
+    """Serve the page until SIGINT or SIGTERM; call ``ready`` when it listens.
 
-    Raises UsageError if the port is in use.
+    The models load meanwhile. Profiles of the settings load before.
+
+    Raises UsageError if the port is in use, and ProfileError for a profile that cannot be read or used.
     """
     stopped = threading.Event()
     with tempfile.TemporaryDirectory(prefix="clipspect-references-") as folder:
-        engine = Engine(models, references=Path(folder), config=config.replace(max_pixels=limits.pixels))
-        with page_server(engine, limits, host=host, port=port):
+        options = config.replace(max_pixels=limits.pixels)
+        engine = Engine(settings.models, references=Path(folder), config=options)
+        with page_server(engine, limits, host=host, port=port, profiles=settings.profiles):
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopped.set())
             ready()
             threading.Thread(target=_load, args=(engine,), name="clipspect-loading", daemon=True).start()
             while not stopped.wait(1):  # with a time limit, so that Windows delivers Ctrl-C
                 pass
+
+
+def _load_profile(engine: Engine, path: Path) -> Profile:
+    """Return the profile of a file after loading it once. Raises ProfileError, which names the file."""
+    profile = read_profile(path)
+    try:
+        engine.product(profile)
+    except ClipspectError as error:
+        raise ProfileError(f"{path}: {error}") from error
+    return profile
 
 
 def _load(engine: Engine) -> None:

@@ -6,16 +6,16 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from time import perf_counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipspect.errors import ClipspectError
-from clipspect.profile import read_profile
+from clipspect.profile import Profile, read_profile
 from clipspect.server.engine import Engine
-from clipspect.server.errors import internal_error, service_error
+from clipspect.server.errors import ServiceError, internal_error, service_error
 from clipspect.server.middleware import log
 from clipspect.server.product_store import NAME_PATTERN
 from clipspect.server.requests import InspectRequest
@@ -38,14 +38,23 @@ class Inspection(BaseModel):
     references: list[PreparedImage] = []
     profile: list[PreparedImage] = Field([], max_length=1)
     """Contents of a product profile, in place of object, methods, model and references."""
+    product: str = ""
+    """Name of a profile that the page was started with, in place of its contents."""
 
     @model_validator(mode="after")
     def _complete(self) -> Inspection:
-        if self.profile and (self.object or self.methods or self.references):
+        if self.profile and self.product:
+            raise ValueError("give a profile or the name of one, not both")
+        if self.has_profile and (self.object or self.methods or self.references):
             raise ValueError("a profile gives object, methods and known-good images; leave them out")
-        if not self.profile and not (self.object and self.methods):
+        if not self.has_profile and not (self.object and self.methods):
             raise ValueError("give object and methods, or a profile")
         return self
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether a profile gives object, methods and references."""
+        return bool(self.profile or self.product)
 
     def to_request(self, default_model: str) -> InspectRequest:
         """Return the request in the engine's form; from three on, known-good images give a threshold too."""
@@ -53,7 +62,7 @@ class Inspection(BaseModel):
             tuple(self.images),
             self.object,
             tuple(dict.fromkeys(self.methods)),
-            "" if self.profile else self.model or default_model,
+            "" if self.has_profile else self.model or default_model,
             tuple(self.references),
             calibrate=True,
         )
@@ -75,16 +84,18 @@ class _StoppedError(Exception):
     """The client has left."""
 
 
-def inspect_lines(engine: Engine, wanted: Inspection, default_model: str) -> AsyncIterator[bytes]:
-    """Yield JSON lines of an inspection; the result is the data of the viewer."""
+def inspect_lines(
+    engine: Engine, wanted: Inspection, default_model: str, served: Mapping[str, Profile]
+) -> AsyncIterator[bytes]:
+    """Yield JSON lines of an inspection; the result is the data of the viewer. ``served`` are profiles by name."""
     request = wanted.to_request(default_model)
 
     def work(step: Step) -> dict[str, Any]:
         started = perf_counter()
         product, methods = None, request.methods
-        if wanted.profile:
+        if wanted.has_profile:
             step("loading the profile", 0, 0)
-            product = engine.product(read_profile(wanted.profile[0]))
+            product = engine.product(_profile_of(wanted, served))
             methods = tuple(method.name for method in product.detector.methods)
         for progress in engine.inspect(request, step, product):
             step(progress.stage, progress.count, progress.total)
@@ -108,6 +119,15 @@ def profile_lines(engine: Engine, wanted: NewProfile, default_model: str) -> Asy
         return {"profile": base64.b64encode(profile.to_bytes()).decode()}
 
     return _lines(work)
+
+
+def _profile_of(wanted: Inspection, served: Mapping[str, Profile]) -> Profile:
+    """Return the profile that was sent or named. Raises ProfileError, and ServiceError (404)."""
+    if wanted.profile:
+        return read_profile(wanted.profile[0])
+    if wanted.product not in served:
+        raise ServiceError(404, "unknown_product", "the page has no such profile; reload it")
+    return served[wanted.product]
 
 
 async def _lines(work: Callable[[Step], dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_OBJECT
+from clipspect.profile import Profile
 from clipspect.server.app import create_app, read_request
 from clipspect.server.errors import ServiceError
 from clipspect.server.local import LocalBackend
@@ -20,10 +22,36 @@ _LINES = "application/x-ndjson"
 
 
 def create_page(
-    backend: LocalBackend, settings: ServiceSettings, *, hosts: frozenset[str] | None = None
+    backend: LocalBackend,
+    settings: ServiceSettings,
+    profiles: Sequence[Profile] = (),
+    *,
+    hosts: frozenset[str] | None = None,
 ) -> FastAPI:
-    """Return the page as an ASGI application. ``hosts`` are the only host names it answers to; None = any."""
+    """Return the page as an ASGI application.
+
+    Args:
+        backend: scores the images.
+        settings: of the service.
+        profiles: that the page offers; it opens with the first.
+        hosts: the only host names it answers to; None = any.
+    """
     app = create_app(backend, settings)
+    served = {one.name: one for one in profiles}
+
+    @app.get("/v1/profiles", include_in_schema=False)
+    async def list_profiles() -> list[dict[str, Any]]:
+        """Return what the page shows of its profiles."""
+        return [
+            {
+                "name": one.name,
+                "object": one.object,
+                "methods": list(one.methods),
+                "good": max(calibration.images for calibration in one.calibrations.values()),
+                "thresholds": [calibration.score_threshold for calibration in one.used_calibrations.values()],
+            }
+            for one in served.values()
+        ]
 
     @app.get("/v1/examples", include_in_schema=False)
     async def examples() -> dict[str, Any]:
@@ -44,7 +72,7 @@ def create_page(
     async def inspect(request: Request) -> StreamingResponse:
         """Score images with one or several methods; stream progress, then the viewer's data."""
         wanted = await read_request(request, Inspection, settings)
-        lines = inspect_lines(backend.engine, wanted, settings.models[0])
+        lines = inspect_lines(backend.engine, wanted, settings.models[0], served)
         return StreamingResponse(lines, media_type=_LINES)
 
     @app.post("/v1/profile", include_in_schema=False)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS files(
 CREATE TABLE IF NOT EXISTS actions(
   key TEXT NOT NULL, target TEXT NOT NULL, event TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
   due REAL NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'waiting', PRIMARY KEY (key, target));
-CREATE INDEX IF NOT EXISTS waiting_actions ON actions(state, due);
+CREATE INDEX IF NOT EXISTS waiting_actions ON actions(state, target, due);
 """
 
 
@@ -52,6 +52,7 @@ class Action:
     target: str
     event: Mapping[str, Any]
     attempts: int
+    """Those that were started before."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Stamp:
 def image_key(path: str, content_hash: str, profile: str) -> str:
     """What identifies the judgement of an image: its name, its content and the profile."""
     return hashlib.sha256(f"{path}\0{content_hash}\0{profile}".encode()).hexdigest()[:32]
+
+
+def deciding_row(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the row that decides about an image of several methods: the first with an error or flag, or the first."""
+    return next((row for row in rows if row["error"] is not None or row["flag"]), rows[0])
 
 
 class Journal:
@@ -130,12 +136,13 @@ class Journal:
             ResultsError: the disk is full or the file cannot be written; nothing is recorded then.
         """
         failed = any(row["error"] is not None for row in rows)
+        first = deciding_row(rows)
         with self._transaction() as base:
             done = base.execute(
                 "INSERT OR IGNORE INTO images(key, path, content_hash, rows, failed, verdict, score, threshold, reason,"
                 " time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, *(rows[0][name] for name in ("path", "content_hash")), _pack(rows), failed,
-                 *(rows[0][name] for name in ("verdict", "score", "threshold", "error")), self._clock()),
+                (key, *(first[name] for name in ("path", "content_hash")), _pack(rows), failed,
+                 *(first[name] for name in ("verdict", "score", "threshold", "error")), self._clock()),
             )  # fmt: skip
             if stamp is not None:
                 self._put_stamp(base, stamp, key)
@@ -176,23 +183,32 @@ class Journal:
                 [(key,) for key in keys],
             )
 
-    def due(self, limit: int = 16) -> list[Action]:
-        """Actions to do now, oldest first. A clock that was set back delays none by more than the longest wait."""
+    def due(self, *targets: str) -> Action | None:
+        """The oldest action of targets to do now. A clock that is set back delays it by the longest wait at most."""
         now = self._clock()
-        found = self._all(
+        found = self._one(
             "SELECT key, target, event, attempts FROM actions WHERE state = 'waiting' AND (due <= ? OR due > ?)"
-            " ORDER BY rowid LIMIT ?",
-            now, now + LONGEST_WAIT, limit,
+            f" AND target IN ({', '.join('?' * len(targets))}) ORDER BY rowid LIMIT 1",
+            now, now + LONGEST_WAIT, *targets,
         )  # fmt: skip
-        return [Action(key, target, json.loads(event), attempts) for key, target, event, attempts in found]
+        return found and Action(found[0], found[1], json.loads(found[2]), found[3])
+
+    def start(self, action: Action) -> Action:
+        """Note that an action is tried now. What cannot be noted is not to be done: it would be repeated endlessly.
+
+        Raises:
+            ResultsError: the disk is full or the file cannot be written.
+        """
+        self._set_state(action, "waiting", action.attempts + 1)
+        return replace(action, attempts=action.attempts + 1)
 
     def succeeded(self, action: Action) -> None:
         """Note that an action was done."""
-        self._set_state(action, "done", action.attempts + 1)
+        self._set_state(action, "done", action.attempts)
 
     def failed(self, action: Action, reason: str) -> bool:
         """Note that an action failed; return whether it is given up, with a line in the file of dead letters."""
-        attempts = action.attempts + 1
+        attempts = action.attempts
         if attempts >= ATTEMPTS:
             entry = {"key": action.key, "target": action.target, "reason": reason, "event": action.event}
             with _journal_errors(self._dead), self._dead.open("a", encoding="utf-8") as file:

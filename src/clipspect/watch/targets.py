@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import os
 import shlex
@@ -43,6 +44,14 @@ class Target(Protocol):
 
 DRIFT = "drift"
 """Value of ``event`` in events that are not about one image."""
+
+
+def shown_address(address: str) -> str:
+    """Return an address for messages: scheme, host and port. Its other parts may hold passwords."""
+    parts = urlsplit(address)
+    if not parts.scheme or not parts.netloc:
+        return address
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def place_of(verdict: str) -> str:
@@ -126,13 +135,18 @@ class Webhook:
     def __post_init__(self) -> None:
         """Raise UsageError for an address that is not HTTP, or without a secret."""
         if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc:
-            raise UsageError(f"--webhook {self.url}: give an address that starts with http:// or https://")
+            raise UsageError(
+                f"--webhook {shown_address(self.url)}: give an address that starts with http:// or https://"
+            )
+        if "@" in urlsplit(self.url).netloc:
+            raise UsageError("--webhook: leave user and password out of the address; what is sent is signed")
         if not self.secret:
             raise UsageError("the webhook's secret is empty; write it to a file for --webhook-secret-file")
 
     def send(self, key: str, event: Event) -> None:
         """POST once; any answer but 2xx is an error."""
-        body = json.dumps(event, ensure_ascii=False).encode()
+        shown = shown_address(self.url)
+        body = json.dumps({"id": key, **event}, ensure_ascii=False).encode()
         stamp = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
@@ -144,11 +158,13 @@ class Webhook:
         try:
             with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIME_LIMIT) as answer:
                 if not 200 <= answer.status < 300:
-                    raise DeliveryError(f"{self.url} answered {answer.status}")
+                    raise DeliveryError(f"{shown} answered {answer.status}")
         except urllib.error.HTTPError as error:
-            raise DeliveryError(f"{self.url} answered {error.code}") from None
+            raise DeliveryError(f"{shown} answered {error.code}") from None
         except (OSError, ValueError) as error:
-            raise DeliveryError(f"{self.url}: {error}") from None
+            raise DeliveryError(f"{shown}: {error}") from None
+        except http.client.HTTPException as error:
+            raise DeliveryError(f"{shown} gave no HTTP answer ({type(error).__name__})") from None
 
 
 def sign(secret: bytes, stamp: str, body: bytes) -> str:
@@ -185,12 +201,13 @@ class Mqtt:
             sent.wait_for_publish(TIME_LIMIT)
             if not sent.is_published():
                 raise DeliveryError("the broker did not acknowledge")
-        except (OSError, ValueError, RuntimeError) as error:
-            self._client = None
+        except (OSError, ValueError, RuntimeError, DeliveryError) as error:
+            self._drop()
             raise DeliveryError(f"{parts.hostname}: {error}") from None
 
     def _connected(self) -> Any:
         if self._client is None or not self._client.is_connected():
+            self._drop()
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
 
@@ -205,6 +222,13 @@ class Mqtt:
             client.loop_start()
             self._client = client
         return self._client
+
+    def _drop(self) -> None:
+        """Forget a connection, and what it has not sent: it would send it later, beside the repeated delivery."""
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+        self._client = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +255,7 @@ class Command:
                 shlex.split(self.command),
                 input=body,
                 text=True,
+                errors="replace",
                 timeout=6 * TIME_LIMIT,
                 capture_output=True,
                 check=False,

@@ -24,9 +24,9 @@ from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.report import write_report
 from clipspect.results.rows import detection_to_row, summary_of
 from clipspect.results.store import OVERLAYS, ResultStore
-from clipspect.watch.journal import LATEST, Journal, Stamp, image_key
+from clipspect.watch.journal import LATEST, Journal, Stamp, deciding_row, image_key
 from clipspect.watch.sources import Arrival, ImageSource
-from clipspect.watch.targets import DRIFT, FILES, DeliveryError, Target
+from clipspect.watch.targets import DRIFT, FILES, DeliveryError, FileTarget, Mqtt, Target, Webhook
 
 STORE_AT_ONCE = 64
 """Images whose rows are written to the results folder together."""
@@ -38,6 +38,8 @@ DRIFT_IMAGES, DRIFT_EVERY = 200, 50
 """Latest images that are compared with the calibration's, and how often."""
 
 Say = Callable[[str], None]
+Queue = Mapping[str, Target]
+"""Name → target, of targets that are told one after the other."""
 
 
 @dataclass
@@ -79,6 +81,8 @@ class Watcher:
     _recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=DRIFT_IMAGES))
     """(peak, flag) of the latest images."""
     _has_drifted: bool = False
+    _fault: str = ""
+    """Why actions could not be noted the last time."""
 
     def run(self, *, once: bool = False) -> Counts:
         """Watch until :attr:`stop` is set, a file source ends, or with ``once`` until nothing waits.
@@ -88,19 +92,29 @@ class Watcher:
         """
         with ResultStore(self.out, self._settings(), config=self.product.detector.config.to_dict()) as store:
             calibrations = {name: one.to_dict() for name, one in self.product.good.calibrations.items()}
-            store.update_manifest(calibrations=calibrations)
+            moved = [one.folder for one in self.targets if isinstance(one, FileTarget) and one.moves]
+            store.update_manifest(
+                calibrations=calibrations,
+                moved_to=str(moved[0].resolve()) if moved else store.manifest.get("moved_to"),
+            )
             journal = Journal(self.out)
-            deliveries = threading.Thread(target=self._deliver, args=(journal,), name="deliveries")
+            queues = self._queues()
+            deliveries = [
+                threading.Thread(target=self._deliver, args=(journal, queue), name="deliveries")
+                for queue in queues
+            ]
             try:
                 self._recover(store, journal)
-                deliveries.start()
+                for thread in deliveries:
+                    thread.start()
                 self._watch(store, journal, once)
                 self._store(store, journal)
             finally:
                 self.stop.set()
-                if deliveries.ident is not None:
-                    deliveries.join()
-                while once and self._deliver_due(journal):
+                for thread in deliveries:
+                    if thread.ident is not None:
+                        thread.join()
+                while once and any(self._deliver_due(journal, queue) for queue in queues):
                     pass  # what fails is due later, and waits for the next watch
                 journal.close()
                 self.source.close()
@@ -129,10 +143,13 @@ class Watcher:
 
     def _watch(self, store: ResultStore, journal: Journal, once: bool) -> None:
         stored_at = time.monotonic()
-        quiet = False
+        quiet, missing = False, ""
         while not self.stop.is_set():
             try:
                 arrivals = self.source.take(self.batch, journal.is_judged)
+                if bool(self.source.missing) != bool(missing):
+                    self.say(f"waiting: {self.source.missing}" if not missing else "the source is back")
+                missing = self.source.missing
                 for group in self._judge(journal, arrivals):
                     self._record(journal, *group)
                 if len(arrivals) >= STORE_AT_ONCE or time.monotonic() - stored_at > STORE_SECONDS:
@@ -211,14 +228,15 @@ class Watcher:
                 row["profile"] = self.product.profile.label
             elif row["flag"] and self.overlays:
                 self._draw(one, several=len(rows) > 1)
-        if self.overlays and rows[0]["error"] is None:
-            self._write(detections[0], self.out / LATEST)
-        event = _event(rows[0], arrival)
+        first = deciding_row(rows)
+        if self.overlays and first["error"] is None:
+            self._write(detections[rows.index(first)], self.out / LATEST)
+        event = _event(first, arrival)
         events = {
             target.name: event for target in self.targets if arrival.stamp is not None or target.name != FILES
         }
         if journal.record(key, rows, events, arrival.stamp):
-            self.counts.verdicts[str(rows[0]["verdict"])] += 1
+            self.counts.verdicts[str(first["verdict"])] += 1
             self.on_image(event)
             self._look_for_drift(journal, rows[0])
 
@@ -281,33 +299,39 @@ class Watcher:
         names = journal.unstored_names()
         journal.mark_stored([key for key, path, digest in names if (path, digest) in finished])
 
-    def _deliver(self, journal: Journal) -> None:
+    def _queues(self) -> list[Queue]:
+        """Targets by name that are told in turn: one that is down delays no other; a program runs before a move."""
+        remote = [one for one in self.targets if isinstance(one, Webhook | Mqtt)]
+        local = {one.name: one for one in self.targets if one not in remote}
+        return [*({one.name: one} for one in remote), *([local] if local else [])]
+
+    def _deliver(self, journal: Journal, queue: Queue) -> None:
         while not self.stop.is_set():
-            if not self._deliver_due(journal):
+            if not self._deliver_due(journal, queue):
                 self.stop.wait(0.2)
 
-    def _deliver_due(self, journal: Journal) -> int:
-        """Do the actions that are due; return how many were tried."""
-        targets = {target.name: target for target in self.targets}
-        done = 0
+    def _deliver_due(self, journal: Journal, queue: Queue) -> bool:
+        """Do one action that is due; return whether there was one."""
         try:
-            for action in journal.due():
-                target = targets.get(action.target)
-                if target is None:
-                    continue
-                done += 1
-                try:
-                    target.send(action.key, action.event)
-                    journal.succeeded(action)
-                except DeliveryError as error:
-                    if action.attempts == 0:
-                        self.say(f"{action.target}: {error}; it is tried again")
-                    if journal.failed(action, str(error)):
-                        self.say(f"{action.target}: given up: {error}")
+            action = journal.due(*queue)
+            if action is None:
+                return False
+            action = journal.start(action)
+            self._fault = ""
+            try:
+                queue[action.target].send(action.key, action.event)
+                journal.succeeded(action)
+            except DeliveryError as error:
+                if action.attempts == 1:
+                    self.say(f"{action.target}: {error}; it is tried again")
+                if journal.failed(action, str(error)):
+                    self.say(f"{action.target}: given up: {error}")
         except ResultsError as error:
-            self.say(f"waiting: {error}")
+            if str(error) != self._fault:
+                self.say(f"waiting: {error}")
+            self._fault = str(error)
             self.stop.wait(RETRY_SECONDS)
-        return done
+        return True
 
 
 def _named(detection: Detection, name: str) -> Detection:

@@ -3,9 +3,10 @@ import { Results } from "../components/ReportView";
 import { Banner, Logo, Notes } from "../components/Header";
 import { count } from "../format";
 import { ViewerState } from "../state";
-import { getExample, getJson, inspect, Refusal, type Catalogue, type Examples, type Inquiry, type Progress } from "./api";
+import { getExample, getJson, inspect, Refusal, type Catalogue, type Examples, type Inquiry, type Progress, type ServedProfile } from "./api";
 import { DropBox } from "./DropBox";
 import { MethodChoice } from "./MethodChoice";
+import { ProfileChoice } from "./ProfileChoice";
 import { lacks, recommend } from "./methods";
 import { SaveProfile } from "./SaveProfile";
 import { SingleResult } from "./SingleResult";
@@ -19,11 +20,12 @@ const MIN_GOOD = 3;
 export function Page() {
   const [catalogue, setCatalogue] = useState<Catalogue | null>(null), [images, setImages] = useState<File[]>([]), [good, setGood] = useState<File[]>([]);
   const [object, setObject] = useState(""), [method, setMethod] = useState("automatic"), [compared, setCompared] = useState(["anoclip", "dual-image", "mutual"]), [model, setModel] = useState("");
-  const [profile, setProfile] = useState<File | null>(null), [used, setUsed] = useState<Inquiry | null>(null), picker = useRef<HTMLInputElement>(null);
+  const [served, setServed] = useState<ServedProfile[]>([]), [profile, setProfile] = useState<File | ServedProfile | null>(null), [used, setUsed] = useState<Inquiry | null>(null);
   const [errors, setErrors] = useState<Errors>({}), [progress, setProgress] = useState<Progress | null>(null), [said, setSaid] = useState("");
   const [state, setState] = useState<ViewerState | null>(null), running = useRef<AbortController | null>(null), status = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    getJson<Catalogue>("/v1/models").then((found) => { setCatalogue(found); setModel(found.models[0].name); })
+    Promise.all([getJson<Catalogue>("/v1/models"), getJson<ServedProfile[]>("/v1/profiles")])
+      .then(([found, profiles]) => { setCatalogue(found); setModel(found.models[0].name); setServed(profiles); setProfile(profiles[0] ?? null); })
       .catch((error: Error) => setErrors({ form: error.message }));
   }, []);
   useEffect(() => {
@@ -102,14 +104,7 @@ export function Page() {
           </select>
         </>}
         </>}
-        <label for="choose-profile">Product profile</label>
-        <span class="drop-buttons" id="profile">
-          {profile ? <span class="chosen" role="status">{profile.name}</span> : <span class="facts">Optional: object, method, known-good images and threshold in one file.</span>}
-          <button type="button" class="small" id="choose-profile" onClick={() => picker.current!.click()}>Profile…</button>
-          {profile && <button type="button" class="small" id="profile-clear" onClick={() => setProfile(null)}>Without profile</button>}
-          <input type="file" hidden ref={picker} accept=".clipspect" class="pick-profile" aria-label="Product profile"
-            onChange={(event) => { setProfile(event.currentTarget.files?.[0] ?? null); event.currentTarget.value = ""; }} />
-        </span>
+        <ProfileChoice served={served} profile={profile} onProfile={setProfile} />
         <button type="submit" class="primary" id="inspect" disabled={progress !== null}>Inspect</button>
         {errors.form && <p class="field-error" id="form-error" role="alert">{errors.form}</p>}
         <p class="facts">Or try rendered metal brackets:</p>
@@ -123,7 +118,7 @@ export function Page() {
         <div id="status" role="status">
           {progress ? <ProgressBar progress={progress} onStop={() => running.current?.abort()} />
             : errors.form ? <Banner title="The images could not be inspected" kind="loud">{errors.form}</Banner>
-            : said || <p class="panel welcome">Nothing inspected yet. Drop an image and name the object, or press an example.</p>}
+            : said || <p class="panel welcome">Nothing inspected yet. Drop an image{profile ? "" : " and name the object"}, or press an example.</p>}
         </div>
         {state && state.rows.length > 0 && (
           <div class={progress ? "results stale" : "results"} aria-busy={progress !== null}>

@@ -15,6 +15,15 @@ export interface Catalogue {
   limits: { body_mb: number; image_mb: number; pixels: number; images: number; references: number };
 }
 
+/** A product profile that the page was started with. */
+export interface ServedProfile {
+  name: string;
+  object: string;
+  methods: string[];
+  good: number;
+  thresholds: number[];
+}
+
 export interface Examples {
   object: string;
   images: string[];
@@ -35,7 +44,7 @@ export interface Inquiry {
   images: File[];
   good: File[];
   /** Product profile in place of object, methods, model and known-good images. */
-  profile: File | null;
+  profile: File | ServedProfile | null;
 }
 
 interface Result {
@@ -82,7 +91,8 @@ type Watch = (progress: Progress) => void;
 /** Inspect images. `onProgress` is called for each step. Throws Refusal with a message for people. */
 export async function inspect(inquiry: Inquiry, onProgress: Watch, signal: AbortSignal): Promise<Source> {
   const form = new FormData(), { profile } = inquiry;
-  if (profile) form.append("profile", profile, "profile");
+  if (profile instanceof File) form.append("profile", profile, "profile");
+  else if (profile) form.append("product", profile.name);
   else {
     form.append("object", inquiry.object);
     form.append("model", inquiry.model);
