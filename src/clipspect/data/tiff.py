@@ -24,6 +24,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3,
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _REDUCED_OR_MASK = 1 | 4
 _OLD_JPEG, _JPEG = 6, 7
+_LOSSY = (_JPEG, 34892, 50001)
+"""Compressions JPEG, lossy JPEG of DNG, and WebP."""
 _ORIENTATION = 274
 _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
 _OME_BITS = re.compile(r'SignificantBits="(\d+)"')
@@ -89,6 +91,10 @@ class TiffBands:
     alpha: NDArray[Any] | None
     """(H, W) alpha, if transparency is declared."""
     orientation: int
+    palette: NDArray[np.uint8] | None = None
+    """(H, W, 3) colors of a palette; ``colours`` are its indices."""
+    lossy: bool = False
+    """Whether the compression changes values."""
 
 
 def read_tiff_bands(data: bytes) -> TiffBands | None:
@@ -108,7 +114,7 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
         tag = page.tags.get(_ORIENTATION)
         orientation = int(tag.value) if tag is not None else 1
     if page.photometric == _PALETTE:
-        return TiffBands(_look_up(bands[:, :, 0], page.colormap, "mask"), None, orientation)
+        return TiffBands(bands, None, orientation, _look_up(bands[:, :, 0], page.colormap, "mask"))
     extra = tuple(page.extrasamples or ())
     transparent = bool(extra) and extra[0] in (_ASSOCIATED, _UNASSOCIATED)
     count = bands.shape[2] - (len(extra) if transparent else 0)
@@ -116,7 +122,8 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
     if page.photometric == _WHITE_IS_ZERO:
         white = 2 ** int(page.bitspersample) - 1 if colours.dtype.kind in "iu" else 1
         colours = ~colours if colours.dtype.kind == "b" else white - colours
-    return TiffBands(colours, bands[:, :, count] if transparent else None, orientation)
+    alpha = bands[:, :, count] if transparent else None
+    return TiffBands(colours, alpha, orientation, lossy=page.compression in _LOSSY)
 
 
 def count_tiff_pages(data: bytes) -> int:
@@ -230,6 +237,6 @@ def _to_rgb(
 def _look_up(indices: NDArray[Any], colormap: Any, name: str) -> NDArray[np.uint8]:
     if colormap is None or indices.dtype.kind not in "biu" or int(indices.max()) >= colormap.shape[1]:
         raise ImageError(name, "its palette is missing or too short; export it as RGB")
-    # some programs store 8-bit palettes in the format's 16-bit fields
-    eight = colormap if int(colormap.max()) < 256 else (colormap.astype(np.uint32) + 128) // 257
+    # programs store 8-bit colors in the format's 16-bit fields as they are, times 256 or times 257
+    eight = colormap if int(colormap.max()) < 256 else colormap >> 8
     return np.ascontiguousarray(eight.T.astype(np.uint8)[indices.astype(np.intp)])
