@@ -133,11 +133,12 @@ def _by_palette(indices: NDArray[Any], colours: NDArray[Any]) -> NDArray[Any]:
     Without black, white is the background if its index is not 0: programs that reduce a drawing sort colors.
     """
     black, white = ~colours.any(axis=2), (colours == 255).all(axis=2)
+    levels: NDArray[Any] = indices
     if black.any() and not (black.all() and np.ptp(indices) > 0):
         return colours
     if white.any() and not white.all() and indices[white].min() > 0:
-        return ~white[:, :, None]
-    return indices[:, :, None]
+        levels = ~white
+    return levels[:, :, None]
 
 
 def _kind(values: NDArray[Any]) -> Kind:
