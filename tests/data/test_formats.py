@@ -201,6 +201,22 @@ def test_dicom_window_rescale_and_photometric_are_honoured(data, value_range, ex
     assert pixels[0, :, 1].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"RescaleSlope": -1, "RescaleIntercept": 4095}, [255, 193, 130, 0]),
+        ({"RescaleSlope": 2, "RescaleIntercept": -100}, [0, 62, 125, 255]),
+        ({"WindowCenter": "", "WindowWidth": ""}, [0, 62, 125, 255]),
+        ({"WindowWidth": "100"}, [0, 62, 125, 255]),
+    ],
+    ids=["negative slope", "slope", "empty window", "half a window"],
+)
+def test_dicom_without_a_window_shows_the_range_of_its_bits(elements, expected):
+    decoded = decode(dicom(RAMP, **elements), name="a")
+    assert decoded.pixels[0, :, 1].tolist() == expected
+    assert "no window" in decoded.notes[0]
+
+
 def test_the_first_frame_of_several_in_dicom_is_told():
     decoded = decode(dicom(np.stack([RAMP, RAMP[:, ::-1]]), NumberOfFrames=2), name="a")
     assert any("2 pages or frames" in note for note in decoded.notes)
