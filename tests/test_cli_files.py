@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -101,11 +102,13 @@ def test_names_of_up_to_255_bytes_are_written(run, plates, tmp_path, length):
         shutil.copy(plates / "b" / "plate 0.png", folder / name)
     out = tmp_path / "r"
     code, _, _ = run(
-        *("detect", str(folder), "--object", "plate", "--out", str(out), "--maps", "npy", "--no-report"),
+        *("detect", str(folder), "--object", "plate", "--out", str(out), "--maps", "npy"),
         *("--method", "anoclip"),
     )
     assert code == 0
     assert [len(list((out / part).iterdir())) for part in ("maps", "overlays")] == [2, 2]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(quote(f"overlays/{overlay.name}") in page for overlay in (out / "overlays").iterdir())
     assert run("detect", str(folder / name), "--object", "plate")[0] == 0
 
 

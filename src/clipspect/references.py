@@ -15,6 +15,7 @@ from clipspect.data.loader import LoadedImage, Templates, load_images
 from clipspect.data.prepare import Source
 from clipspect.detection import Detection
 from clipspect.errors import UsageError, refuse_unknown
+from clipspect.methods.visual import ONLY_ITSELF
 from clipspect.model import AnomalyModel, Encoded
 from clipspect.postprocess.calibration import (
     DEFAULT_FALSE_ALARM_RATE,
@@ -92,7 +93,7 @@ def write_references(
             detector.model.set_object(object).set_references(features).fit_set(as_pool(features, detector))
         )
         loaded = load_images(images, detector.reader, ahead=detector.ahead)
-        calibrations = _calibrate(detector, model, loaded, false_alarm_rate)
+        calibrations, _ = _calibrate(detector, model, loaded, false_alarm_rate)
     manifest = make_manifest(detector, object, hashes, features)
     save_references(path, features, manifest, detector.model.request, calibrations)
     return len(features)
@@ -245,20 +246,33 @@ def calibrate(
         pool=counted(readable, len(readable), "encoding the known-good images", on_step),
     )
     waiting = counted(loaded, len(loaded), "scoring the known-good images", on_step)
-    calibrations = _calibrate(detector, run.model, waiting, false_alarm_rate)
+    calibrations, alone = _calibrate(detector, run.model, waiting, false_alarm_rate)
+    failed += tuple((name, ONLY_ITSELF) for name in alone)
+    if len(calibrations) < len(detector.methods):
+        raise UsageError(
+            f"none of the {len(failed)} known-good images could be scored; the first, {failed[0][0]}: {failed[0][1]}"
+        )
     compares = any(m.accepts_references for m in detector.methods)
     return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed)
 
 
 def _calibrate(
     detector: Detector, model: AnomalyModel, loaded: Iterable[LoadedImage], false_alarm_rate: float
-) -> dict[str, Calibration]:
-    """Method → calibration on images of the model's pool, each scored without itself."""
-    found: dict[str, list[Detection]] = {m.name: [] for m in detector.methods}
+) -> tuple[dict[str, Calibration], list[str]]:
+    """Calibrate each method on images of the model's pool, each scored without itself.
+
+    Returns:
+        Method → calibration, of methods with an image; and the names of images that have no reference but themselves or
+        a copy, whose scores would be too low.
+    """
+    found: dict[str, list[Detection]] = {}
+    alone: dict[str, None] = {}  # a set in order of appearance
     for detection in score_images(model, detector.reader, loaded):
-        if detection.error is None:
-            found[detection.method].append(detection)
-    return {
+        if ONLY_ITSELF in detection.warnings:
+            alone[detection.path] = None
+        elif detection.error is None:
+            found.setdefault(detection.method, []).append(detection)
+    calibrations = {
         name: calibrate_good(
             [d.summary for d in scored],
             false_alarm_rate,
@@ -267,3 +281,4 @@ def _calibrate(
         )
         for name, scored in found.items()
     }
+    return calibrations, list(alone)

@@ -29,11 +29,21 @@ def saved_again(path, quality, scale=1.0):
     return READER.read(data.getvalue())
 
 
-@pytest.mark.parametrize(("quality", "scale"), [(50, 1), (75, 1), (95, 1), (90, 0.75)])
+@pytest.mark.parametrize(("quality", "scale"), [(30, 1), (50, 1), (75, 1), (95, 1), (90, 0.75)])
 def test_an_image_saved_again_is_the_same_image(quality, scale):
     originals = sources_of(prepare(DEMO))
     copies = sources_of([saved_again(path, quality, scale) for path in DEMO])
     assert torch.equal(copies.same_image(originals), torch.eye(len(DEMO), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("levels", [-2, -1, 1, 2])
+def test_an_image_slightly_brighter_or_darker_is_the_same_image(levels):
+    originals = prepare(DEMO)
+    copies = [
+        READER.read(np.clip(one.pixels() + float(levels), 0, 255).astype(np.uint8)) for one in originals
+    ]
+    expected = torch.eye(len(DEMO), dtype=torch.bool)
+    assert torch.equal(sources_of(copies).same_image(sources_of(originals)), expected)
 
 
 def test_other_images_of_the_same_part_are_other_images():

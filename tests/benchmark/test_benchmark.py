@@ -191,7 +191,9 @@ def test_grey_masks_are_told(own, tmp_path):
     shades[0, :20] = np.arange(20) * 12 + 5
     Image.fromarray(shades).save(path)
     (result,) = run(own, tmp_path / "out")
-    assert result.warnings == ["1 masks are not binary; they were thresholded at half their maximum value"]
+    assert result.warnings == [
+        "1 masks are not binary; they were thresholded between black and their maximum value"
+    ]
 
 
 def test_too_few_references_say_so(own, tmp_path):

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from PIL import Image
 
 from clipspect.benchmark.datasets import load_categories
 from clipspect.benchmark.folders import find_layout, list_folder
 from clipspect.benchmark.masks import read_mask
 from clipspect.benchmark.samples import Category, Sample, check_category
+from clipspect.errors import ImageError
 from helpers.cases import CASES
 
 TRUTH = np.zeros((64, 96), bool)
@@ -63,13 +65,15 @@ def test_colours_and_transparency(tmp_path, colours):
         ([(0, 0, 0), (200, 0, 0), (0, 0, 200)], (0, 1, 2)),
         ([(200, 0, 0), (0, 0, 0), (0, 0, 200)], (1, 0, 2)),
         ([(68, 1, 84), (33, 145, 140), (253, 231, 37)], (0, 1, 2)),
+        ([(255, 255, 255), (33, 145, 140), (253, 231, 37)], (0, 1, 2)),
+        ([(200, 0, 0), (0, 0, 200), (255, 255, 255)], (2, 0, 1)),
     ],
-    ids=["black first", "black elsewhere", "no black"],
+    ids=["black first", "black elsewhere", "no black", "white first", "white elsewhere"],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif", "gif"])
 def test_palettes(tmp_path, palette, indices, suffix):
-    if suffix != "png" and palette[0] == (68, 1, 84):
-        pytest.skip("indices of a palette without black are kept by PNG alone")
+    if suffix == "gif" and palette[0] == (68, 1, 84):
+        pytest.skip("GIF does not keep the indices")
     image = Image.fromarray(paint([indices[0]], [indices[1]], [indices[2]], 1)[:, :, 0], "P")
     image.putpalette([value for colour in palette for value in colour])
     np.testing.assert_array_equal(save(tmp_path, image, f"mask.{suffix}"), TRUTH)
@@ -110,6 +114,41 @@ def test_the_noise_of_jpeg_is_no_defect(tmp_path, colour):
     image = Image.fromarray(paint((0, 0, 0), colour, colour, 3))
     found = save(tmp_path, image, "mask.jpg", quality=90, subsampling=0)
     assert np.count_nonzero(found != TRUTH) <= 8
+
+
+@pytest.mark.parametrize("second", [(255, 255, 255), (128, 128, 128), (0, 130, 0)])
+@pytest.mark.parametrize("first", [(255, 255, 255), (255, 0, 0), (100, 100, 100), (0, 100, 0)])
+@pytest.mark.parametrize(("name", "quality"), [("mask.jpg", 80), ("mask.webp", 80), ("mask.tif", 80)])
+def test_lossy_masks_hold_all_kinds_of_defects(tmp_path, first, second, name, quality):
+    pixels = paint((0, 0, 0), first, second, 3)
+    if name == "mask.tif":
+        options = {"compression": "jpeg", "compressionargs": {"level": quality}}
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", **options)
+        found = read_mask(tmp_path / name, 64, 96).pixels
+    else:
+        found = save(tmp_path, Image.fromarray(pixels), name, quality=quality)
+    assert np.count_nonzero(found != TRUTH) <= 45
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_low_class_numbers_of_deep_png_are_defective(tmp_path, bands):
+    values = np.full((64, 96, bands), 65535, np.uint16)
+    values[:, :, : 3 if bands > 2 else 1] = 0
+    values[TRUTH, 0] = 2
+    (tmp_path / "mask.png").write_bytes(png_encode(values.squeeze()))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", 64, 96).pixels, TRUTH)
+
+
+def test_nan_is_no_defect(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.where(TRUTH, 1, np.nan).astype(np.float32))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif", 64, 96).pixels, TRUTH)
+
+
+def test_a_mask_of_several_pages_is_refused(tmp_path):
+    pages = np.stack([TRUTH & ~SECOND, SECOND]).astype(np.uint8) * 255
+    tifffile.imwrite(tmp_path / "mask.tif", pages, photometric="minisblack")
+    with pytest.raises(ImageError, match="has 2 pages; export one mask"):
+        read_mask(tmp_path / "mask.tif", 64, 96)
 
 
 def test_the_noise_of_jpeg_saved_again_is_no_defect(tmp_path):

@@ -99,10 +99,16 @@ def test_masks_beside_images_are_left_out(tmp_path: Path):
         "c_mask.png",
         "x/masks/a.png",
         "Ground_Truth/b.png",
+        "groundtruth/b.png",
+        "ground truth/b.png",
+        "a-mask.png",
+        "a.mask.png",
+        "b_label.bmp",
+        "label.png",
     )
     scan = scan_folder(tmp_path)
-    assert [path.name for path in scan.images] == ["a.jpg", "b.png", "c_mask.png"]
-    assert scan.summary() == "Left out: 4 masks."
+    assert [path.name for path in scan.images] == ["a.jpg", "b.png", "c_mask.png", "label.png"]
+    assert scan.summary() == "Left out: 9 masks."
     assert len(find_images(tmp_path / "Ground_Truth")) == 1
 
 

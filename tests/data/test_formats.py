@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -44,6 +46,34 @@ def test_png_of_16_bits_with_values_of_8_is_not_black(write):
     decoded = decode(write(COLOUR[:, :, 0].astype(np.uint16)), name="a")
     np.testing.assert_array_equal(decoded.pixels, COLOUR[:, :, :1].repeat(3, axis=2))
     assert "read as 8 bits" in decoded.notes[0]
+
+
+def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
+    chunk = kind + body
+    return png[:33] + struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_significant_bits_of_png_declare_values_that_are_stored_unscaled(bits, bands):
+    opaque = np.full((40, 64, 1), 255, np.uint8)
+    eight = np.dstack([COLOUR, opaque])[:, :, :bands]
+    values = (eight.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16).squeeze()
+    for stored in (values, values << (16 - bits)):
+        decoded = decode(with_chunk(png_encode(stored), b"sBIT", bytes([bits] * bands)), name="a")
+        assert np.abs(decoded.pixels.astype(int) - COLOUR[:, :, : min(bands, 3)]).max() <= 1
+        assert decoded.notes == ()
+
+
+def test_a_transparent_colour_of_a_deep_png_is_composited_on_white():
+    for values, colour in (
+        (COLOUR.astype(np.uint16) * 257, COLOUR[0, 0]),
+        (COLOUR[:, :, 0].astype(np.uint16) * 257, COLOUR[0, 0, :1]),
+    ):
+        stored = b"".join(struct.pack(">H", int(value) * 257) for value in colour)
+        pixels = decode(with_chunk(png_encode(values), b"tRNS", stored), name="a").pixels
+        assert (pixels[0, 0] == 255).all()
+        assert (pixels[-1, -1] == values[-1, -1] // 257).all()
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
@@ -169,6 +199,22 @@ def test_dicom_window_rescale_and_photometric_are_honoured(data, value_range, ex
         elements |= {"RescaleIntercept": more[3], "RescaleSlope": 1}
     pixels = decode(dicom(values, photometric, **elements), name="a", value_range=value_range).pixels
     assert pixels[0, :, 1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"RescaleSlope": -1, "RescaleIntercept": 4095}, [255, 193, 130, 0]),
+        ({"RescaleSlope": 2, "RescaleIntercept": -100}, [0, 62, 125, 255]),
+        ({"WindowCenter": "", "WindowWidth": ""}, [0, 62, 125, 255]),
+        ({"WindowWidth": "100"}, [0, 62, 125, 255]),
+    ],
+    ids=["negative slope", "slope", "empty window", "half a window"],
+)
+def test_dicom_without_a_window_shows_the_range_of_its_bits(elements, expected):
+    decoded = decode(dicom(RAMP, **elements), name="a")
+    assert decoded.pixels[0, :, 1].tolist() == expected
+    assert "no window" in decoded.notes[0]
 
 
 def test_the_first_frame_of_several_in_dicom_is_told():

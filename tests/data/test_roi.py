@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from clipspect.benchmark.metrics import PixelCurve
@@ -63,6 +64,25 @@ def test_masks_of_several_kinds_are_read_alike():
         png(mask, "BMP"),
     ):
         assert np.array_equal(RegionOfInterest(data).of_image("a", 40, 60), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (65535 - left_half().astype(np.uint16) * 257, {"photometric": "miniswhite"}),
+        (1 - left_half().astype(np.float32) / 255, {"photometric": "miniswhite"}),
+        (left_half() > 0, {"photometric": "minisblack", "bigtiff": True, "byteorder": ">"}),
+        (left_half().astype(np.float64), {}),
+        (np.stack([left_half()] * 3) * np.uint16(257), {"photometric": "rgb", "planarconfig": "separate"}),
+        (np.rot90(left_half()), {"extratags": [(274, "H", 1, 6, True)]}),
+    ],
+    ids=["white is zero", "float white is zero", "BigTIFF", "float64", "planar", "turned"],
+)
+def test_tiff_masks_of_every_layout_are_read(values, options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    inside = RegionOfInterest(buffer.getvalue()).of_image("a", 40, 60)
+    np.testing.assert_array_equal(inside, left_half() > 0)
 
 
 def test_a_mask_is_scaled_to_images_of_its_shape_and_no_others():

@@ -37,6 +37,7 @@ def test_another_folders_file_of_the_same_name_is_no_reference():
         (["l1/x.jpg", "l2/x.jpg"], ["l1/x.png", "l2/x.png"], "l2/x.jpg", "l2/x.png"),
         (["l1/x.jpg", "l1/y.jpg"], ["x.png", "y.png"], "l1/y.jpg", "y.png"),
         (["x.jpg"], ["deep/x.png"], "x.jpg", "deep/x.png"),
+        (["x.jpg", "x.png"], ["x.jpg", "x.png"], "x.jpg", "x.jpg"),
         (["x.tif#2"], ["x.tif"], "x.tif#2", "x.tif#2"),
     ],
 )
@@ -53,6 +54,8 @@ def test_paths_come_first_and_unambiguous_names_second(tmp_path, images, referen
         (["l1/x.jpg"], ["l2/x.png", "l3/x.png"], "2 files in .* are named 'x'"),
         (["l1/x.jpg"], ["l1/x.png", "l1/x.bmp"], "2 files in .* are named 'x'"),
         (["l1/x.jpg"], ["l1/y.jpg"], "no reference named 'x'"),
+        (["l1/x.jpg", "l1/x.png"], ["l1/x.png"], "may belong to another image"),
+        (["l1/x.jpg", "l1/x.png"], ["l1/x.bmp"], "may belong to another image"),
     ],
 )
 def test_what_could_mean_several_is_no_reference(tmp_path, images, references, message):

@@ -52,6 +52,34 @@ def test_undeclared_depth_is_told_and_can_be_given(top, bits):
         read(values, ValueRange(bit_depth=9))
 
 
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        lambda bits: {"extratags": [(281, "H", 1, 2**bits - 1, True)]},
+        lambda bits: {"extratags": [(341, "H", 1, 2**bits - 1, True)]},
+        lambda bits: {"ome": True, "metadata": {"axes": "YX", "SignificantBits": bits}},
+    ],
+    ids=["MaxSampleValue", "SMaxSampleValue", "OME"],
+)
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_depths_that_metadata_declare_are_honoured(declaration, bits, photometric):
+    values = (GREY.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+    decoded = read(values, photometric=photometric, **declaration(bits))
+    assert_grey(decoded, GREY if photometric == "minisblack" else 255 - GREY, 1)
+    assert decoded.notes == ()
+    given = read(values, ValueRange(bit_depth=16), photometric=photometric, **declaration(bits))
+    assert np.ptp(given.pixels) == round((2**bits - 1) / 257)
+
+
+@pytest.mark.parametrize("highest", [900, 3000, 511])
+def test_a_statistic_is_no_declared_depth(highest):
+    values = np.linspace(0, 3000, 2400).astype(np.uint16).reshape(40, 60)
+    decoded = read(values, extratags=[(281, "H", 1, highest, True)])
+    assert decoded.pixels.max() == round(3000 / 65535 * 255)
+    assert "--bit-depth 12" in decoded.notes[0]
+
+
 def test_full_16_bits_give_no_note():
     assert read(DEEP[:, :, 0]).notes == ()
 

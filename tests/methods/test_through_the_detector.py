@@ -93,6 +93,18 @@ def test_a_copy_of_a_image_as_its_own_template_is_told_in_its_row(counted, plate
     assert told == [False, False, True, False, False, False]
 
 
+def test_known_good_images_that_are_their_own_templates_give_no_threshold(counted, plates, tmp_path):
+    paths = sorted(plates.rglob("*.png"))[:5]
+    detector, _ = counted(["dual-image", "anoclip"])
+    templates = dict(zip(paths, [paths[0], *paths[2:], paths[1]], strict=True))
+    good = detector.calibrate(paths, "plate", templates=templates.__getitem__)
+    assert [name for name, _ in good.failed] == [paths[0].name]
+    assert "only reference is the image itself" in good.failed[0][1]
+    assert {name: one.images for name, one in good.calibrations.items()} == {"dual-image": 4, "anoclip": 5}
+    with pytest.raises(clipspect.UsageError, match="none of the 5 known-good images .* the image itself"):
+        detector.calibrate(paths, "plate", templates=lambda path: path)
+
+
 def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read = []
     decode = prepare.load_image

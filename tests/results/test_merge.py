@@ -96,6 +96,47 @@ def test_runs_over_different_sets_are_not_merged(lines, tmp_path):
         merge_results(lines, tmp_path / "merged")
 
 
+def test_runs_without_a_record_of_their_sets_are_not_merged(lines, tmp_path):
+    for folder in lines:
+        (folder / "manifest.json").unlink()
+    with pytest.raises(ResultsError, match=r"other settings than .* \(set\)"):
+        merge_results(lines, tmp_path / "merged")
+    assert merge_results([lines[0]], tmp_path / "merged").images == 8
+
+
+@pytest.mark.parametrize("good", [KNOWN_GOOD, None], ids=["known-good", "compared"])
+def test_rows_of_files_that_are_gone_stay_out_of_merged_counts(lines, tmp_path, good, monkeypatch, capsys):
+    (tmp_path / "one" / "part-0000.png").rename(tmp_path / "one" / "renamed.png")
+    (tmp_path / "one" / "part-0006.png").unlink()
+    run(tmp_path / "one", tmp_path / "a", good=good)
+    write_parts(tmp_path / "one", good=7, dark=1)
+    for name in ("part-0000.png", "renamed.png"):
+        (tmp_path / "one" / name).unlink()
+    first = run(tmp_path / "one", tmp_path / "a", good=good)
+    second = run(tmp_path / "two", tmp_path / "b", good=good)
+    outcome = merge_results([first, second], tmp_path / "merged")
+    assert (outcome.images, outcome.missing) == (16, 1)
+    rows = rows_by_path(tmp_path / "merged")
+    assert [name for name, row in rows.items() if row["missing"]] == ["renamed.png"]
+    assert outcome.calibrations["dark"].images == (KNOWN_GOOD.calibrations["dark"].images if good else 15)
+    target = tmp_path / "rows.csv"
+    code, _ = call(monkeypatch, capsys, "export", tmp_path / "merged", "--out", target)
+    assert (code, "renamed.png" in target.read_text(encoding="utf-8-sig")) == (0, False)
+    code, said = call(monkeypatch, capsys, "filter", tmp_path / "merged", "--out", tmp_path / "some")
+    assert (code, "1 no longer in their folder" in said) == (0, True)
+
+
+def test_an_image_that_is_there_is_taken_before_a_row_of_one_that_is_gone(lines, tmp_path):
+    shutil.copy(tmp_path / "one" / "part-0007.png", tmp_path / "two" / "part-0000.png")
+    run(tmp_path / "two", tmp_path / "b")
+    (tmp_path / "two" / "part-0000.png").unlink()
+    second = run(tmp_path / "two", tmp_path / "b")
+    for folders in ([lines[0], second], [second, lines[0]]):
+        merge_results(folders, tmp_path / "merged", overwrite=True)
+        row = rows_by_path(tmp_path / "merged")["part-0000.png"]
+        assert (row["missing"], row["flag"]) == (False, False)
+
+
 def test_without_known_good_images_the_merged_ones_are_compared(lines, tmp_path):
     folders = [run(tmp_path / name, tmp_path / f"{name} alone", good=None) for name in ("one", "two")]
     assert merge_results(folders, tmp_path / "merged").verdicts == {"undecided": 16, "error": 1}

@@ -114,7 +114,7 @@ class Accumulator:
             warnings.append("AUPRO is that of the official AnoCLIP code, with 200 thresholds")
         if self.grey:
             warnings.append(
-                f"{self.grey} masks are not binary; they were thresholded at half their maximum value"
+                f"{self.grey} masks are not binary; they were thresholded between black and their maximum value"
             )
         for paths, what in (
             (self.empty, "of defective images are empty"),

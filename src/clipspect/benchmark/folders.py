@@ -14,7 +14,7 @@ from clipspect.errors import UsageError
 NORMAL_NAMES = ("good", "ok", "normal")
 MASK_NAMES = MASK_FOLDERS
 REFERENCE_NAMES = ("train", "reference", "references")
-_MASK_ENDINGS = ("", *MASK_ENDINGS, "_label")
+_MASK_ENDINGS = ("", *MASK_ENDINGS)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipspect.data.convert import orientation_of, upright
-from clipspect.data.decode import FORMATS, read_file
+from clipspect.data.decode import FORMATS, count_pages, decode, deep_png_values, is_deep_png, read_file
 from clipspect.data.tiff import is_tiff, read_tiff_bands
 from clipspect.errors import ImageError
 
@@ -20,7 +20,11 @@ MAX_CLASSES = 16
 """Maximum number of levels that count as kinds of defects; more levels are gray shades."""
 NOISE = 8
 """Distance to black or white below which levels count as compression noise, if there are several of them."""
+LOSSY_SHARE = 1 / 3
+"""Share of the maximum above which a level of a lossy file is defective: above ringing, below a second class of half
+the brightness."""
 _LOSSY = ("JPEG", "MPO")
+_LOSSY_WEBP = b"VP8 "
 
 Kind = Literal["grey", "colour", "lossy"]
 """Content type of a mask file, which decides how its levels are interpreted."""
@@ -49,10 +53,11 @@ class Mask:
 def read_mask(path: Path, height: int, width: int) -> Mask:
     """Read the mask of an image.
 
-    Pixels that are nonzero in any channel are defective, whatever their color or class number. If transparency varies,
-    opaque pixels are defective. A palette counts by its colors if they include black, else by its indices. A mask with
-    many shades (antialiased, or saved as JPEG) is thresholded at half its maximum value, because its faint rim is not
-    defective. An EXIF orientation is applied.
+    Pixels that are nonzero in any channel are defective, whatever their color or class number; NaN is not. If
+    transparency varies, opaque pixels are defective. A palette counts by its colors if they include black, else by its
+    indices, and white is the background if its index is not 0. A mask with many gray shades (antialiased) is
+    thresholded at half its maximum value, because its faint rim is not defective, and one in a lossy format (JPEG,
+    lossy WebP, TIFF with JPEG) at a third. An EXIF orientation is applied.
 
     Args:
         path: the mask's file.
@@ -63,7 +68,12 @@ def read_mask(path: Path, height: int, width: int) -> Mask:
         ImageError: the mask cannot be read, or its size differs from the image's.
     """
     try:
-        levels, kind = _levels(read_file(path, str(path)))
+        data = read_file(path, str(path))
+        if (pages := count_pages(data)) > 1:
+            raise ImageError(
+                path.name, f"its mask {path} has {pages} pages; export one mask with all of its defects"
+            )
+        levels, kind = _levels(data)
     except ImageError:
         raise
     except Exception as error:  # Pillow and tifffile raise arbitrary exceptions for damaged files
@@ -76,21 +86,23 @@ def read_mask(path: Path, height: int, width: int) -> Mask:
             " export the mask at the image's size"
             + (", rotated by the image's EXIF orientation" if levels.shape == (width, height) else ""),
         )
-    grey = _is_grey(levels, kind)
-    return Mask(levels > levels.max() / 2 if grey else levels != 0, grey)
+    if not _is_grey(levels, kind):
+        return Mask(levels != 0)
+    return Mask(levels > levels.max() * (LOSSY_SHARE if kind == "lossy" else 0.5), grey=True)
 
 
 def _levels(data: bytes) -> tuple[NDArray[Any], Kind]:
     """Return (H, W) levels, upright, 0 where nothing is defective; and the content type."""
-    if is_tiff(data) and (bands := read_tiff_bands(data)) is not None:
-        return upright(_by_meaning(bands.colours, bands.alpha), bands.orientation), _kind(bands.colours)
+    if is_tiff(data):
+        return _tiff_levels(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
-        if image.mode == "P" and "transparency" not in image.info:
-            indices = np.asarray(image)
-            colours = np.asarray(image.convert("RGB"))
-            black = not colours.any(axis=2).all()
-            values, alpha = colours if black else indices[:, :, None], None
+        if is_deep_png(data):
+            bands = deep_png_values(data)
+            colours = 3 if bands.shape[2] >= 3 else 1
+            values, alpha = bands[:, :, :colours], bands[:, :, colours] if bands.shape[2] > colours else None
+        elif image.mode == "P" and "transparency" not in image.info:
+            values, alpha = _by_palette(np.asarray(image), np.asarray(image.convert("RGB"))), None
         elif image.has_transparency_data:
             rgba = np.asarray(image.convert("RGBA"))
             values, alpha = rgba[:, :, :3], rgba[:, :, 3]
@@ -98,8 +110,35 @@ def _levels(data: bytes) -> tuple[NDArray[Any], Kind]:
             kept = image.mode in ("1", "L", "F", "RGB") or image.mode.startswith("I")
             stored = np.asarray(image if kept else image.convert("RGB"))
             values, alpha = stored if stored.ndim == 3 else stored[:, :, None], None
-        kind: Kind = "lossy" if image.format in _LOSSY else _kind(values)
+        lossy = image.format in _LOSSY or (image.format == "WEBP" and _LOSSY_WEBP in data)
+        kind: Kind = "lossy" if lossy else _kind(values)
         return upright(_by_meaning(values, alpha), orientation_of(image)), kind
+
+
+def _tiff_levels(data: bytes) -> tuple[NDArray[Any], Kind]:
+    bands = read_tiff_bands(data)
+    if bands is None:  # color spaces that are converted
+        pixels = decode(data, name="mask").pixels
+        return _by_meaning(pixels, None), "lossy"
+    colours = bands.colours
+    if bands.palette is not None:
+        colours = _by_palette(colours[:, :, 0], bands.palette)
+    kind: Kind = "lossy" if bands.lossy else _kind(colours)
+    return upright(_by_meaning(colours, bands.alpha), bands.orientation), kind
+
+
+def _by_palette(indices: NDArray[Any], colours: NDArray[Any]) -> NDArray[Any]:
+    """Return the colors (H, W, 3) of a palette that has a black background, else the indices (H, W, 1).
+
+    Without black, white is the background if its index is not 0: programs that reduce a drawing sort colors.
+    """
+    black, white = ~colours.any(axis=2), (colours == 255).all(axis=2)
+    levels: NDArray[Any] = indices
+    if black.any() and not (black.all() and np.ptp(indices) > 0):
+        return colours
+    if white.any() and not white.all() and indices[white].min() > 0:
+        levels = ~white
+    return levels[:, :, None]
 
 
 def _kind(values: NDArray[Any]) -> Kind:
@@ -111,17 +150,19 @@ def _by_meaning(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[An
     if alpha is not None and alpha.min() < alpha.max() and not alpha.all():
         return alpha
     levels: NDArray[Any] = (np.abs(colours) if colours.dtype.kind in "if" else colours).max(axis=2)
-    return levels
+    return np.nan_to_num(levels) if levels.dtype.kind == "f" else levels
 
 
 def _is_grey(levels: NDArray[Any], kind: Kind) -> bool:
     """Return whether levels are gray shades up to the type's maximum, and not class numbers or colors."""
     found = np.unique(levels)
     brightest = float(found[-1])
+    if kind == "lossy":
+        return len(found) > 2 and brightest > MAX_CLASSES
     if len(found) <= 2 or brightest <= _full_scale(levels, brightest) / 2:
         return False
     noisy = len(found) > 4 and bool(((found < NOISE) | (found > brightest - NOISE)).all())
-    return kind == "lossy" or noisy or (kind == "grey" and len(found) > MAX_CLASSES)
+    return noisy or (kind == "grey" and len(found) > MAX_CLASSES)
 
 
 def _full_scale(levels: NDArray[Any], brightest: float) -> float:

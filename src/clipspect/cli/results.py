@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipspect.cli.output import console
 from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipspect.results.finalize import RunTotals
 
 results_app = typer.Typer(
     cls=PlainGroup,
@@ -63,7 +66,7 @@ def merge(
     from clipspect.results.merge import merge_results
 
     outcome = merge_results(folders, out, prefix=prefix, threshold=threshold, overwrite=overwrite)
-    _say(out, outcome.images, outcome.flagged, outcome.failed)
+    _say(out, outcome)
 
 
 @results_app.command(cls=StrictCommand)
@@ -94,7 +97,7 @@ def filter(
         threshold=threshold,
         overwrite=overwrite,
     )
-    _say(out, outcome.images, outcome.flagged, outcome.failed)
+    _say(out, outcome)
 
 
 @results_app.command(cls=StrictCommand)
@@ -126,7 +129,7 @@ def export(
             write_coco(file, folder, method or methods[0])
         else:
             rows = iterate_rows(folder, LIGHT_COLUMNS)
-            write_csv(file, (row for row in rows if method in (None, row["method"])))
+            write_csv(file, (row for row in rows if method in (None, row["method"]) and not row["missing"]))
     console().print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -198,6 +201,7 @@ def _print(text: str) -> None:
     console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _say(out: Path, images: int, flagged: int, failed: int) -> None:
-    text = f"{images} images: {flagged} flagged, {failed} failed, in {out}"
+def _say(out: Path, outcome: RunTotals) -> None:
+    gone = f", {outcome.missing} no longer in their folder" if outcome.missing else ""
+    text = f"{outcome.images} images: {outcome.flagged} flagged, {outcome.failed} failed{gone}, in {out}"
     console().print(text, highlight=False, markup=False, soft_wrap=True)

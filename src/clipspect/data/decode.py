@@ -24,7 +24,7 @@ from clipspect.data.convert import (
     upright,
 )
 from clipspect.data.formats import DICOM, need, sniff_extra
-from clipspect.data.ranges import FILE_RANGE, ValueRange, scale_opacity, scale_to_bytes
+from clipspect.data.ranges import FILE_RANGE, ValueRange, scale_opacity, scale_to_bytes, usable_depth
 from clipspect.data.tiff import count_tiff_pages, decode_tiff, is_tiff
 from clipspect.errors import ImageError
 
@@ -174,7 +174,7 @@ def _decode(
         check_size(image.width, image.height, name, max_pixels)
         if page:
             image.seek(page)
-        elif is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
+        elif is_deep_png(data):
             return _deep_png(data, image, name, value_range, notes)
         return pil_to_pixels(image, name, max_pixels=max_pixels, value_range=value_range, notes=notes)
 
@@ -187,20 +187,39 @@ def is_deep_png(data: bytes) -> bool:
 def _deep_png(
     data: bytes, image: Image.Image, name: str, value_range: ValueRange, notes: list[str]
 ) -> NDArray[np.uint8]:
-    """Decode a PNG file with 16-bit colors or transparency, of which Pillow keeps 8 bits."""
-    from imagecodecs import png_decode
-
+    """Decode a PNG file of 16 bits."""
     image.load()  # refuses damaged data that the other decoder partly accepts
-    values = png_decode(data)
-    if values.ndim == 2:
-        values = values[:, :, None]
+    values = deep_png_values(data)
     colours = 3 if values.shape[2] >= 3 else 1
-    pixels = scale_to_bytes(values[:, :, :colours], name, value_range, notes=notes)
+    bits = _significant_bits(data, values[:, :, :colours])
+    pixels = scale_to_bytes(values[:, :, :colours], name, value_range, bits=bits, notes=notes)
     if colours == 1:
         pixels = grey_to_rgb(pixels[:, :, 0])
     if values.shape[2] > colours:
-        pixels = over_white(np.dstack([pixels, scale_opacity(values[:, :, colours], name, value_range)]))
+        opacity = scale_opacity(values[:, :, colours], name, value_range, bits=bits)
+        pixels = over_white(np.dstack([pixels, opacity]))
     return np.ascontiguousarray(upright(pixels, orientation_of(image)))
+
+
+def deep_png_values(data: bytes) -> NDArray[np.uint16]:
+    """Return (H, W, bands) of a PNG file of 16 bits; of colors and transparency Pillow keeps 8 bits."""
+    from imagecodecs import png_decode
+
+    values = np.asarray(png_decode(data))
+    return values[:, :, None] if values.ndim == 2 else values
+
+
+def _significant_bits(data: bytes, values: NDArray[np.uint16]) -> int | None:
+    """Return the depth of the chunk sBIT, if the values are stored unscaled, against the standard.
+
+    Scaled values have zeros in the bits below.
+    """
+    at = data.find(b"sBIT", 0, data.find(b"IDAT"))
+    if at < 0:
+        return None
+    length = int.from_bytes(data[at - 4 : at], "big")
+    bits = usable_depth(values, list(data[at + 4 : at + 4 + length][: values.shape[2]]))
+    return bits if bits is not None and (values & ((1 << (16 - bits)) - 1)).any() else None
 
 
 def _let_pillow_read(max_pixels: int) -> None:

@@ -49,13 +49,20 @@ def decode_dicom(
     rescaled = apply_modality_lut(values, dataset)
     if value_range.window is not None:
         grey = _window(rescaled, *value_range.window, name)
-    elif "VOILUTSequence" in dataset or "WindowWidth" in dataset:
+    elif "VOILUTSequence" in dataset or _has_window(dataset):
         grey = _own_window(rescaled, dataset, name)
     else:
         stored = bits if value_range.bit_depth is None else value_range.bit_depth
         low = -(2 ** (stored - 1)) if int(dataset.PixelRepresentation) else 0
         notes.append(f"The DICOM file has no window; the whole range of its {stored} bits is shown.")
-        grey = _window(values, low, low + 2**stored - 1, name)
+        high = low + 2**stored - 1
+        if "ModalityLUTSequence" not in dataset:
+            rescaled_ends = apply_modality_lut(np.array([low, high], np.int64), dataset)
+            values, low, high = (
+                rescaled,
+                *sorted(map(float, rescaled_ends)),
+            )  # a negative slope swaps the ends
+        grey = _window(values, low, high, name)
     if photometric == "MONOCHROME1":
         grey = 255 - grey
     return np.ascontiguousarray(np.broadcast_to(grey[:, :, None], (*grey.shape, 3)))
@@ -73,9 +80,14 @@ def count_frames(dataset: Any) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
+def _has_window(dataset: Any) -> bool:
+    """Return whether the elements of a window are there and not empty, as some devices write them."""
+    return all(dataset.get(name) not in (None, "", []) for name in ("WindowCenter", "WindowWidth"))
+
+
 def _own_window(values: NDArray[Any], dataset: Any, name: str) -> NDArray[np.uint8]:
     """Apply the file's first window or lookup table (DICOM PS3.3 C.11.2.1)."""
-    if "VOILUTSequence" in dataset and "WindowWidth" not in dataset:
+    if "VOILUTSequence" in dataset and not _has_window(dataset):
         from pydicom.pixels.processing import apply_voi
 
         shown = apply_voi(values.astype(np.int64), dataset)

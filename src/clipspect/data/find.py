@@ -19,9 +19,9 @@ OVERLAY_SUFFIX = ".clipspect.png"
 MANIFEST = "manifest.json"
 RESULTS_MARKER = "clipspect results"
 """Value of ``"kind"`` in the manifest of a results folder."""
-MASK_FOLDERS = ("ground_truth", "ground-truth", "gt", "masks", "mask")
+MASK_FOLDERS = ("ground_truth", "ground-truth", "ground truth", "groundtruth", "gt", "masks", "mask")
 """Names of mask folders, in any case."""
-MASK_ENDINGS = ("_mask", "_gt", "_ground_truth")
+MASK_ENDINGS = ("_mask", "-mask", ".mask", "_gt", "_ground_truth", "_label")
 """Suffix of the stem of a mask next to its image: part_mask.png for part.jpg."""
 MASKS = "masks"
 _PAGED_SUFFIXES = (".tif", ".tiff", ".gif", ".webp", ".png", ".apng", ".dcm", ".dicom")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,16 @@ def scale_opacity(
         return scale_to_bytes(values, name, value_range)
     if high > SIXTEEN_BITS:
         return scale_to_bytes(values, name, ValueRange(bit_depth=32))
-    return scale_to_bytes(values, name, bits=bits)
+    return scale_to_bytes(values, name, bits=bits if bits is not None and high < 2**bits else None)
+
+
+def usable_depth(values: NDArray[Any], depths: Sequence[int]) -> int | None:
+    """Return the smallest declared depth that all values fit; None if it is not below the depth of their type."""
+    container = 8 * values.dtype.itemsize
+    if values.dtype.kind != "u" or not depths or not values.size:
+        return None
+    high = int(values.max())
+    return min((bits for bits in depths if 8 < bits < container and high < 2**bits), default=None)
 
 
 def _declared_scale(kind: str, depth: int, high: int, name: str, notes: list[str] | None) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from clipspect.data.convert import MAX_PIXELS, check_size
+from clipspect.data.convert import MAX_PIXELS, check_size, upright
 from clipspect.data.find import find_images
+from clipspect.data.tiff import is_tiff, read_tiff_bands
 from clipspect.errors import ClipspectError, ImageError, UsageError
 from clipspect.postprocess.maps import cells_inside
 
@@ -29,6 +30,7 @@ KEPT_SIDE = 1024
 SHAPE_TOLERANCE = 0.01
 """Relative difference between the aspect ratios of a mask and of an image that it is scaled to."""
 CACHED_MASKS = 4
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -232,18 +234,14 @@ def _border_width(border: str, side: int) -> int:
 def _mask_pixels(data: bytes) -> NDArray[np.bool_]:
     """(H, W) of a mask file: white or opaque is inside. Raises UsageError."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            check_size(*opened.size, "mask", MAX_PIXELS)
-            image = ImageOps.exif_transpose(opened)
+        grey, alpha = _grey_and_alpha(data)
     except ImageError as error:
         raise UsageError(str(error)) from None
     except Exception:
         raise UsageError(
             "is not an image that can be read; give a mask as PNG, white where to look"
         ) from None
-    grey = _grey(image)
-    if image.has_transparency_data:
-        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    if alpha is not None:
         visible = grey[alpha > 0]
         if np.ptp(alpha) and visible.size and np.ptp(visible):
             raise UsageError(
@@ -253,6 +251,20 @@ def _mask_pixels(data: bytes) -> NDArray[np.bool_]:
     if not grey.max() > 0:
         raise UsageError("is all black: nothing would be inspected; paint white where to look")
     return np.asarray(grey >= grey.max() / 2)
+
+
+def _grey_and_alpha(data: bytes) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    """Return (H, W) brightness and transparency of an upright mask; every depth and layout of TIFF is read."""
+    if is_tiff(data) and (bands := read_tiff_bands(data)) is not None:
+        colours = (bands.colours if bands.palette is None else bands.palette).astype(np.float64)
+        grey = colours[:, :, :3] @ _LUMINANCE if colours.shape[2] >= 3 else colours[:, :, 0]
+        alpha = None if bands.alpha is None else upright(bands.alpha, bands.orientation)
+        return upright(grey, bands.orientation), alpha
+    with Image.open(io.BytesIO(data)) as opened:
+        check_size(*opened.size, "mask", MAX_PIXELS)
+        image = ImageOps.exif_transpose(opened)
+    transparent = image.has_transparency_data
+    return _grey(image), np.asarray(image.convert("RGBA").getchannel("A")) if transparent else None
 
 
 def _grey(image: Image.Image) -> NDArray[np.float64]:

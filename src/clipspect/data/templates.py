@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,14 @@ class FolderTemplates:
     by_stem: Mapping[str, Sequence[Path]]
     repeated: frozenset[str] = frozenset()
     """Stems shared by several images of the run."""
+    twins: frozenset[str] = frozenset()
+    """Paths without suffix shared by several images of the run: part.jpg and part.png."""
 
     def __call__(self, image: Path) -> Path:
         """Return the reference of an image.
 
-        It has the same path below its folder, with any suffix; otherwise the same name, if it is unique among images
-        and among references.
+        It has the same path below its folder, with another suffix if no other image shares the path without suffix;
+        otherwise the same name, if it is unique among images and among references.
 
         Raises:
             ImageError: there is none, or the match is ambiguous.
@@ -40,7 +42,7 @@ class FolderTemplates:
             return same
         named = self.by_stem.get(file.stem, ())
         beside = [path for path in named if path.relative_to(self.folder).parent == below.parent]
-        if len(beside) == 1:
+        if len(beside) == 1 and below.with_suffix("").as_posix() not in self.twins:
             return beside[0]
         if len(named) == 1 and file.stem not in self.repeated:
             return named[0]
@@ -75,7 +77,16 @@ def match_templates(folder: Path, source: Path) -> FolderTemplates:
     for path in find_images(folder):
         by_path[path.relative_to(folder).as_posix()] = path
         by_stem.setdefault(path.stem, []).append(path)
-    images = Counter(path.stem for path in find_images(source)) if source.exists() else Counter[str]()
+    images = [path.relative_to(root) for path in find_images(source)] if source.exists() else []
     return FolderTemplates(
-        folder, root, by_path, by_stem, frozenset(stem for stem, count in images.items() if count > 1)
+        folder,
+        root,
+        by_path,
+        by_stem,
+        _repeated(path.stem for path in images),
+        _repeated(path.with_suffix("").as_posix() for path in images),
     )
+
+
+def _repeated(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name for name, count in Counter(names).items() if count > 1)

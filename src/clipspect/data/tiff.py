@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipspect.data.convert import check_size, over_white, upright
-from clipspect.data.ranges import ValueRange, scale_opacity, scale_to_bytes
+from clipspect.data.ranges import ValueRange, scale_opacity, scale_to_bytes, usable_depth
 from clipspect.errors import ImageError
 
 STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -23,7 +24,11 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3,
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _REDUCED_OR_MASK = 1 | 4
 _OLD_JPEG, _JPEG = 6, 7
+_LOSSY = (_JPEG, 34892, 50001)
+"""Compressions JPEG, lossy JPEG of DNG, and WebP."""
 _ORIENTATION = 274
+_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
+_OME_BITS = re.compile(r'SignificantBits="(\d+)"')
 _PAGES_LOOKED_AT = 256
 """Maximum number of pages checked for thumbnails and masks; reading the headers of longer files takes seconds."""
 _BYTES_PER_PIXEL = 64
@@ -71,7 +76,8 @@ def decode_tiff(
         _check_complete(pages[page], len(data), name)
         values = pages[page].asarray(maxworkers=1)  # images are already decoded in parallel
         bands = _bands_last(values, chosen, notes)
-        pixels = _to_rgb(bands, chosen, name, value_range, notes)
+        bits = usable_depth(bands, _declared_depths(file, chosen)) or _stored_bits(chosen)
+        pixels = _to_rgb(bands, chosen, bits, name, value_range, notes)
         tag = chosen.tags.get(_ORIENTATION)
         return np.ascontiguousarray(upright(pixels, int(tag.value) if tag is not None else 1))
 
@@ -85,6 +91,10 @@ class TiffBands:
     alpha: NDArray[Any] | None
     """(H, W) alpha, if transparency is declared."""
     orientation: int
+    palette: NDArray[np.uint8] | None = None
+    """(H, W, 3) colors of a palette; ``colours`` are its indices."""
+    lossy: bool = False
+    """Whether the compression changes values."""
 
 
 def read_tiff_bands(data: bytes) -> TiffBands | None:
@@ -104,7 +114,7 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
         tag = page.tags.get(_ORIENTATION)
         orientation = int(tag.value) if tag is not None else 1
     if page.photometric == _PALETTE:
-        return TiffBands(_look_up(bands[:, :, 0], page.colormap, "mask"), None, orientation)
+        return TiffBands(bands, None, orientation, _look_up(bands[:, :, 0], page.colormap, "mask"))
     extra = tuple(page.extrasamples or ())
     transparent = bool(extra) and extra[0] in (_ASSOCIATED, _UNASSOCIATED)
     count = bands.shape[2] - (len(extra) if transparent else 0)
@@ -112,7 +122,8 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
     if page.photometric == _WHITE_IS_ZERO:
         white = 2 ** int(page.bitspersample) - 1 if colours.dtype.kind in "iu" else 1
         colours = ~colours if colours.dtype.kind == "b" else white - colours
-    return TiffBands(colours, bands[:, :, count] if transparent else None, orientation)
+    alpha = bands[:, :, count] if transparent else None
+    return TiffBands(colours, alpha, orientation, lossy=page.compression in _LOSSY)
 
 
 def count_tiff_pages(data: bytes) -> int:
@@ -169,11 +180,28 @@ def _bands_last(values: NDArray[Any], page: Any, notes: list[str]) -> NDArray[An
     return np.moveaxis(values, axes.index("S"), -1)
 
 
-def _to_rgb(
-    bands: NDArray[Any], page: Any, name: str, value_range: ValueRange, notes: list[str]
-) -> NDArray[np.uint8]:
+def _stored_bits(page: Any) -> int:
     bits = page.bitspersample
-    bits = int(min(bits)) if isinstance(bits, tuple) else int(bits)
+    return int(min(bits)) if isinstance(bits, tuple) else int(bits)
+
+
+def _declared_depths(file: tifffile.TiffFile, page: Any) -> list[int]:
+    """Return the depths that metadata declare for values in a larger type: OME, or 2ⁿ − 1 as highest value.
+
+    Another highest value is a statistic of the image and no range.
+    """
+    depths = [int(bits) for bits in _OME_BITS.findall(file.ome_metadata or "")] if file.is_ome else []
+    for code in (_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE):
+        if (tag := page.tags.get(code)) is not None:
+            highest = max(tag.value) if isinstance(tag.value, tuple) else tag.value
+            if isinstance(highest, int) and highest > 0 and highest & (highest + 1) == 0:
+                depths.append(highest.bit_length())
+    return depths
+
+
+def _to_rgb(
+    bands: NDArray[Any], page: Any, bits: int, name: str, value_range: ValueRange, notes: list[str]
+) -> NDArray[np.uint8]:
     if page.photometric == _PALETTE:
         return _look_up(bands[:, :, 0], page.colormap, name)
     colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _SEPARATED: 4}.get(page.photometric, 3)
@@ -209,6 +237,6 @@ def _to_rgb(
 def _look_up(indices: NDArray[Any], colormap: Any, name: str) -> NDArray[np.uint8]:
     if colormap is None or indices.dtype.kind not in "biu" or int(indices.max()) >= colormap.shape[1]:
         raise ImageError(name, "its palette is missing or too short; export it as RGB")
-    # some programs store 8-bit palettes in the format's 16-bit fields
-    eight = colormap if int(colormap.max()) < 256 else (colormap.astype(np.uint32) + 128) // 257
+    # programs store 8-bit colors in the format's 16-bit fields as they are, times 256 or times 257
+    eight = colormap if int(colormap.max()) < 256 else colormap >> 8
     return np.ascontiguousarray(eight.T.astype(np.uint8)[indices.astype(np.intp)])

@@ -98,7 +98,8 @@ def finish_run(
         pixels: returns the image of a row's path, for the overlays; without it there are none.
         calibrations: method → calibration from known-good images; the others compare the images of the run.
         threshold: a score chosen by the user instead of 0.5.
-        present: names of the existing images; rows of others are excluded from everything but the rows.
+        present: names of the existing images; rows of others are excluded from everything but the rows. None = those
+            that existed when the rows were last judged.
         maps: whether calibrated maps in image size are written, and in which format.
         masks: whether the regions are written as masks in image size: 255 in a region, 0 elsewhere.
         overlays: which images get an overlay.
@@ -205,20 +206,20 @@ def _judged_rows(
     with_layers: bool,
 ) -> list[dict[str, Any]]:
     """Return the rows of a part with their verdicts; the part is written again only where they change."""
-
-    def is_missing(row: Mapping[str, Any]) -> bool:
-        return present is not None and row["path"] not in present
-
     if judged_by(part) == digest:
         rows = read_rows(part, DRAWN_COLUMNS if with_layers else LIGHT_COLUMNS)
-        if all(row["missing"] == is_missing(row) for row in rows):
+        if all(row["missing"] == _is_missing(row, present) for row in rows):
             return rows
     rows = read_rows(part)
     judge_rows(rows, judged)
     for row in rows:
-        row["missing"] = is_missing(row)
+        row["missing"] = _is_missing(row, present)
     store.write_part(part, rows, digest)
     return rows
+
+
+def _is_missing(row: Mapping[str, Any], present: Collection[str] | None) -> bool:
+    return bool(row["missing"]) if present is None else row["path"] not in present
 
 
 def _count(names: Collection[str]) -> str:
@@ -253,7 +254,7 @@ def calibrate_rows(
         for row in iterate_rows(out, SUMMARY_COLUMNS)
         if row["method"] == method
         and object in (None, row["object"])
-        and (present is None or row["path"] in present)
+        and not _is_missing(row, present)
         and (summary := summary_of(row)) is not None
     ]
     if not summaries:

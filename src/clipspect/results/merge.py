@@ -64,12 +64,13 @@ def merge_results(
 ) -> RunTotals:
     """Merge the selected images of some results folders into a new results folder, with its report.
 
-    An image in several folders, identified by name and content, is taken once: a scored one before a failed one, then
-    the latest. The calibration is kept if the folders agree in it; otherwise the merged images are compared with each
+    An image in several folders, identified by name and content, is taken once: one that is in its images' folder before
+    one that is gone, a scored one before a failed one, then the latest. Rows of files that are gone are kept and not
+    counted. The calibration is kept if the folders agree in it; otherwise the merged images are compared with each
     other.
 
     Args:
-        folders: one or more results folders; if the manifest of one is lost, its rows are sufficient.
+        folders: one or more results folders; a single one may have lost its manifest.
         out: a new folder.
         choice: which images to take.
         methods: which methods to take; empty = those of the folders.
@@ -150,6 +151,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             "methods": {method: {} for method in methods},
             **{name: first[name] for name in ("model", "weights", "object")},
             "source": str(folder),
+            "set": f"unknown, of {folder.resolve()}",  # never equal to that of another folder
         },
         "files": list(OWNED),
     }
@@ -211,14 +213,14 @@ def _grouped_rows(
 
 def _winners(folders: Sequence[Path], *, prefix: bool) -> dict[str, tuple[int, str]]:
     """Return, by name, the folder whose rows are taken, and their content hash."""
-    columns = ["path", "content_hash", "error", "finished_at"]
-    best: dict[str, tuple[tuple[bool, Any], int, str]] = {}
+    columns = ["path", "content_hash", "error", "finished_at", "missing"]
+    best: dict[str, tuple[tuple[bool, bool, Any], int, str]] = {}
     for number, folder in enumerate(folders):
         for name, rows in _grouped_rows(folder, prefix=prefix, columns=columns):
-            whole = all(row["error"] is None for row in rows)
-            rank, content = (whole, max(row["finished_at"] for row in rows)), rows[0]["content_hash"]
+            whole, there = all(row["error"] is None for row in rows), not rows[0]["missing"]
+            rank, content = (there, whole, max(row["finished_at"] for row in rows)), rows[0]["content_hash"]
             other = best.get(name)
-            if other is not None and whole and other[0][0] and other[2] != content:
+            if other is not None and (there, whole) == other[0][:2] == (True, True) and other[2] != content:
                 raise ResultsError(
                     f"{name}: is one image in {folders[other[1]]} and another one in {folder}; pass --prefix to "
                     "put the folders' names before those of their images"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from clipspect.postprocess.calibration import Calibration
 from clipspect.results.files import open_whole
-from clipspect.results.outputs import method_suffix
+from clipspect.results.outputs import method_suffix, output_path
 from clipspect.results.overview import MAX_ERRORS, Overview, finding
 from clipspect.results.pictures import PictureReader
 from clipspect.results.settings import model_notes, settings_in_words
@@ -154,8 +154,8 @@ def _rows(
 
 def _overlay(out: Path, row: Mapping[str, Any], *, several: bool) -> str | None:
     """Return the address of a row's overlay file beside the report; None if there is no file."""
-    overlay = f"{OVERLAYS}/{row['path']}{method_suffix(row['method'], several=several)}.png"
-    return quote(overlay) if (out / overlay).is_file() else None
+    overlay = output_path(out / OVERLAYS, row["path"], method_suffix(row["method"], several=several) + ".png")
+    return quote(overlay.relative_to(out).as_posix()) if overlay.is_file() else None
 
 
 def _pictures(

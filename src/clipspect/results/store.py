@@ -47,12 +47,16 @@ PARTS_TO_DOUBLE = 64
 
 
 def _without_thresholds(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Migrate 2 → 3: remove raw thresholds and the set's images; ``set`` and ``good`` were not recorded."""
+    """Migrate 2 → 3: remove raw thresholds and the set's images; ``set`` and ``good`` were not recorded.
+
+    An unknown set equals no other one.
+    """
     settings = {
         name: value for name, value in manifest["settings"].items() if name not in ("company", "maps")
     }
     kept = {k: v for k, v in manifest.items() if k not in ("thresholds", "colour_scales")}
-    return {**kept, "settings": {**settings, "set": None, "good": None}}
+    unknown = f"unknown, of {manifest.get('created')}" if settings.get("set_size") else None
+    return {**kept, "settings": {**settings, "set": unknown, "good": None}}
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -131,12 +131,11 @@ def _shown(
     image: Mapping[str, Any], reviews: Mapping[str, Review], out: Path, method: str, *, several: bool
 ) -> dict[str, Any]:
     review = reviews.get(image["path"])
-    name = f"{image['path']}{method_suffix(method, several=several)}.png"
-    has_overlay = output_path(out / OVERLAYS, name, "").is_file()
+    overlay = output_path(out / OVERLAYS, image["path"], method_suffix(method, several=several) + ".png")
     return {
         **image,
         "place": place_of(image["verdict"]),
-        "overlay": name if has_overlay else None,
+        "overlay": overlay.relative_to(out / OVERLAYS).as_posix() if overlay.is_file() else None,
         "decision": None if review is None else review.decision,
         "note": "" if review is None else review.note,
     }
