@@ -29,7 +29,7 @@ try:
 finally:
     print("loaded:", *(name for name in {heavy} if name in sys.modules))
 """
-HEAVY = ["open_clip", "torchvision", "timm", "torch._dynamo", "sympy", "transformers"]
+HEAVY = ["open_clip", "torchvision", "timm", "torch._dynamo", "sympy", "transformers", "tifffile"]
 
 
 def test_with_cached_anchors_an_image_is_scored_without_the_heavy_packages(tmp_path):

@@ -7,16 +7,18 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from clipspect.data.convert import check_size, over_white, upright
 from clipspect.data.ranges import ValueRange, scale_opacity, scale_to_bytes, usable_depth
 from clipspect.errors import ImageError
+
+if TYPE_CHECKING:
+    import tifffile
 
 STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """First bytes of TIFF and BigTIFF, little- and big-endian."""
@@ -61,7 +63,7 @@ def decode_tiff(
     Raises:
         ImageError: the data decode but cannot be used. Errors of tifffile pass through.
     """
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with _open(data) as file:
         pages = _image_pages(file)
         if page >= len(pages):
             raise ImageError(name, f"has {len(pages)} pages, and page {page + 1} was asked for")
@@ -103,7 +105,7 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
     Raises:
         ImageError: data are missing. Errors of tifffile pass through.
     """
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with _open(data) as file:
         first = _image_pages(file)[0]
         page = first.aspage()
         check_size(page.imagewidth, page.imagelength, "mask")
@@ -128,15 +130,22 @@ def read_tiff_bands(data: bytes) -> TiffBands | None:
 
 def count_tiff_pages(data: bytes) -> int:
     """Return the number of pages that are separate images. Errors of tifffile pass through."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with _open(data) as file:
         return len(_image_pages(file))
 
 
 def tiff_size(data: bytes) -> tuple[int, int]:
     """Return width and height of the first page, from its header. Errors of tifffile pass through."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with _open(data) as file:
         page = _image_pages(file)[0].aspage()
         return int(page.imagewidth), int(page.imagelength)
+
+
+def _open(data: bytes) -> tifffile.TiffFile:
+    """Open a file's bytes. tifffile is loaded only for TIFF files: its import takes longer than decoding a JPEG."""
+    import tifffile
+
+    return tifffile.TiffFile(io.BytesIO(data))
 
 
 def _image_pages(file: tifffile.TiffFile) -> Sequence[Any]:
