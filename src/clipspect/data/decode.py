@@ -32,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 """Pillow's names of the formats that are always supported, detected by content and never by file name."""
 MAX_FILE_BYTES = 2 * 1024**3
 _PAGE = re.compile(r"(.+)#([1-9]\d*)", re.DOTALL)
+_JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
 """Offset of the bits per value in the header of a PNG file."""
@@ -138,6 +139,8 @@ def count_pages(data: bytes) -> int:
 
     The further images of a multi-picture JPEG are previews and depth maps, and do not count.
     """
+    if data.startswith(_JPEG_START):  # Pillow would load all of its plugins to find out that it is no PNG
+        return 1
     try:
         if is_tiff(data):
             return count_tiff_pages(data)
