@@ -134,8 +134,8 @@ class ExportedDetector(nn.Module):
 def metadata(detector: Detector, object: str, calibration: Calibration | None) -> dict[str, str]:
     """What a reader of the file must know, as strings: settings, how to prepare images, calibration.
 
-    The key ``threshold`` is missing where there is no calibration, or one that allows none. Without a calibration scores
-    are the method's own.
+    The key ``threshold`` is missing where there is no calibration, or one that allows none. Without a calibration
+    scores are the method's own.
     """
     fit, settings = detector.reader.fit, detector.settings()
     kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
