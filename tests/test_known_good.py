@@ -79,7 +79,7 @@ def test_the_command_line_says_once_that_a_good_image_is_judged(run, good, tmp_p
     assert (code, text.count(AMONG_GOOD)) == (0, 1)
     out = tmp_path / "results"
     code, text, _ = run("detect", str(good), *words, "--out", str(out))
-    assert (code, text.count("known-good images that"), text.count("4 images are both in the run")) == (
+    assert (code, text.count(AMONG_GOOD), text.count("4 images are both in the run")) == (
         0,
         0,
         1,

@@ -20,7 +20,7 @@ from clipspect.postprocess.maps import shrink_layer
 REGION_REACH = 2
 """Patches around the peak of an image that describe its strongest region."""
 RANDOM_WEIGHTS = "random weights: a control, not a result"
-AMONG_GOOD = "one of the known-good images that the threshold comes from"
+AMONG_GOOD = "one of the known-good images of the calibration"
 
 
 @dataclass(frozen=True)

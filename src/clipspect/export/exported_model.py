@@ -16,10 +16,10 @@ from clipspect.errors import UsageError
 from clipspect.export.onnx_detector import CLASS_LOGIT, INPUT, KIND, LAYERS, MAP, RAW_MAP, RAW_SCORE, SCORE
 from clipspect.methods.base import Scores
 from clipspect.methods.scoring import enlarge_layers
-from clipspect.model import calibrated
 from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.verdict import describe, threshold_of
 from clipspect.prompts import clean_object_name
+from clipspect.tensors import calibrated
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
 """Methods that score single images without training, which a static graph can represent."""

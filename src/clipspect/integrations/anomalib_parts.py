@@ -27,12 +27,13 @@ from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.methods.base import Method, Scores
 from clipspect.methods.scoring import enlarge_layers
-from clipspect.model import AnomalyModel, calibrated
+from clipspect.model import AnomalyModel
 from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.maps import shrink_layer
 from clipspect.postprocess.regions import region_mask
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.references import GoodImages
+from clipspect.tensors import calibrated
 
 
 class ClipspectModel(nn.Module):
