@@ -144,7 +144,7 @@ def run(detector: clipspect.Detector, photos: Path, out: Path, count: int) -> tu
 
 def sample(stage: str, done: int, started: float) -> Sample:
     """The process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return Sample(
         stage,
         done,
@@ -158,7 +158,9 @@ def sample(stage: str, done: int, started: float) -> Sample:
 
 def machine_time() -> float:
     """Return CPU seconds since boot, without idle ones (fields: user nice system idle iowait irq softirq steal)."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    ticks = [
+        int(field) for field in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+    ]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 

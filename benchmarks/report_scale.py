@@ -99,8 +99,8 @@ def memory_mb(profile: str) -> float:
     total = 0
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdigit() and profile in (process / "cmdline").read_text():
-                rollup = (process / "smaps_rollup").read_text()
+            if process.name.isdigit() and profile in (process / "cmdline").read_text(encoding="utf-8"):
+                rollup = (process / "smaps_rollup").read_text(encoding="utf-8")
                 total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         except (OSError, StopIteration):
             continue

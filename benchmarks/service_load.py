@@ -192,7 +192,7 @@ def _wait_until_ready(url: str, running: subprocess.Popen[bytes], log: Path) -> 
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    raise SystemExit(f"the service did not start:\n{log.read_text()[-2000:]}")
+    raise SystemExit(f"the service did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def main() -> None:

@@ -196,7 +196,9 @@ def main() -> None:
         sets.append(magnetic_tile(arguments.data / "magnetic_tile", reader, defective=16, good=48))
         sets.append(next(iter(deep_pcb(arguments.data / "deep_pcb", reader, pairs=24))))
     found: dict[str, Any] = (
-        json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
+        json.loads(arguments.out.read_text(encoding="utf-8"))
+        if arguments.only and arguments.out.is_file()
+        else {}
     )
     found["about"] = {
         **provenance("python benchmarks/set_speed.py"),

@@ -267,7 +267,7 @@ def profile(model: str, precision: str, batch: int, device: str) -> list[dict[st
 def instructions() -> str:
     """Return the CPU's instructions that matter for matmuls, as reported by the system (x86 and Arm names)."""
     listing = Path("/proc/cpuinfo")
-    flags = set(listing.read_text(errors="replace").split()) if listing.is_file() else set()
+    flags = set(listing.read_text(encoding="utf-8", errors="replace").split()) if listing.is_file() else set()
     wanted = (
         "avx2",
         "asimd",

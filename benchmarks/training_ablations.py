@@ -192,7 +192,7 @@ def main() -> None:
     if failed:
         raise SystemExit(f"failed: {failed}; see their logs in {arguments.out}")
     rows = {
-        name: json.loads((arguments.out / folder_name(name) / "figures.json").read_text())
+        name: json.loads((arguments.out / folder_name(name) / "figures.json").read_text(encoding="utf-8"))
         for name in arguments.only
     }
     about = {**provenance("python benchmarks/training_ablations.py"), "minutes": arguments.minutes}

@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--read", type=Path, default=None, help="results of --out, to write the page again")
     arguments = parser.parse_args()
     if arguments.read:
-        stored = json.loads(arguments.read.read_text())
+        stored = json.loads(arguments.read.read_text(encoding="utf-8"))
         kept = [Result(**one) for one in stored["results"]]
         write_page(arguments, kept, stored["text"])
         return

@@ -31,7 +31,7 @@ def test_a_folder_gives_rows_overlays_and_a_report(run, plates, tmp_path):
     assert (out / "report.html").stat().st_size > 10_000
     assert len(list((out / "overlays").rglob("*.png"))) == 10
     assert len(list((out / "maps").rglob("*.png"))) == 10
-    assert len((out / "detections.csv").read_text().splitlines()) == 11
+    assert len((out / "detections.csv").read_text(encoding="utf-8").splitlines()) == 11
 
 
 def test_running_again_keeps_what_is_done_and_other_settings_are_refused(run, plates, tmp_path):
@@ -152,7 +152,7 @@ def test_random_weights_are_said_aloud(run, plates, tmp_path):
     )
     assert code == 0
     assert "random weights" in error
-    assert "random" in (tmp_path / "r" / "report.html").read_text()
+    assert "random" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     assert rows_of(tmp_path / "r")[0]["weights"] == "random (seed 0)"
 
 
@@ -206,7 +206,7 @@ def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_pa
     assert len(rows) == 30
     assert {r["method"] for r in rows} == {"anoclip", "dual-image", "mutual"}
     assert (out / "overlays" / "b" / "plate 0.png.dual-image.png").is_file()
-    assert '{"name": "dual-image", "threshold"' in (out / "report.html").read_text()
+    assert '{"name": "dual-image", "threshold"' in (out / "report.html").read_text(encoding="utf-8")
     code, text, _ = run(
         "detect",
         str(plates),
@@ -333,10 +333,7 @@ def test_good_images_without_a_template_say_so(run, plates, tmp_path):
         *("--good", str(good), "--out", str(tmp_path / "r")),
     )
     assert code == 2
-    assert (
-        "none of the 1 known-good images could be scored; the first, other.png: no reference named 'other'"
-        in error
-    )
+    assert "no known-good image could be scored; the first, other.png: no reference named 'other'" in error
 
 
 SLOW = """

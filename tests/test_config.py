@@ -105,7 +105,7 @@ def test_the_manifest_keeps_every_option(run, plates, tmp_path):
         str(tmp_path / "r"),
     )
     assert code == 0
-    config = json.loads((tmp_path / "r" / "manifest.json").read_text())["config"]
+    config = json.loads((tmp_path / "r" / "manifest.json").read_text(encoding="utf-8"))["config"]
     assert set(config) == {one.name for one in fields(DetectorConfig)}
     assert (config["batch_size"], config["method"]) == (4, ["anoclip"])
 

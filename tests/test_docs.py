@@ -164,10 +164,12 @@ def test_every_printed_command_is_parsed_by_its_program(page, line, monkeypatch)
     elif words[0] == "python":
         parse_arguments(monkeypatch, words)
     elif words[0] == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
     else:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
         for wanted in re.findall(r"clipspect\[([\w,]+)\]", line):
             assert set(wanted.split(",")) <= set(extras)
 

@@ -234,4 +234,4 @@ def test_the_command_line_reports_agreement(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "rank correlation 0.999" in capsys.readouterr().err
-    assert json.loads((out / "manifest.json").read_text())["settings"]["precision"] == "bf16"
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]["precision"] == "bf16"

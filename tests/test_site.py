@@ -26,7 +26,7 @@ def test_the_site_builds_and_holds_the_reference(tmp_path):
     ]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    reference = (tmp_path / "site" / "api" / "index.html").read_text()
+    reference = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     for name in (
         "clipspect.loading.load",
         "clipspect.config.DetectorConfig",

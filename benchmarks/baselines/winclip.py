@@ -35,14 +35,14 @@ def build(model: str, object: str | None) -> torch_model.WinClipModel:
 
 def check(folder: Path) -> dict[str, float]:
     """Largest differences from the map and scores recorded in ``folder`` from anomalib on its own pins."""
-    config = json.loads((folder / "model_config.json").read_text())
+    config = json.loads((folder / "model_config.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         described = Path(scratch) / "parity-model.json"
         described.write_text(json.dumps(config.get("model_cfg", config)))
         open_clip.add_model_config(described)
         model = build("parity-model", None)
     model.clip.load_state_dict({k: v.float() for k, v in load_file(folder / "weights.safetensors").items()})
-    model.setup(json.loads((folder / "winclip_prompts.json").read_text())["class_name"])
+    model.setup(json.loads((folder / "winclip_prompts.json").read_text(encoding="utf-8"))["class_name"])
     recorded = np.load(folder / "winclip.npz")
     found = model(torch.from_numpy(recorded["images"]).float())
     return {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.postprocess.calibration import Calibration, Summary, calibrate_unlabeled, summarize
-from clipspect.types import FLAGS, Region, Verdict
+from clipspect.types import FLAGS, Region, Verdict, plural
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -191,8 +191,7 @@ class Detection:
         """Image, verdict, score and regions: ``Detection('part.png', flagged, score 0.831, 2 regions, anoclip)``."""
         if self.error is not None:
             return f"Detection({self.path!r}, error: {self.error})"
-        count = len(self.regions)
-        regions = "1 region" if count == 1 else f"{count} regions"
+        regions = plural(len(self.regions), "region")
         verdict = self.verdict.replace("_", " ")
         return f"Detection({self.path!r}, {verdict}, score {self.score:.3f}, {regions}, {self.method})"
 

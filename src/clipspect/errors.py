@@ -18,7 +18,7 @@ class UsageError(ClipspectError):
 
 
 class ImageError(ClipspectError):
-    """One image that cannot be read or scored. A folder run records it and goes on."""
+    """One image that cannot be read or scored. A folder run records it and continues."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")

@@ -179,7 +179,7 @@ def _remember(backbone: Backbone, name: str, measured: Measured) -> None:
     path = _cached(backbone, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as temporary:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as temporary:
             json.dump(asdict(measured), temporary)
         Path(temporary.name).replace(path)
     except OSError:  # a cache that cannot be written costs time, never a run

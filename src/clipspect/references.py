@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from clipspect.backbones.features import Features
+from clipspect.backbones.sources import Sources
 from clipspect.data.find import check_source, find_images
 from clipspect.data.loader import LoadedImage, Templates, load_images
 from clipspect.data.prepare import Source
@@ -28,10 +29,16 @@ from clipspect.reference_file import Manifest, load_references, save_references
 from clipspect.registry import REFERENCES_SUFFIX
 from clipspect.scoring import score_images
 from clipspect.tensors import image_tensor, sources_of
-from clipspect.types import Step, counted
+from clipspect.types import Step, counted, plural
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
+
+COPY = "a copy of another known-good image"
+ALIKE = (
+    "{alike} of {count} known to be good look almost the same. If they show one part several times, the threshold is"
+    " too low: give images of different parts."
+)
 
 
 def encode_references(detector: Detector, images: Iterable[Source]) -> Features:
@@ -93,7 +100,9 @@ def write_references(
             detector.model.set_object(object).set_references(features).fit_set(as_pool(features, detector))
         )
         loaded = load_images(images, detector.reader, ahead=detector.ahead)
-        calibrations, _ = _calibrate(detector, model, loaded, false_alarm_rate)
+        calibrations, left_out, notes = _calibrate(detector, model, loaded, false_alarm_rate)
+        for text in (*(f"{name}: left out of the threshold ({why})" for name, why in left_out), *notes):
+            warnings.warn(text, stacklevel=3)
     manifest = make_manifest(detector, object, hashes, features)
     save_references(path, features, manifest, detector.model.request, calibrations)
     return len(features)
@@ -181,7 +190,9 @@ class GoodImages:
     paired: Features | None = None
     """Features of each pool image's own reference, where references go by file."""
     failed: tuple[tuple[str, str], ...] = ()
-    """(name, reason) of images that could not be scored and are left out."""
+    """(name, reason) of images that could not be scored or are copies of others, and are left out."""
+    notes: tuple[str, ...] = ()
+    """What may be wrong with the images as a whole."""
 
     @property
     def set_digest(self) -> str | None:
@@ -237,7 +248,13 @@ def calibrate(
     readable = [one for one in loaded if one.image is not None]
     if not readable:
         first = f"; the first, {failed[0][1]}" if failed else ""
-        raise UsageError(f"none of the {len(failed)} known-good images could be scored{first}")
+        raise UsageError(f"no known-good image could be scored{first}")
+    alone = len(readable) == 1 and references is None and templates is None
+    if alone and any(m.scope == "set" for m in detector.methods):
+        raise UsageError(
+            "one known-good image cannot be compared with itself: give 3 or more for a threshold, or this one as a"
+            " reference (--reference)"
+        )
     run = detector.begin(
         object,
         references=references,
@@ -246,39 +263,57 @@ def calibrate(
         pool=counted(readable, len(readable), "encoding the known-good images", on_step),
     )
     waiting = counted(loaded, len(loaded), "scoring the known-good images", on_step)
-    calibrations, alone = _calibrate(detector, run.model, waiting, false_alarm_rate)
-    failed += tuple((name, ONLY_ITSELF) for name in alone)
+    calibrations, left_out, notes = _calibrate(detector, run.model, waiting, false_alarm_rate)
+    failed += left_out
     if len(calibrations) < len(detector.methods):
-        raise UsageError(
-            f"none of the {len(failed)} known-good images could be scored; the first, {failed[0][0]}: {failed[0][1]}"
-        )
+        raise UsageError(f"no known-good image could be scored; the first, {failed[0][0]}: {failed[0][1]}")
     compares = any(m.accepts_references for m in detector.methods)
-    return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed)
+    return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed, notes)
 
 
 def _calibrate(
     detector: Detector, model: AnomalyModel, loaded: Iterable[LoadedImage], false_alarm_rate: float
-) -> tuple[dict[str, Calibration], list[str]]:
+) -> tuple[dict[str, Calibration], tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Calibrate each method on images of the model's pool, each scored without itself.
 
     Returns:
-        Method → calibration, of methods with an image; and the names of images that have no reference but themselves or
-        a copy, whose scores would be too low.
+        Method → calibration, of methods with an image; (name, reason) of images that are left out; and notes.
+
+        Images are left out where their only reference is themselves or a copy, as their scores would be too low, and
+        where they are copies of other images, which add no information about good images.
     """
+    sources: dict[str, Sources] = {}
     found: dict[str, list[Detection]] = {}
-    alone: dict[str, None] = {}  # a set in order of appearance
-    for detection in score_images(model, detector.reader, loaded):
+    left_out: dict[str, str] = {}
+    for detection in score_images(model, detector.reader, _with_sources(loaded, sources)):
         if ONLY_ITSELF in detection.warnings:
-            alone[detection.path] = None
+            left_out[detection.path] = ONLY_ITSELF
         elif detection.error is None:
             found.setdefault(detection.method, []).append(detection)
+    names = [name for name in sources if name not in left_out]
+    notes: tuple[str, ...] = ()
+    if names:
+        known = Sources.concat([sources[name] for name in names])
+        distinct = known.distinct()
+        left_out |= {name: COPY for row, name in enumerate(names) if row not in set(distinct)}
+        alike = known[distinct].alike()
+        notes = (ALIKE.format(alike=len(alike), count=plural(len(distinct), "image")),) if alike else ()
     calibrations = {
         name: calibrate_good(
-            [d.summary for d in scored],
+            [d.summary for d in kept],
             false_alarm_rate,
-            [d.content_hash for d in scored],
+            [d.content_hash for d in kept],
             detector.fingerprint(name),
         )
         for name, scored in found.items()
+        if (kept := [d for d in scored if d.path not in left_out])
     }
-    return calibrations, list(alone)
+    return calibrations, tuple(left_out.items()), notes
+
+
+def _with_sources(loaded: Iterable[LoadedImage], sources: dict[str, Sources]) -> Iterator[LoadedImage]:
+    """Yield the images, and note the origin of each by name."""
+    for one in loaded:
+        if one.image is not None:
+            sources[one.name] = sources_of([one.image])[:1]
+        yield one

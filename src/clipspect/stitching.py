@@ -20,6 +20,7 @@ from clipspect.postprocess.maps import shrink_layer
 REGION_REACH = 2
 """Patches around the peak of an image that describe its strongest region."""
 RANDOM_WEIGHTS = "random weights: a control, not a result"
+AMONG_GOOD = "one of the known-good images of the calibration"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def make_detection(
         common: other fields of the Detection: object, method, model, weights and calibration.
     """
     image = loaded.image
+    calibration = common["calibration"]
+    if image is not None and calibration is not None and image.content_hash in calibration.hashes:
+        warnings = (*warnings, AMONG_GOOD)
     common = {
         "path": loaded.name,
         "content_hash": image.content_hash if image else loaded.content_hash,

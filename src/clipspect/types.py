@@ -1,4 +1,4 @@
-"""Plain data shared by all parts of the package. NumPy only; imports nothing of clipspect's."""
+"""Plain data and small helpers shared by all parts of the package. NumPy only; imports nothing of clipspect's."""
 
 from __future__ import annotations
 
@@ -58,3 +58,8 @@ def counted(items: Iterable[_T], total: int, what: str, step: Step | None) -> It
     for number, item in enumerate(items, 1):
         yield item
         step(what, number, total)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 image", "3 images"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -130,7 +130,9 @@ def test_a_fetched_timm_model_needs_no_hub(hub, served, tmp_path, plates, capsys
     out = " ".join(capsys.readouterr().out.split())
     assert "license of the weights: apache-2.0" in out
     assert "--model" in out
-    stated = json.loads((tmp_path / "dino" / FOLDER_FILE).read_text())["files"]["model.safetensors"]
+    stated = json.loads((tmp_path / "dino" / FOLDER_FILE).read_text(encoding="utf-8"))["files"][
+        "model.safetensors"
+    ]
     source = served[0] / f"timm/{TIMM}/model.safetensors"
     assert stated == {
         "size": source.stat().st_size,
@@ -155,7 +157,7 @@ def test_a_tokenizer_comes_along(hub, tmp_path):
     files = fetch_model("fetch-siglip", tmp_path / "model")
     names = ["open_clip_model.safetensors", "tokenizer_config.json", "tokenizer.json"]
     assert [f.path.name for f in files] == names
-    config = json.loads((tmp_path / "model/open_clip_config.json").read_text())
+    config = json.loads((tmp_path / "model/open_clip_config.json").read_text(encoding="utf-8"))
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "org/words"
 
 

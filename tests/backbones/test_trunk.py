@@ -129,6 +129,6 @@ def test_an_unknown_trunk_is_refused_with_the_known_ones(model, tmp_path, key, v
 
 
 def test_the_shipped_model_stands_on_a_trunk():
-    description = json.loads((TINY_FOLDER / "open_clip_config.json").read_text())
+    description = json.loads((TINY_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))
     assert description["model_cfg"]["vision_cfg"]["trunk"] in TRUNKS
     assert is_plain_config(description["model_cfg"])

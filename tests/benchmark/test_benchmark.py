@@ -192,7 +192,7 @@ def test_grey_masks_are_told(own, tmp_path):
     Image.fromarray(shades).save(path)
     (result,) = run(own, tmp_path / "out")
     assert result.warnings == [
-        "1 masks are not binary; they were thresholded between black and their maximum value"
+        "masks that are not binary, thresholded between black and their maximum value: 1"
     ]
 
 
@@ -218,7 +218,7 @@ def test_a_thinned_category_keeps_every_kind_and_says_so(own):
     few = thinned(category, 4)
     assert len(few.samples) == 4
     assert {s.kind for s in few.samples} == {"good", "dent"}
-    assert few.warnings == ("only 4 of 10 images were measured (--limit)",)
+    assert few.warnings == ("--limit: measured on 4 of 10 images",)
     assert thinned(category, 10) is category
 
 
@@ -244,9 +244,9 @@ def test_empty_full_and_vanished_masks_are_told(own, tmp_path):
         Image.fromarray(mask).save(own / f"masks/dent/{name}.png")
     (result,) = run(own, tmp_path / "out", settings=Settings(DetectorConfig(image_size=32)))
     assert result.warnings == [
-        "1 masks of defective images are empty, the first is that of dent/000.jpg",
-        "1 masks mark the whole image as defective, the first is that of dent/001.jpg",
-        "1 masks have no pixel left at the map's size, so their defects count as normal; use --full-size, the first is"
+        "masks of defective images that are empty: 1, the first is that of dent/000.jpg",
+        "masks that mark the whole image as defective: 1, the first is that of dent/001.jpg",
+        "masks with no pixel left at the map's size, whose defects count as normal (use --full-size): 1, the first is"
         " that of dent/002.jpg",
     ]
 

@@ -22,7 +22,7 @@ def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsy
         "--figures", str(tmp_path / "figures"),
     ]  # fmt: skip
     assert command(monkeypatch, *options) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert [row["settings"] for row in rows] == [
         {"references": 1}, {"references": 2}, {"epochs": 0}, {"epochs": 2},
     ]  # fmt: skip
@@ -32,7 +32,9 @@ def test_the_command_writes_tables_and_figures(own, tmp_path, monkeypatch, capsy
             sizes[name] = figure.size
             assert len(np.unique(np.asarray(figure))) > 50
     assert {row["fingerprint"] for row in rows} == {load_backbone("tiny", device="cpu").fingerprint}
-    assert f"fingerprint of tiny trained: {rows[0]['fingerprint'][:16]}" in (tmp_path / "rows.md").read_text()
+    assert f"fingerprint of tiny trained: {rows[0]['fingerprint'][:16]}" in (tmp_path / "rows.md").read_text(
+        encoding="utf-8"
+    )
     assert sizes["maps-tiny-trained-0-plate.png"][1] > 800  # the image and four maps, one below the other
     again = ["figure", str(tmp_path / "rows.json"), "--setting", "epochs", "--out", str(tmp_path / "e.png")]
     assert command(monkeypatch, *again) == 0
@@ -85,9 +87,9 @@ def test_a_preset_gives_its_settings_to_the_methods_that_have_them(own, tmp_path
     options += ["--preset", "dual-image-paper", "--methods", "anoclip,dual-image", "--pro", "200-thresholds"]
     options += ["--json", str(tmp_path / "rows.json"), "--out", str(tmp_path / "out")]
     assert command(monkeypatch, "benchmark", *options) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert [(row["method"], row["settings"]) for row in rows] == [("anoclip", {}), ("dual-image", {})]
     assert all(any("200 thresholds" in text for text in row["warnings"]) for row in rows)
     (stored,) = (tmp_path / "out" / "results").rglob("*.json")
-    kept = json.loads(stored.read_text())["entrants"]["dual-image"]["settings"]
+    kept = json.loads(stored.read_text(encoding="utf-8"))["entrants"]["dual-image"]["settings"]
     assert (kept["pairing"], kept["references"], kept["fusion"]) == ("random", 1, "mean")

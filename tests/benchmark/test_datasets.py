@@ -130,7 +130,7 @@ def test_missing_masks_of_a_published_set_are_named(tmp_path, pictures):
     write_layout("mvtecad", tmp_path, "bottle", pictures)
     (tmp_path / "bottle/ground_truth/scratch/002_mask.png").unlink()
     with pytest.raises(
-        UsageError, match="1 defective images have no mask, the first is test/scratch/002.png"
+        UsageError, match="defective images without a mask: 1, the first is test/scratch/002.png"
     ):
         load_categories("mvtecad", tmp_path)
 
@@ -139,7 +139,7 @@ def test_missing_masks_of_ones_own_folder_are_a_warning(own):
     (own / "masks/dent/002.png").unlink()
     (found,) = load_categories("folder", own)
     assert [s.path.name for s in found.samples if s.defective and s.mask is None] == ["002.jpg"]
-    assert "1 defective images have no mask" in found.warnings[0]
+    assert "defective images without a mask, which count in the image metrics only: 1," in found.warnings[0]
     shutil.rmtree(own / "masks")
     (bare,) = load_categories("folder", own)
     assert all(s.mask is None for s in bare.samples)

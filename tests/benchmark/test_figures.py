@@ -173,6 +173,6 @@ def test_a_sweep_without_two_values_or_without_any_change_is_refused(tmp_path):
 def test_a_tied_value_is_not_bold_in_latex(tmp_path):
     rows = [row("folder", {}, "one", aupro=0.4), row("folder", {}, "two", aupro=0.6)]
     write_table(tmp_path / "t.tex", rows, {})
-    latex = (tmp_path / "t.tex").read_text()
+    latex = (tmp_path / "t.tex").read_text(encoding="utf-8")
     assert latex.count(r"\textbf") == 1
     assert r"\textbf{61.0$\pm$1.4}" in latex

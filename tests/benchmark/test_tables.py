@@ -23,14 +23,14 @@ def test_tables_in_every_format(own, tmp_path):
     about = {"machine": "a machine", "command": "clipspect benchmark"}
     for suffix in (".md", ".csv", ".tex", ".json"):
         write_table(tmp_path / f"table{suffix}", rows, about)
-    table = json.loads((tmp_path / "table.json").read_text())
+    table = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     assert [list(row)[:11] for row in table] == [COLUMNS] * 4
     assert table[0]["seconds_per_image"] > 0
     assert table[0]["versions"]["clipspect"] == clipspect.__version__
     with (tmp_path / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [float(line["aupro"]) for line in lines] == [row["aupro"] for row in table]
-    markdown = (tmp_path / "table.md").read_text()
+    markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert f"| anoclip | tiny | trained | plate | {table[0]['image_auroc']:.3f} |" in markdown
     assert (
         "| WinCLIP | ViT-B-16-plus-240 | published | mean | 0.918 | 0.965 | 0.929 | 0.851 | – | 0.317 | 0.646 | – |"
@@ -38,7 +38,7 @@ def test_tables_in_every_format(own, tmp_path):
     )
     assert "WinCLIP: published, not measured here: arXiv 2303.14814" in markdown
     assert "machine: a machine" in markdown
-    latex = (tmp_path / "table.tex").read_text()
+    latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
     assert r"WinCLIP$^\dagger$" in latex
     assert rf"& {table[0]['seconds_per_image']:.3f} \\" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
@@ -55,7 +55,7 @@ def test_several_categories_get_the_papers_table(tmp_path, pictures):
         np.mean([r.values["aupro"] for r in rows if r.label == "anoclip"])
     )
     write_table(tmp_path / "t.tex", rows, {})
-    latex = (tmp_path / "t.tex").read_text()
+    latex = (tmp_path / "t.tex").read_text(encoding="utf-8")
     assert r"bolt\_2 & " in latex
     assert latex.count(r"\begin{tabular}") == 2
     assert [row.category for row in summary_rows(rows)] == ["mean", "mean"]

@@ -34,7 +34,9 @@ def files(tmp_path) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def recipe():
     """The function of the document, as it is printed."""
-    (code,) = re.findall(r"^def read_rgb.*?\n\n\n", EXPORT.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(
+        r"^def read_rgb.*?\n\n\n", EXPORT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     names = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(code, names)
     return names["read_rgb"]

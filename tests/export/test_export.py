@@ -13,6 +13,7 @@ import clipspect
 from clipspect.cli import main
 from clipspect.demo import DEMO_IMAGES
 from clipspect.errors import UsageError
+from clipspect.export.exported_model import metadata
 from clipspect.export.exporter import export_detector, run_onnx, run_openvino
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -98,6 +99,12 @@ def test_openvino_reads_the_same_file(onnx_file):
     expected_score, expected_maps = score_and_map(run_onnx(onnx_file, images))
     np.testing.assert_allclose(score, expected_score, atol=1e-3)
     np.testing.assert_allclose(maps, expected_maps, atol=2e-3)
+
+
+def test_two_good_images_give_an_exported_file_no_threshold(detector):
+    (calibration,) = detector.calibrate(PHOTOS[:2], "metal flange").calibrations.values()
+    about = metadata(detector, "metal flange", calibration)
+    assert ("threshold" in about, about["threshold_source"]) == (False, "none")
 
 
 def test_int8_is_calibrated_on_images_and_held_to_torch(detector, tmp_path):

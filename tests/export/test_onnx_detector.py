@@ -106,7 +106,7 @@ def test_a_run_writes_the_rows_of_torch(detector, good, calibrated_file, tmp_pat
     for one, other in zip(rows["onnx"], rows["torch"], strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=5e-3)
         assert one["threshold_source"] == other["threshold_source"]
-    settings = json.loads((tmp_path / "onnx" / "manifest.json").read_text())["settings"]
+    settings = json.loads((tmp_path / "onnx" / "manifest.json").read_text(encoding="utf-8"))["settings"]
     assert settings["runtime"] == "onnx"
     assert settings["fingerprint"] == detector.backbone.fingerprint
 

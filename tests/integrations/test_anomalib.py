@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,37 @@ def test_with_known_good_images_labels_are_those_of_detect(engine, root, small_m
         assert float(theirs.pred_score) == pytest.approx(one.score, abs=6e-3)
         if abs(one.score - 0.5) > 6e-3:
             assert bool(theirs.pred_label) == one.flag
+
+
+def test_labels_are_those_of_detect_at_the_very_threshold_and_a_flagged_image_has_a_mask(small_model, root):
+    folder = root / "own" / "plate" / "dent"
+    detector = clipspect.load("anoclip", str(small_model), image_size=64, device="cpu")
+    good = detector.calibrate(root / "own" / "plate" / "good", "plate")
+    made = model(AnoClip, small_model, class_name="plate", good=good)
+    made.model.name_object("plate", "auto")
+    path = sorted(folder.iterdir())[0]
+    images = made.pre_processor.transform(to_tensor(path))[None]
+    score = float(made.model(images).pred_score)
+    for offset, flagged in ((1e-6, True), (-1e-6, False)):
+        moved = replace(good.calibrations["anoclip"], score_threshold=score - offset)
+        made.model.good = replace(good, calibrations={"anoclip": moved})
+        found = made.model(images)
+        assert bool(found.pred_label) == bool(found.pred_mask.any()) == flagged
+
+
+def test_two_good_images_flag_nothing(small_model, root):
+    good = sorted((root / "own" / "plate" / "good").iterdir())[:2]
+    detector = clipspect.load("anoclip", str(small_model), image_size=64, device="cpu")
+    made = model(AnoClip, small_model, class_name="plate", good=detector.calibrate(good, "plate"))
+    made.model.name_object("plate", "auto")
+    defective = to_tensor(sorted((root / "own" / "plate" / "dent").iterdir())[0])
+    found = made.model(torch.stack([made.pre_processor.transform(one) for one in (defective, 1 - defective)]))
+    assert not found.pred_label.any()
+    assert not found.pred_mask.any()
+
+
+def to_tensor(path):
+    return torch.from_numpy(clipspect.read_image(path).copy()).permute(2, 0, 1).float() / 255
 
 
 def test_a_profile_gives_the_flags_of_detect(engine, root, small_model, tmp_path):

@@ -101,7 +101,7 @@ def test_known_good_images_that_are_their_own_templates_give_no_threshold(counte
     assert [name for name, _ in good.failed] == [paths[0].name]
     assert "only reference is the image itself" in good.failed[0][1]
     assert {name: one.images for name, one in good.calibrations.items()} == {"dual-image": 4, "anoclip": 5}
-    with pytest.raises(clipspect.UsageError, match="none of the 5 known-good images .* the image itself"):
+    with pytest.raises(clipspect.UsageError, match="no known-good image .* the image itself"):
         detector.calibrate(paths, "plate", templates=lambda path: path)
 
 

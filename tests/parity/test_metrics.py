@@ -29,7 +29,7 @@ DEFINED = [
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
-    return json.loads((FOLDER / "metrics.json").read_text())
+    return json.loads((FOLDER / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -206,3 +206,12 @@ def test_a_lone_cell_at_the_peak_is_kept_and_others_are_dropped():
     calibration = Calibration("conformal", 1.0, 0.0, (0.0,), (1.0,))
     (region,) = find_regions(values, calibration, 80, 80)
     assert (region.left, region.top) == (5, 5)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (20, 300), (300, 20)])
+def test_a_region_has_pixels_where_pixels_are_fewer_than_cells(size):
+    values = np.full((60, 60), -1.0)
+    values[41, 23] = 9.0
+    calibration = Calibration("gumbel", 2.0, 0.0, (0.0,), (1.0,), images=10)
+    (region,) = find_regions(values, calibration, *size)
+    assert region_mask(values, calibration, *size)[region.peak_y, region.peak_x]

@@ -48,7 +48,7 @@ def test_masks_and_coco_outlines_of_a_run_show_the_same_regions(tmp_path, plates
     assert code == 0, errors
     code, _, errors = run("results", "export", str(out), "--format", "coco", "-o", str(coco), model=False)
     assert code == 0, errors
-    table = json.loads(coco.read_text())
+    table = json.loads(coco.read_text(encoding="utf-8"))
     assert table["annotations"]
     for image in table["images"]:
         with Image.open(out / "masks" / f"{image['file_name']}.png") as opened:

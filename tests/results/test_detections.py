@@ -35,7 +35,7 @@ def test_many_images_are_a_sequence(found):
 
 
 def test_the_representation_counts_images_by_verdict(found):
-    assert repr(found) == "Detections(3 images: 2 undecided, 1 error)"
+    assert repr(found) == "Detections(3 images: 2 undecided, 1 failed)"
     assert repr(Detections()) == "Detections(0 images)"
     assert repr(found[0]).startswith("Detection('image 1', undecided, score ")
     assert "error: " in repr(found[1])

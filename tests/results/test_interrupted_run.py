@@ -58,7 +58,9 @@ def test_killed_in_the_middle_of_200_images_every_one_is_there_once_and_none_is_
     run = start(photos, out, log, "0.02")
     while run.poll() is None and not list(out.glob("detections/*.parquet")):
         time.sleep(0.05)
-    time.sleep(0.3)  # some more images, scored but not yet written
+    written = len(list(iterate_rows(out)))
+    while run.poll() is None and len(log.read_text(encoding="utf-8").split()) <= written:
+        time.sleep(0.01)  # until an image is scored but not yet written
     assert run.poll() is None, "the run ended before it could be killed"
     run.kill()
     run.wait()
@@ -67,7 +69,7 @@ def test_killed_in_the_middle_of_200_images_every_one_is_there_once_and_none_is_
     assert start(photos, out, log, "0").wait() == 0
     assert rows_by_path(out).keys() == {f"part-{n:04d}.png" for n in range(200)}
     assert all(row["flag"] is not None for row in rows_by_path(out).values())
-    times = Counter(log.read_text().split())
+    times = Counter(log.read_text(encoding="utf-8").split())
     assert {name for name in finished if times[name] > 1} == set()
     assert max(times.values()) <= 2
 

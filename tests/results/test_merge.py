@@ -47,7 +47,7 @@ def test_two_folders_become_one_with_every_image_once_and_a_report(lines, tmp_pa
     assert (outcome.images, outcome.flagged, outcome.failed) == (17, 3, 1)
     assert after == before
     assert outcome.calibrations == KNOWN_GOOD.calibrations
-    assert "part-0015.png" in outcome.report.read_text()
+    assert "part-0015.png" in outcome.report.read_text(encoding="utf-8")
 
 
 def test_an_image_of_both_is_taken_once_and_a_scored_one_before_a_failed_one(lines, tmp_path):
@@ -89,7 +89,7 @@ def test_verdicts_of_different_known_good_images_are_not_merged(lines, tmp_path)
 
 def test_runs_over_different_sets_are_not_merged(lines, tmp_path):
     for folder, digest in zip(lines, ("a", "b"), strict=True):
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         manifest["settings"]["set"] = digest
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ResultsError, match=r"other settings than .* \(set\)"):
@@ -179,7 +179,7 @@ def test_the_report_comes_back_from_parquet_alone(lines, tmp_path):
     assert (
         manifest["calibrations"]["dark"]["rule"] == "none"
     )  # lost with the manifest; verdicts are in the rows
-    page = write_report(alone).read_text()
+    page = write_report(alone).read_text(encoding="utf-8")
     assert page.count('"name": "part-') == 8
     assert "empty.png" in page
     (tmp_path / "nothing").mkdir()
@@ -215,7 +215,7 @@ def test_the_command_merges_filters_exports_and_reports(lines, tmp_path, monkeyp
 def test_coco_holds_every_region_as_a_box_of_its_image(lines, tmp_path, monkeypatch, capsys):
     target = tmp_path / "coco.json"
     assert call(monkeypatch, capsys, "export", lines[1], "--format", "coco", "--out", target)[0] == 0
-    coco = json.loads(target.read_text())
+    coco = json.loads(target.read_text(encoding="utf-8"))
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     assert sorted(names.values()) == [f"part-{n:04d}.png" for n in range(8, 16)]  # the failed one has no size
     rows = rows_by_path(lines[1])

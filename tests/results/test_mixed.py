@@ -48,10 +48,10 @@ def test_each_object_is_judged_as_if_alone(mixed, run, small_model):
             assert rows[one.path]["score"] == pytest.approx(one.score, abs=1e-6)
             assert rows[one.path]["object"] == name
             assert rows[one.path]["verdict"] == one.verdict
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     keys = {"dual-image", "dual-image/rubber mat", "dual-image/steel plate"}
     assert set(manifest["calibrations"]) == keys
-    report = (out / "report.html").read_text()
+    report = (out / "report.html").read_text(encoding="utf-8")
     assert "rubber mat: Threshold from 6 known-good images" in report
     code, said, errors = run("detect", str(mixed / "in"), *options, "--out", str(out))
     assert "12 images" in said
@@ -66,14 +66,14 @@ def test_without_good_images_objects_are_compared_among_themselves(mixed, run):
     options = ["--objects", str(mixed / "objects.csv"), "-m", "anoclip", "--out", str(out)]
     code, _, errors = run("detect", str(mixed / "in"), *options)
     assert code == 0, errors
-    found = json.loads((out / "manifest.json").read_text())["calibrations"]
+    found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["calibrations"]
     assert {found[f"anoclip/{name}"]["images"] for name in ("rubber mat", "steel plate")} == {6}
     assert len(list(iterate_rows(out, ["path"]))) == 12
 
 
 def test_tables_that_do_not_fit_are_refused(mixed, run, tmp_path):
     table = mixed / "objects.csv"
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     cases = {
         "1 image is not in the table: 11.png": text.rsplit("11.png", 1)[0],
         "in the table and not in the folder: absent.png": text + "absent.png,x\n",

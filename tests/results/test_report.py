@@ -66,7 +66,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_the_report_shows_counts_scores_regions_pictures_and_errors(photos: Path, tmp_path: Path):
-    data, rows = parse(run(tmp_path).read_text())
+    data, rows = parse(run(tmp_path).read_text(encoding="utf-8"))
     assert (data["total"], data["failed"]) == (17, 1)
     (method,) = data["methods"]
     assert (data["object"], method["name"], data["model"]) == ("part", "dark", "fake")
@@ -90,14 +90,14 @@ def test_the_report_shows_counts_scores_regions_pictures_and_errors(photos: Path
 
 
 def test_the_report_reaches_for_nothing_outside_itself(photos: Path, tmp_path: Path):
-    text = run(tmp_path).read_text()
+    text = run(tmp_path).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//|file:)""", text)
     assert "url(" not in text
     assert "@import" not in text
 
 
 def test_the_policy_lets_the_viewer_run_and_nothing_else(photos: Path, tmp_path: Path):
-    text = run(tmp_path).read_text()
+    text = run(tmp_path).read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -115,7 +115,7 @@ def test_file_names_stay_text(tmp_path: Path, name: str):
     target = tmp_path / "photos" / name
     target.parent.mkdir(parents=True, exist_ok=True)  # a slash in the name is a folder
     (tmp_path / "photos" / "part-0000.png").rename(target)
-    text = run(tmp_path).read_text()
+    text = run(tmp_path).read_text(encoding="utf-8")
     assert text.count("<script") == 4  # data, rows, one block of pictures, the viewer
     assert text.count("</script>") == 4
     assert "<!--" not in text
@@ -126,20 +126,20 @@ def test_file_names_stay_text(tmp_path: Path, name: str):
 def test_the_object_stays_text_in_the_title(tmp_path: Path, photos: Path):
     text = run_folder(
         DarkSpotDetector(), photos, object="</title><b>x", out=tmp_path / "out"
-    ).report.read_text()
+    ).report.read_text(encoding="utf-8")
     assert "</title><b>" not in text
 
 
 def test_a_report_can_be_made_again_from_the_rows_alone(photos: Path, tmp_path: Path):
-    first = run(tmp_path).read_text()
+    first = run(tmp_path).read_text(encoding="utf-8")
     for file in photos.iterdir():
         file.unlink()
     (tmp_path / "out" / "report.html").unlink()
-    assert write_report(tmp_path / "out").read_text() == first
+    assert write_report(tmp_path / "out").read_text(encoding="utf-8") == first
 
 
 def test_without_known_good_images_no_image_is_called_clean(photos: Path, tmp_path: Path):
-    data, rows = parse(run(tmp_path, good=None).read_text())
+    data, rows = parse(run(tmp_path, good=None).read_text(encoding="utf-8"))
     (method,) = data["methods"]
     assert (method["threshold"], method["good"]) == (None, False)
     assert method["verdicts"] == {"undecided": 16}
@@ -153,7 +153,7 @@ def test_a_large_run_shows_its_highest_scores_and_counts_all(photos: Path, tmp_p
     monkeypatch.setattr(report_module, "FULL_CARDS", 3)
     for number in range(3):
         (photos / f"bad-{number}.png").write_bytes(b"")
-    data, rows = parse(run(tmp_path).read_text())
+    data, rows = parse(run(tmp_path).read_text(encoding="utf-8"))
     assert {f"part-{n:04d}.png" for n in range(12, 16)} <= {row["name"] for row in rows}
     assert len(rows) == 5
     assert len(data["errors"]) == 2
@@ -171,7 +171,7 @@ def test_high_scores_carry_a_larger_photo_and_their_template_while_the_files_are
     write_parts(tmp_path / "photos", good=3, dark=1, size=(700, 300))
     write_parts(tmp_path / "templates", good=4, dark=0, size=(700, 300))
     templates = match_templates(tmp_path / "templates", tmp_path / "photos")
-    _, rows = parse(run(tmp_path, templates=templates).read_text())
+    _, rows = parse(run(tmp_path, templates=templates).read_text(encoding="utf-8"))
     for row in rows:
         photo, template = (
             np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
@@ -182,7 +182,7 @@ def test_high_scores_carry_a_larger_photo_and_their_template_while_the_files_are
         assert abs(float(template[25, 15].mean()) - 200) < 20
     Image.new("RGB", (700, 300)).save(tmp_path / "photos" / "part-0003.png")  # another image now
     (tmp_path / "photos" / "part-0002.png").unlink()
-    _, rows = parse(write_report(tmp_path / "out").read_text())
+    _, rows = parse(write_report(tmp_path / "out").read_text(encoding="utf-8"))
     assert [row["large"] is not None for row in rows] == [True, True, False, False]
 
 
@@ -201,7 +201,7 @@ def test_folder_names_are_the_ground_truth_where_one_is_named_good(tmp_path: Pat
     write_parts(tmp_path / "photos" / "test" / "good", good=3, dark=0)
     write_parts(tmp_path / "photos" / "test" / "scratch", good=1, dark=1)
     write_parts(tmp_path / "photos" / "other", good=1, dark=0)
-    data, rows = parse(run(tmp_path).read_text())
+    data, rows = parse(run(tmp_path).read_text(encoding="utf-8"))
     labels = {row["name"]: row["truth"] for row in rows}
     assert labels["test/good/part-0001.png"] == "good"
     assert labels["test/scratch/part-0001.png"] == "defect"
@@ -210,7 +210,7 @@ def test_folder_names_are_the_ground_truth_where_one_is_named_good(tmp_path: Pat
 
 
 def test_without_a_folder_named_good_there_is_no_ground_truth(photos: Path, tmp_path: Path):
-    data, rows = parse(run(tmp_path).read_text())
+    data, rows = parse(run(tmp_path).read_text(encoding="utf-8"))
     assert data["truthSource"] is None
     assert {row["truth"] for row in rows} == {None}
 
@@ -237,7 +237,7 @@ def test_the_report_says_what_the_name_of_the_object_does_with_the_offline_model
     monkeypatch.setitem(PRESETS, "fake", PRESETS["tiny"])
     assert any("object's name only picks" in text for _, text in model_notes({"model": "tiny"}))
     assert model_notes({"model": "ViT-B-16-plus-240"}) == []
-    settings = parse(run(tmp_path).read_text())[0]["settings"]
+    settings = parse(run(tmp_path).read_text(encoding="utf-8"))[0]["settings"]
     assert ["About the model", model_notes({"model": "tiny"})[0][1]] in settings
 
 

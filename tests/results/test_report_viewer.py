@@ -199,7 +199,7 @@ def test_a_review_by_keyboard_is_exported_and_undone(page, tmp_path):
         with page.expect_download() as download:
             page.click(f"#export-{kind}")
         download.value.save_as(tmp_path / f"review.{kind}")
-    images = json.loads((tmp_path / "review.json").read_text())["images"]
+    images = json.loads((tmp_path / "review.json").read_text(encoding="utf-8"))["images"]
     decided = {image["name"]: (image["decision"], image["note"], image["tags"]) for image in images}
     assert decided == {order[0]: ("reject", "", []), order[1]: ("accept", "dust, no dent", ["dust"])}
     with (tmp_path / "review.csv").open(newline="") as file:

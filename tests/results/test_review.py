@@ -79,9 +79,9 @@ def test_what_the_report_exports_is_imported_and_leaves_for_other_tools(folder, 
     assert rows["b/plate 0.png"]["note"] == 'ß, "x"'
     assert rows["b/plate 2.png"]["reviewer"] == "kim"
     lists = export("lists", tmp_path / "lists")
-    assert (lists / "accepted.txt").read_text() == "b/plate 2.png\n"
-    assert (lists / "rejected.txt").read_text() == "b/plate 0.png\n"
-    coco = json.loads(export("coco", tmp_path / "coco.json").read_text())
+    assert (lists / "accepted.txt").read_text(encoding="utf-8") == "b/plate 2.png\n"
+    assert (lists / "rejected.txt").read_text(encoding="utf-8") == "b/plate 0.png\n"
+    coco = json.loads(export("coco", tmp_path / "coco.json").read_text(encoding="utf-8"))
     decisions = {one["file_name"]: one["decision"] for one in coco["images"]}
     assert decisions == {"b/plate 0.png": "reject", "b/plate 2.png": "accept"}
     [rejected] = [one["id"] for one in coco["images"] if one["decision"] == "reject"]

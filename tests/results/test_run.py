@@ -123,7 +123,7 @@ def test_rows_of_files_that_are_gone_are_kept_and_not_counted(photos: Path, tmp_
     assert any("2 images are no longer in the folder" in warning for warning in summary.warnings)
     rows = rows_by_path(tmp_path / "out")
     assert {name for name, row in rows.items() if row["missing"]} == {"part-0013.png", "part-0001.png"}
-    assert "part-0013.png" not in summary.report.read_text()
+    assert "part-0013.png" not in summary.report.read_text(encoding="utf-8")
     with summary.csv.open(encoding="utf-8-sig", newline="") as file:
         assert len(list(csv.DictReader(file))) == 15
     write_parts(photos, good=12, dark=4)

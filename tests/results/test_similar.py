@@ -165,7 +165,9 @@ def run(tmp_path_factory) -> Path:
 
 
 def rows_of(report: Path) -> list[dict]:
-    return json.loads(re.search(r'id="rows">(.*?)</script>', report.read_text(), re.S).group(1))
+    return json.loads(
+        re.search(r'id="rows">(.*?)</script>', report.read_text(encoding="utf-8"), re.S).group(1)
+    )
 
 
 def test_different_kinds_of_defect_are_in_different_groups(run):

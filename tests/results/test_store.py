@@ -55,7 +55,7 @@ def test_rows_are_one_dataset_that_reads_back_what_was_found(tmp_path: Path):
     np.testing.assert_array_equal(layers_of(good), np.full((1, 6, 8), np.log(0.1 / 0.9), np.float16))
     assert (failed["raw_score"], failed["flag"], failed["layers"]) == (None, None, None)
     assert failed["error"] == "the file is empty"
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["settings"] == SETTINGS
     assert manifest["schema_version"] == 3
 
@@ -137,7 +137,9 @@ def test_settings_of_a_run_that_scored_nothing_bind_nobody(tmp_path: Path):
 def test_a_folder_of_a_later_version_is_refused_even_without_rows_and_gives_way_to_overwrite(tmp_path: Path):
     ResultStore(tmp_path / "out", SETTINGS).__exit__(None, None, None)
     manifest = tmp_path / "out" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 99}))
+    manifest.write_text(
+        json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "schema_version": 99})
+    )
     with pytest.raises(ResultsError, match="version 99"):
         ResultStore(tmp_path / "out", SETTINGS)
     with ResultStore(tmp_path / "out", SETTINGS, overwrite=True) as store:
@@ -154,7 +156,7 @@ def test_overwrite_starts_afresh_and_removes_only_results(tmp_path: Path):
     with ResultStore(out, {**SETTINGS, "model": "other"}, overwrite=True) as store:
         assert store.finished() == set()
         assert store.manifest["settings"]["model"] == "other"
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert not (out / "overlays").exists()
 
 
@@ -164,7 +166,7 @@ def test_a_folder_with_other_files_is_never_taken_for_results(tmp_path: Path, ov
     (tmp_path / "detections" / "mine.txt").write_text("mine")
     with pytest.raises(ResultsError, match="holds other files"):
         ResultStore(tmp_path, SETTINGS, overwrite=overwrite)
-    assert (tmp_path / "detections" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "detections" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_overwrite_does_not_follow_a_link_out_of_the_folder(tmp_path: Path):

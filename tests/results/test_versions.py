@@ -39,7 +39,7 @@ def test_a_run_that_goes_on_in_an_old_folder_brings_it_up_to_date_and_keeps_its_
     with ResultStore(old, read_manifest(old)["settings"]) as store:
         assert {path for path, _ in store.finished()} == {row["path"] for row in before}
     assert list(iterate_rows(old)) == before
-    assert json.loads((old / "manifest.json").read_text())["schema_version"] == 3
+    assert json.loads((old / "manifest.json").read_text(encoding="utf-8"))["schema_version"] == 3
     assert [pq.read_schema(part) for part in store.parts()] == [arrow_schema()]
 
 
@@ -53,15 +53,15 @@ def test_killed_while_it_is_brought_up_to_date_the_next_run_does_it_again(old: P
         patch.setattr(ResultStore, "_write_manifest", kill)
         with pytest.raises(KeyboardInterrupt):
             ResultStore(old, settings)
-    assert json.loads((old / "manifest.json").read_text())["schema_version"] == 1
+    assert json.loads((old / "manifest.json").read_text(encoding="utf-8"))["schema_version"] == 1
     with ResultStore(old, settings) as store:
         assert len(store.finished()) == 3
-    assert json.loads((old / "manifest.json").read_text())["schema_version"] == 3
+    assert json.loads((old / "manifest.json").read_text(encoding="utf-8"))["schema_version"] == 3
 
 
 @pytest.mark.parametrize("version", [4, 0, None, "2"])
 def test_a_version_nobody_here_knows_is_refused_by_readers_and_by_runs(old: Path, version):
-    manifest = json.loads((old / "manifest.json").read_text())
+    manifest = json.loads((old / "manifest.json").read_text(encoding="utf-8"))
     (old / "manifest.json").write_text(json.dumps({**manifest, "schema_version": version}))
     with pytest.raises(ResultsError, match="upgrade clipspect"):
         read_manifest(old)

@@ -35,7 +35,7 @@ def address(small_model, tmp_path_factory):
     from ray.serve.config import HTTPOptions
 
     port = free_port()
-    (application,) = yaml.safe_load(CONFIG.read_text())["applications"]
+    (application,) = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["applications"]
     own = {"models": [str(small_model)], "references": str(tmp_path_factory.mktemp("kept")), "replicas": 1}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in RAY_ENVIRONMENT.items():
@@ -111,7 +111,7 @@ def test_a_call_nobody_waits_for_is_cancelled_on_its_replica():
 def test_the_cluster_config_is_one_ray_and_the_service_understand():
     from ray.serve.schema import ServeDeploySchema
 
-    config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
+    config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
     (application,) = config.applications
     assert application.import_path == "clipspect.server.deployment:build"
     settings = read_settings(application.args)

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS
 from schemathesis.generation import GenerationMode
 
+from clipspect.results.schema import COLUMNS, REGION_FIELDS
 from clipspect.server.app import create_app
-from clipspect.server.schemas import ONE_PIXEL
+from clipspect.server.schemas import ONE_PIXEL, RegionOut, ResultOut
 from clipspect.server.settings import API_KEY_VARIABLE, ServiceSettings
 
 pytestmark = pytest.mark.integration
@@ -60,3 +61,14 @@ def test_the_documented_example_is_answered(client):
         example = content["application/json"]["examples"]["json"]["value"]
         assert example["images"] == [ONE_PIXEL]
         assert client.post(route, json=example).status_code == 200
+
+
+def test_a_result_has_the_columns_of_a_row_and_regions_their_fields():
+    columns = {one.name for one in COLUMNS if one.is_light and one.in_response}
+    assert {"score", "verdict", "threshold_source", "regions"} <= columns
+    assert set(ResultOut.model_fields) == columns | {"index", "name", "overlay", "map"}
+    assert set(RegionOut.model_fields) == set(REGION_FIELDS)
+    described = ResultOut.model_json_schema()["properties"]
+    assert described["score"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
+    assert described["width"]["type"] == "integer"
+    assert "flagged" in described["verdict"]["enum"]

@@ -138,7 +138,7 @@ def test_each_key_has_a_name_and_the_log_of_decisions_tells_it(service, profile,
         client.headers["authorization"] = f"Bearer {key}"
         assert put(client, profile).status_code == 200
         assert send(client, product="plate-7").status_code == 200
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert [one["client"] for one in entries] == ["line 3"] * 4 + ["lab"] * 4
     kept = "time client content_hash object method model weights verdict score threshold profile error"
     assert set(entries[0]) == set(kept.split())

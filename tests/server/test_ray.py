@@ -176,6 +176,6 @@ def own(process: int) -> bool:
     while process > 1:
         if process == os.getpid():
             return True
-        stat = Path(f"/proc/{process}/stat").read_text()
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
         process = int(stat.rsplit(")", 1)[1].split()[1])
     return False

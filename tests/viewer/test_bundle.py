@@ -64,7 +64,7 @@ def test_the_bundle_can_stand_in_a_page_and_fetches_nothing(name):
 
 
 def test_the_bundle_names_the_licenses_of_the_packages_in_it():
-    packages = json.loads((VIEWER / "package.json").read_text())["dependencies"]
+    packages = json.loads((VIEWER / "package.json").read_text(encoding="utf-8"))["dependencies"]
     notices = files("clipspect.viewer").joinpath("THIRD_PARTY.txt").read_text(encoding="utf-8")
     for name in packages:
         assert name in asset("viewer.js")[:600]
@@ -72,13 +72,13 @@ def test_the_bundle_names_the_licenses_of_the_packages_in_it():
 
 
 def test_the_lock_file_names_no_package_index():
-    packages = json.loads((VIEWER / "package-lock.json").read_text())["packages"]
+    packages = json.loads((VIEWER / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     assert all(package.get("integrity") for name, package in packages.items() if name)
     assert not any("resolved" in package for package in packages.values())
 
 
 def test_the_viewer_colors_scores_as_the_overlay_files_are_colored():
-    source = (VIEWER / "src" / "scale.ts").read_text()
+    source = (VIEWER / "src" / "scale.ts").read_text(encoding="utf-8")
     table = re.search(r"PALETTE[^=]*= \[(.*?)\];", source, re.DOTALL).group(1)
     colors = [tuple(map(int, rgb)) for rgb in re.findall(r"\[(\d+), (\d+), (\d+)\]", table)]
     assert colors == [tuple(color) for color in HEAT_COLORS.tolist()]

@@ -26,6 +26,7 @@ from clipspect.watch.targets import Command, DeliveryError, FileTarget, Mqtt, Ta
 from clipspect.watch.watcher import Watcher
 from watch.conftest import receiver, save_plate
 
+needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 DELIVER = """
 import os, shutil, signal, sys
 from pathlib import Path, PosixPath
@@ -92,6 +93,7 @@ def counts(out: Path) -> dict[str, int]:
         journal.close()
 
 
+@needs_kill
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("moves", "fault"),
@@ -111,6 +113,7 @@ def test_a_kill_while_a_file_is_moved_or_copied(judged, tmp_path, moves, fault):
     assert (source / "a.png").exists() != moves
 
 
+@needs_kill
 @pytest.mark.integration
 @pytest.mark.parametrize(("fault", "sent"), [("Webhook.send = die", 1), ("Journal.succeeded = die", 2)])
 def test_a_kill_while_a_webhook_is_called(judged, tmp_path, fault, sent):
@@ -124,6 +127,7 @@ def test_a_kill_while_a_webhook_is_called(judged, tmp_path, fault, sent):
     assert len({body for _, body in got}) == 1
 
 
+@needs_kill
 @pytest.mark.integration
 def test_a_program_that_kills_the_watch_is_run_again_with_the_same_key(judged, tmp_path):
     judged("command")
@@ -138,7 +142,7 @@ def test_a_program_that_kills_the_watch_is_run_again_with_the_same_key(judged, t
     target = Command(f"{sys.executable} {script}")
     deliver_and_die(tmp_path, target, "")
     assert [deliver(tmp_path, target) for _ in range(2)] == [True, False]
-    assert seen.read_text().split() == ["key", "key"]
+    assert seen.read_text(encoding="utf-8").split() == ["key", "key"]
     assert counts(tmp_path) == {"done": 1}
 
 
@@ -163,6 +167,7 @@ def broker(port: int = 0):
         process.wait()
 
 
+@needs_kill
 @pytest.mark.integration
 @pytest.mark.skipif(shutil.which("mosquitto") is None, reason="needs Mosquitto (Debian's package mosquitto)")
 @pytest.mark.parametrize(("fault", "sent"), [("Mqtt._connected = die", 1), ("Journal.succeeded = die", 2)])

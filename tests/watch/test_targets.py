@@ -83,7 +83,7 @@ def test_a_command_gets_the_event_on_its_input_and_no_shell_reads_names(tmp_path
     script.write_text(f"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())")
     event = {**EVENT, "path": f"$(touch {tmp_path}/evil); a.png"}
     Command(f"{sys.executable} {script}").send("key", event)
-    assert json.loads(seen.read_text())["path"] == event["path"]
+    assert json.loads(seen.read_text(encoding="utf-8"))["path"] == event["path"]
     assert not (tmp_path / "evil").exists()
     with pytest.raises(DeliveryError, match="exit code 3"):
         Command(f"{sys.executable} -c 'import sys; sys.exit(3)'").send("key", EVENT)

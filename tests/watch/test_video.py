@@ -151,8 +151,8 @@ def test_a_stream_may_be_lost_and_the_watch_killed(profile, tmp_path):
 
     def wait_for(what: str, times: int = 1) -> None:
         deadline = time.monotonic() + 60
-        while log.read_text().count(what) < times:
-            assert time.monotonic() < deadline, log.read_text()
+        while log.read_text(encoding="utf-8").count(what) < times:
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.05)
 
     with log.open("w") as file:
@@ -162,17 +162,17 @@ def test_a_stream_may_be_lost_and_the_watch_killed(profile, tmp_path):
         wait_for("waiting: rtsp://127.0.0.1")
         with rtsp_server(port):
             wait_for("the source is back")
-            seen = log.read_text().count("stream 2")
+            seen = log.read_text(encoding="utf-8").count("stream 2")
             wait_for("stream 2", seen + 2)
             watch.kill()
             watch.wait()
-            seen = log.read_text().count("stream 2")
+            seen = log.read_text(encoding="utf-8").count("stream 2")
             watch = subprocess.Popen(words, stdout=file, stderr=file)
             wait_for("stream 2", seen + 2)
             watch.send_signal(signal.SIGINT)
             assert watch.wait(60) == 0
     paths = paths_of(out)
-    assert len(set(paths)) == len(paths) >= log.read_text().count("stream 2")
+    assert len(set(paths)) == len(paths) >= log.read_text(encoding="utf-8").count("stream 2")
     assert all(path.startswith("stream 20") for path in paths)
     for path in (log, *(path for path in tmp_path.rglob("*") if path.is_file())):
         assert b"s3cret" not in path.read_bytes(), path

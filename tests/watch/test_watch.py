@@ -183,7 +183,7 @@ def test_what_never_succeeds_is_given_up_and_kept(tmp_path):
         action = journal.due("webhook")
         journal.failed(journal.start(action), "down")
     assert journal.counts() == {"given up": 1}
-    [line] = (tmp_path / "dead-letters.jsonl").read_text().splitlines()
+    [line] = (tmp_path / "dead-letters.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["event"]["path"] == "a.png"
     journal.close()
 
@@ -269,7 +269,7 @@ def test_a_killed_watch_loses_and_doubles_nothing(profile, incoming, tmp_path):
     assert set(names.values()) == {1}
     assert not list(incoming.glob("*.png"))
     assert len(list((tmp_path / "sorted").rglob("*.png"))) == 40
-    keys = Counter(acted.read_text().split())
+    keys = Counter(acted.read_text(encoding="utf-8").split())
     assert (
         len(keys) == 40
     )  # each was told; one that was under way at a kill may be told twice, with the same key

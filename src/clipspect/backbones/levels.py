@@ -66,7 +66,7 @@ def write_levels(path: Path, levels: Mapping[str, Any]) -> None:
     """Write what :func:`measure_level` gave. Raises WeightsError where the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(levels, indent=2) + "\n")
+        path.write_text(json.dumps(levels, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -74,7 +74,7 @@ def write_levels(path: Path, levels: Mapping[str, Any]) -> None:
 def read_levels(path: Path, image_size: int) -> dict[str, Calibration]:
     """Method → level of a file; nothing where there is none, or one of another input size."""
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["image_size"] != image_size:
             return {}
         return {

@@ -115,6 +115,13 @@ class Sources:
                 kept.append(row)
         return kept
 
+    def alike(self) -> list[int]:
+        """Rows that look like another row's image: copies, or images that are alike by nature."""
+        if self.signatures is None:
+            return []
+        near = self._near(self.signatures).fill_diagonal_(False)
+        return torch.nonzero(near.any(1)).flatten().tolist()
+
     def _near(self, others: Tensor) -> Tensor:
         assert self.signatures is not None
         mean = torch.cdist(self.signatures, others, p=1) / others.shape[1]

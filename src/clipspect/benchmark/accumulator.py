@@ -16,6 +16,7 @@ from clipspect.benchmark.samples import Sample
 from clipspect.detection import Detection
 from clipspect.errors import ImageError
 from clipspect.postprocess.maps import resize_map, resize_mask
+from clipspect.types import plural
 
 METRICS = (
     "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro",
@@ -109,23 +110,23 @@ class Accumulator:
             name: None if math.isnan(value) else value for name, value in zip(METRICS, found, strict=True)
         }
         undefined = {name: self._reason(name) for name, value in values.items() if value is None}
-        warnings = [f"{count} images: {text}" for text, count in self.warned.items()]
+        warnings = [f"{plural(count, 'image')}: {text}" for text, count in self.warned.items()]
         if self.pro != "exact":
             warnings.append("AUPRO is that of the official AnoCLIP code, with 200 thresholds")
         if self.grey:
             warnings.append(
-                f"{self.grey} masks are not binary; they were thresholded between black and their maximum value"
+                f"masks that are not binary, thresholded between black and their maximum value: {self.grey}"
             )
         for paths, what in (
-            (self.empty, "of defective images are empty"),
-            (self.full, "mark the whole image as defective"),
+            (self.empty, "masks of defective images that are empty"),
+            (self.full, "masks that mark the whole image as defective"),
             (
                 self.vanished,
-                "have no pixel left at the map's size, so their defects count as normal; use --full-size",
+                "masks with no pixel left at the map's size, whose defects count as normal (use --full-size)",
             ),
         ):
             if paths:
-                warnings.append(f"{len(paths)} masks {what}, the first is that of {paths[0]}")
+                warnings.append(f"{what}: {len(paths)}, the first is that of {paths[0]}")
         count = len(self.labels) + len(self.failed)
         return Figures(values, undefined, pixel.error, count, dict(self.failed), warnings)
 

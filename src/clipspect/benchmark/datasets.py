@@ -250,7 +250,7 @@ def _missing_masks(folder: Path) -> str:
     if not bare:
         return ""
     return (
-        f"; {len(bare)} defective images have no mask, the first is {bare[0].relative_to(folder)}: add the masks,"
+        f"; defective images without a mask: {len(bare)}, the first is {bare[0].relative_to(folder)}: add the masks,"
         f" or use --data folder --root {folder}, which excludes these images from the pixel metrics"
     )
 

@@ -127,7 +127,7 @@ def read_unit(path: Path, fingerprint: Mapping[str, Any], candidates: Sequence[C
     if not path.is_file():
         return {}
     try:
-        there = json.loads(path.read_text())
+        there = json.loads(path.read_text(encoding="utf-8"))
         settings, stored = there["settings"], there["entrants"]
     except (ValueError, KeyError, TypeError) as error:
         raise ResultsError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from clipspect.errors import UsageError
+from clipspect.types import plural
 
 AUPRO_LIMIT = 0.3
 """Upper false-positive rate of the AUPRO integral, the usual value in the literature."""
@@ -95,7 +96,7 @@ def aupro(
 
 def _curve(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.floating]]) -> PixelCurve:
     if len(masks) != len(maps):
-        raise UsageError(f"{len(masks)} masks for {len(maps)} anomaly maps")
+        raise UsageError(f"{plural(len(masks), 'mask')} for {plural(len(maps), 'anomaly map')}")
     curve = PixelCurve()
     for number, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
         curve.add(mask, scores, f"anomaly map {number}")

@@ -63,7 +63,7 @@ def _processor() -> str:
     """Return the processor's name as reported by the system."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
-        for line in listing.read_text(errors="replace").splitlines():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipspect.data.decode import hash_file
 from clipspect.errors import ImageError, UsageError
+from clipspect.types import plural
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def check_category(category: Category) -> Category:
     bare = [s.path.name for s in category.samples if s.defective and s.mask is None]
     if bare:
         warnings.append(
-            f"{len(bare)} defective images have no mask and count in the image metrics only, the first"
+            f"defective images without a mask, which count in the image metrics only: {len(bare)}, the first"
             f" is {bare[0]}"
         )
     masks = Counter(s.mask for s in category.samples if s.mask is not None)
@@ -78,7 +79,7 @@ def thinned(category: Category, limit: int) -> Category:
     """Return the category with about ``limit`` images, evenly spaced so that every kind keeps its share."""
     step = max(len(category.samples) / limit, 1)
     places = sorted({int(step * i) for i in range(limit) if int(step * i) < len(category.samples)})
-    warning = f"only {len(places)} of {len(category.samples)} images were measured (--limit)"
+    warning = f"--limit: measured on {len(places)} of {plural(len(category.samples), 'image')}"
     if len(places) == len(category.samples):
         return category
     return replace(

@@ -63,8 +63,8 @@ def detect(
 ) -> None:
     """Find anomalies on an image, or on every image of a folder.
 
-    A folder gives a results folder: Parquet rows, overlays and [bold]report.html[/bold]. Run it again and it goes on
-    where it stopped. One image gives its score here and an overlay in clipspect-overlays/.
+    A folder gives a results folder: Parquet rows, overlays and [bold]report.html[/bold]. Run it again
+    to resume. One image gives its score here and an overlay in clipspect-overlays/.
 
     Exit codes: 0 done, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage, 3 some images failed.
     """

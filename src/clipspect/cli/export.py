@@ -15,6 +15,7 @@ from clipspect.cli.run import load_detector
 from clipspect.config import MODEL, DetectorConfig
 from clipspect.data.find import find_images
 from clipspect.errors import UsageError
+from clipspect.types import plural
 
 
 @opt.detector_options(
@@ -88,7 +89,7 @@ def export(
             bar=bar,
         )
     console().print(
-        f"{exported.path}: {precision}, on {exported.compared} images {exported.agreement}",
+        f"{exported.path}: {precision}, on {plural(exported.compared, 'image')} {exported.agreement}",
         highlight=False,
         markup=False,
         soft_wrap=True,

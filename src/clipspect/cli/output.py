@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipspect.types import plural
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,7 +57,7 @@ def print_summary(summary: RunSummary) -> None:
     """Print what a run found and where it is."""
     from rich.markup import escape
 
-    from clipspect.postprocess.verdict import WORDS, describe
+    from clipspect.postprocess.verdict import count_verdict, describe
 
     out = console()
     for warning in summary.warnings:
@@ -64,7 +66,7 @@ def print_summary(summary: RunSummary) -> None:
         out.print(f"[bold red]failed[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     kept = f" ({summary.kept} from an earlier run)" if summary.kept else ""
     counts = ", ".join(
-        f"[{STYLES.get(verdict, 'default')}]{number} {WORDS[verdict]}[/]"
+        f"[{STYLES.get(verdict, 'default')}]{count_verdict(number, verdict)}[/]"
         for verdict, number in sorted(summary.verdicts.items())
     )
     out.print(
@@ -76,11 +78,6 @@ def print_summary(summary: RunSummary) -> None:
         out.print(f"{name}{escape(describe(calibration))}", highlight=False, soft_wrap=True)
     if summary.report is not None:
         out.print(f"report: {escape(str(summary.report))}", highlight=False, soft_wrap=True)
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun: "1 image", "3 images"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def print_rows(folder: Path) -> None:

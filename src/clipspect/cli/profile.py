@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipspect.cli import options as opt
-from clipspect.cli.output import console, plural
+from clipspect.cli.output import console
 from clipspect.cli.run import StageBars, load_detector, warn_left_out
 from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.postprocess.calibration import DEFAULT_FALSE_ALARM_RATE
+from clipspect.types import plural
 
 if TYPE_CHECKING:
     from clipspect.product import Product

@@ -12,6 +12,7 @@ from clipspect.cli.output import console
 from clipspect.cli.run import load_detector
 from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.config import DetectorConfig
+from clipspect.types import plural
 
 references_app = typer.Typer(
     cls=PlainGroup,
@@ -46,5 +47,5 @@ def build(
     with console(stderr=True).status(f"encoding the references in {good}"):
         count = detector.write_references(good, object, out)
     console().print(
-        f"{count} references of {object!r} in {out}", highlight=False, markup=False, soft_wrap=True
+        f"{plural(count, 'reference')} of {object!r} in {out}", highlight=False, markup=False, soft_wrap=True
     )

@@ -11,6 +11,7 @@ import typer
 from clipspect.cli.output import console
 from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.errors import UsageError
+from clipspect.types import plural
 
 if TYPE_CHECKING:
     from clipspect.results.finalize import RunTotals
@@ -160,7 +161,7 @@ def compare(before: FolderArgument, after: FolderArgument, as_json: JsonOption =
     for one in found.changes:
         scores = f"{_score(one.score_before)} → {_score(one.score_after)}"
         _print(f"{one.path}: {WORDS[one.before]} → {WORDS[one.after]} ({one.method} {scores}; {one.reason})")
-    _print(f"{len(found.changes)} of {found.images} verdicts changed")
+    _print(f"{len(found.changes)} of {plural(found.images, 'verdict')} changed")
     if found.only_before or found.only_after:
         _print(f"not compared: {found.only_before} only in {before}, {found.only_after} only in {after}")
     for line in found.settings:
@@ -203,5 +204,5 @@ def _print(text: str) -> None:
 
 def _say(out: Path, outcome: RunTotals) -> None:
     gone = f", {outcome.missing} no longer in their folder" if outcome.missing else ""
-    text = f"{outcome.images} images: {outcome.flagged} flagged, {outcome.failed} failed{gone}, in {out}"
+    text = f"{plural(outcome.images, 'image')}: {outcome.flagged} flagged, {outcome.failed} failed{gone}, in {out}"
     console().print(text, highlight=False, markup=False, soft_wrap=True)

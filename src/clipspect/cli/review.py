@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from clipspect.cli.output import console, plural
+from clipspect.cli.output import console
 from clipspect.cli.strict import PlainGroup, StrictCommand
 from clipspect.errors import UsageError
+from clipspect.types import plural
 
 review_app = typer.Typer(
     cls=PlainGroup,
@@ -104,7 +105,9 @@ def show(folder: FolderArgument) -> None:
             name: row[name] for name in ("path", "decision", "verdict", "score", "note", "tags", "reviewer")
         }
         print(json.dumps(kept, ensure_ascii=False))
-    console(stderr=True).print(f"{agree} of {total} verdicts agree with the review", highlight=False)
+    console(stderr=True).print(
+        f"{agree} of {plural(total, 'verdict')} agree with the review", highlight=False
+    )
 
 
 def _say(text: str) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipspect.cli.options import Overlays
-from clipspect.cli.output import console, plural, print_detection
+from clipspect.cli.output import console, print_detection
 from clipspect.config import DetectorConfig
 from clipspect.data.find import OVERLAY_SUFFIX
 from clipspect.detection import at_threshold
 from clipspect.errors import ResultsError
+from clipspect.types import plural
 
 if TYPE_CHECKING:
     from clipspect.detection import Detection
@@ -70,7 +71,10 @@ def calibrate(
 
 
 def warn_left_out(calibrated: GoodImages) -> None:
-    """Name the known-good images that could not be scored."""
+    """Name the known-good images that are left out, and say what may be wrong with them as a whole."""
+    for note in calibrated.notes:
+        said = f"warning: {note}"
+        console(stderr=True).print(said, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
     for name, reason in calibrated.failed:
         console(stderr=True).print(
             f"warning: {name}: left out of the known-good images ({reason})",

@@ -104,4 +104,4 @@ def interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-_STOPPING = b"\nstopping; run the same command again to go on (Ctrl-C once more stops at once)\n"
+_STOPPING = b"\nstopping; run the same command again to resume (Ctrl-C once more stops at once)\n"

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from clipspect.cli import options as opt
-from clipspect.cli.output import console, plural
+from clipspect.cli.output import console
 from clipspect.cli.profile import open_product
 from clipspect.config import DetectorConfig
 from clipspect.errors import UsageError
 from clipspect.postprocess.verdict import WORDS
+from clipspect.types import plural
 
 SOURCE = "Source"
 ACTIONS = "Actions"
@@ -150,7 +151,7 @@ def watch(
     err.print(f"{plural(counts.images, 'image')} judged" + (f": {said}" if said else ""), highlight=False)
     waiting = watcher.waiting()
     if waiting.get("waiting"):
-        say(f"{plural(waiting['waiting'], 'action')} wait for their target; the next watch goes on with them")
+        say(f"{plural(waiting['waiting'], 'action')} not delivered yet; the next watch resumes them")
     if waiting.get("given up"):
         say(f"{plural(waiting['given up'], 'action')} given up: {out / DEAD_LETTERS}")
     if report and counts.images:

@@ -131,7 +131,7 @@ class RayEngine:
                 yield row
             if not done and len(numbered) >= HOPELESS:
                 raise ClipspectError(
-                    f"every worker ended before it returned one of {len(numbered)} images; see the workers' "
+                    f"every worker ended before it returned any of the {len(numbered)} images; see the workers' "
                     "logs (memory? weights on every machine?), then run the same command again"
                 )
             numbered = [(position, name) for position, name in numbered if name not in done]

@@ -16,10 +16,10 @@ from clipspect.errors import UsageError
 from clipspect.export.onnx_detector import CLASS_LOGIT, INPUT, KIND, LAYERS, MAP, RAW_MAP, RAW_SCORE, SCORE
 from clipspect.methods.base import Scores
 from clipspect.methods.scoring import enlarge_layers
-from clipspect.model import calibrated
 from clipspect.postprocess.calibration import Calibration
-from clipspect.postprocess.verdict import describe
+from clipspect.postprocess.verdict import describe, threshold_of
 from clipspect.prompts import clean_object_name
+from clipspect.tensors import calibrated
 
 EXPORTABLE = ("anoclip", "clip", "winclip")
 """Methods that score single images without training, which a static graph can represent."""
@@ -134,7 +134,8 @@ class ExportedDetector(nn.Module):
 def metadata(detector: Detector, object: str, calibration: Calibration | None) -> dict[str, str]:
     """What a reader of the file must know, as strings: settings, how to prepare images, calibration.
 
-    Without a calibration the key ``threshold`` is missing, and scores are the method's own.
+    The key ``threshold`` is missing where there is no calibration, or one that allows none. Without a calibration
+    scores are the method's own.
     """
     fit, settings = detector.reader.fit, detector.settings()
     kept = ("clipspect", "methods", "model", "weights", "fingerprint", "image_size", "domain", "prompts")
@@ -153,8 +154,9 @@ def metadata(detector: Detector, object: str, calibration: Calibration | None) -
     if detector.reader.roi is not None:
         described["roi"] = detector.reader.roi.to_dict()
     if calibration is not None:
+        threshold = threshold_of(calibration)
+        described |= {} if threshold is None else {"threshold": threshold}
         described |= {
-            "threshold": calibration.score_threshold,
             "threshold_source": calibration.rule,
             "threshold_note": describe(calibration),
             "calibration": calibration.to_dict(),

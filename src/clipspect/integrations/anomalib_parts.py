@@ -15,6 +15,7 @@ except ImportError as missing:
 
     raise UsageError(f"{missing.name} is not installed; install clipspect[anomalib]") from missing
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize
@@ -24,10 +25,15 @@ from clipspect.backbones.sources import Sources
 from clipspect.data.decode import hash_file
 from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
-from clipspect.methods.base import Method
-from clipspect.model import AnomalyModel, calibrated
+from clipspect.methods.base import Method, Scores
+from clipspect.methods.scoring import enlarge_layers
+from clipspect.model import AnomalyModel
+from clipspect.postprocess.calibration import Calibration
+from clipspect.postprocess.maps import shrink_layer
+from clipspect.postprocess.regions import region_mask
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.references import GoodImages
+from clipspect.tensors import calibrated
 
 
 class ClipspectModel(nn.Module):
@@ -77,11 +83,12 @@ class ClipspectModel(nn.Module):
             return InferenceBatch(pred_score=scores.image, anomaly_map=scores.map)
         calibration = self.good.calibrations[self.method.name]
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        image, maps = calibrated(scores, calibration, size)
-        at = calibration.score_threshold
+        _, maps = calibrated(scores, calibration, size)
+        image, masks = _judged(scores, calibration, size)
         return InferenceBatch(
-            pred_score=image, anomaly_map=maps, pred_label=image >= at, pred_mask=maps >= at
-        )
+            pred_score=image.to(maps), anomaly_map=maps, pred_label=masks.any((1, 2)).to(maps.device),
+            pred_mask=masks.to(maps.device),
+        )  # fmt: skip
 
     def _sources(self, images: Tensor, paths: Sequence[str] | None) -> Sources:
         """Return the identity that ``clipspect detect`` gives the files; that of the pixels if there are no files."""
@@ -93,6 +100,24 @@ class ClipspectModel(nn.Module):
             ]
             sources = Sources(tuple(hashes), sources.tiles)
         return sources.with_signatures(images, self.backbone.mean, self.backbone.std)
+
+
+def _judged(scores: Scores, calibration: Calibration, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Judge scores of N images as a Detection does, from layers as they are stored.
+
+    Returns:
+        (N,) scores, and (N, S, T) bool the regions at a size: an image is flagged if and only if it has one.
+    """
+    assert scores.layers is not None
+    layers = enlarge_layers(scores.layers.float()).cpu().numpy()
+    logits = [None] * len(layers) if scores.class_logit is None else scores.class_logit.float().tolist()
+    values = [
+        calibration.map(np.stack([shrink_layer(one) for one in own]).astype(np.float16), logit)
+        for own, logit in zip(layers, logits, strict=True)
+    ]
+    peaks = torch.from_numpy(calibration.probability([one.max() for one in values]))
+    masks = np.stack([region_mask(one, calibration, *size) for one in values])
+    return peaks, torch.from_numpy(masks)
 
 
 class ClipspectPreProcessor(PreProcessor):

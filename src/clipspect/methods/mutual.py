@@ -254,7 +254,9 @@ class Mutual(JointMethod):
         """Per image, whether it has no other reference, and whether it shares a repeated pattern."""
         notes = super().notes(features, context)
         left_out: frozenset[int] = context.state.compared.left_out
-        shared = f"shares an unusual pattern with other images; these {len(left_out)} are no references"
+        shared = (
+            f"shares an unusual pattern with other images; {len(left_out)} images with it are no references"
+        )
         index = context.pool_index or [-1] * len(features)
         return [(*own, shared) if row in left_out else own for own, row in zip(notes, index, strict=True)]
 

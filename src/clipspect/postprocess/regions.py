@@ -94,12 +94,18 @@ def _labeled_regions(
 def region_mask(
     values: NDArray[np.float64], calibration: Calibration, height: int, width: int
 ) -> NDArray[np.bool_]:
-    """(height, width) whether a pixel belongs to a region; arguments as of :func:`find_regions`."""
-    labels, kept = _grow(values, calibration)
-    cells = np.isin(labels, list(kept))
+    """(height, width) whether a pixel belongs to a region; arguments as of :func:`find_regions`.
+
+    Some pixel does if and only if there is a region, also where pixels are fewer than cells.
+    """
+    found, labels = _labeled_regions(values, calibration, height, width)
+    cells = np.isin(labels, [label for _, label in found])
     rows = np.minimum((np.arange(height) + 0.5) * values.shape[0] / height, values.shape[0] - 1).astype(int)
     columns = np.minimum((np.arange(width) + 0.5) * values.shape[1] / width, values.shape[1] - 1).astype(int)
-    return np.asarray(cells[np.ix_(rows, columns)])
+    mask = np.asarray(cells[np.ix_(rows, columns)])
+    centers = (np.argwhere(cells) + 0.5) * (height, width) / values.shape
+    mask[tuple(centers.astype(int).T)] = True  # cells between the centers of pixels
+    return mask
 
 
 def _grow(values: NDArray[np.float64], calibration: Calibration) -> tuple[NDArray[Any], dict[int, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipspect.postprocess.calibration import SCORE_THRESHOLD, Calibration
-from clipspect.types import Verdict
+from clipspect.types import Verdict, plural
 
 ADVISED_GOOD = 10
 
@@ -16,6 +16,11 @@ WORDS: dict[str, str] = {
     "error": "failed",
 }
 """Verdicts as people read them."""
+
+
+def count_verdict(count: int, verdict: str) -> str:
+    """Return a number of images with their verdict: "1 stands out", "7 stand out"."""
+    return f"{count:,} " + ("stand out" if verdict == "stands_out" and count != 1 else WORDS[verdict])
 
 
 def threshold_of(calibration: Calibration) -> float | None:
@@ -38,10 +43,10 @@ def verdict_of(calibration: Calibration, score: float) -> Verdict:
 
 def describe(calibration: Calibration) -> str:
     """How the threshold came about, in one or two sentences."""
-    count = f"{calibration.images} image" + ("s" if calibration.images != 1 else "")
+    count = plural(calibration.images, "image")
     if calibration.is_good:
         rate, reachable = calibration.false_alarm_rate or 0, 1 / (calibration.images + 1)
-        text = f"Threshold from {count.replace('image', 'known-good image')}, false-alarm rate {rate:.1%}"
+        text = f"Threshold from {plural(calibration.images, 'known-good image')}, false-alarm rate {rate:.1%}"
         if calibration.rule == "gumbel":
             text += f" by extrapolation; without it {calibration.images} images reach {reachable:.1%}"
         text += "."

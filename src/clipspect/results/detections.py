@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from clipspect.detection import Detection
 from clipspect.errors import UsageError
+from clipspect.postprocess.verdict import count_verdict
 from clipspect.results.export import detection_json
+from clipspect.types import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +60,9 @@ class Detections(Sequence[Detection]):
     def __repr__(self) -> str:
         """Count by verdict: ``Detections(13 images: 7 flagged, 6 clean)``."""
         paths, methods = {one.path for one in self}, {one.method for one in self}
-        images = "1 image" if len(paths) == 1 else f"{len(paths)} images"
         several = f", {len(methods)} methods" if len(methods) > 1 else ""
-        words = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in self.verdicts.items())
-        return f"Detections({images}{several}{': ' if words else ''}{words})"
+        words = ", ".join(count_verdict(count, verdict) for verdict, count in self.verdicts.items())
+        return f"Detections({plural(len(paths), 'image')}{several}{': ' if words else ''}{words})"
 
     @property
     def verdicts(self) -> Counter[str]:

@@ -48,6 +48,7 @@ from clipspect.results.store import (
     judged_by,
     read_rows,
 )
+from clipspect.stitching import AMONG_GOOD
 
 DRAWN_COLUMNS = (*LIGHT_COLUMNS, "class_logit", "layers", "map_height", "map_width")
 """Columns that overlays and maps are made of."""
@@ -162,7 +163,9 @@ def finish_run(
             undrawn += isinstance(drawn, ImageError)
             if row["error"] is not None:
                 errors.setdefault(row["path"], row["error"])
-            warnings.update(dict.fromkeys(row["warnings"] or []))
+            warnings.update(
+                (text, None) for text in row["warnings"] or [] if text != AMONG_GOOD
+            )  # counted below
             progress(rows // len(methods), row["path"])
         if undrawn:
             warnings["Some overlays are missing, because their images could not be read again."] = None

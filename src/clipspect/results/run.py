@@ -21,7 +21,7 @@ from clipspect.postprocess.calibration import Calibration
 from clipspect.results.outputs import MapFormat, OverlayChoice
 from clipspect.results.rows import detection_to_row, row_path
 from clipspect.results.store import ResultStore, iterate_rows
-from clipspect.types import Step
+from clipspect.types import Step, plural
 
 SHOWN_ERRORS = 20
 
@@ -372,7 +372,7 @@ def _check_complete(store: ResultStore, images: Sequence[str]) -> None:
     missing = set(images).difference(row["path"] for row in iterate_rows(store.out, ["path"]))
     if missing:
         raise ResultsError(
-            f"{store.out}: rows of {len(missing)} images were removed while it was written "
+            f"{store.out}: rows of {plural(len(missing), 'image')} were removed while it was written "
             f"({min(missing)} …); run the same command again"
         )
 

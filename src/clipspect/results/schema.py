@@ -22,31 +22,42 @@ class Column:
     about: str
     is_light: bool = True
     """Whether tables and JSON include it; the other columns contain images and layers."""
+    in_response: bool = True
+    """Whether a result of the service includes it, if light: not what holds for a whole request or for a folder."""
+    nullable: bool = True
+    """Whether it may be null where the image failed or the run has no such value."""
 
 
 COLUMNS = (
-    Column("path", "string", "path below the folder that was scored, with forward slashes"),
-    Column("content_hash", "string", "SHA-256 of the file"),
-    Column("width", "int32", "pixels"),
-    Column("height", "int32", "pixels"),
-    Column("object", "string", "what is on the image"),
-    Column("method", "string", "method of this row"),
-    Column("model", "string", "backbone"),
-    Column("weights", "string", "label of the weights"),
+    Column(
+        "path", "string", "path below the folder that was scored, with forward slashes", in_response=False
+    ),
+    Column("content_hash", "string", "SHA-256 of the file", nullable=False),
+    Column("width", "int32", "pixels", nullable=False),
+    Column("height", "int32", "pixels", nullable=False),
+    Column("object", "string", "what is on the image", in_response=False),
+    Column("method", "string", "method of this row", in_response=False),
+    Column("model", "string", "backbone", in_response=False),
+    Column("weights", "string", "label of the weights", in_response=False),
     Column("score", "float64", "calibrated anomaly score in [0, 1]; null where the image failed"),
     Column("flag", "bool", "whether the verdict asks for a look; null where the image failed"),
-    Column("verdict", "string", "flagged, clean, stands_out, suspicious, undecided or error"),
+    Column("verdict", "string", "flagged, clean, stands_out, suspicious, undecided or error", nullable=False),
     Column("threshold", "float64", "score from which on images are flagged; null where none can be given"),
     Column("threshold_source", "string", "rule behind the threshold (docs/calibration.md)"),
     Column("profile", "string", "product profile that judged it, name@version; null without one"),
-    Column("regions", "regions", "boxes in pixels, highest peak first; one or more if and only if flagged"),
+    Column(
+        "regions",
+        "regions",
+        "boxes in pixels, highest peak first; one or more if and only if flagged",
+        nullable=False,
+    ),
     Column("raw_score", "float64", "the method's own image score, as published"),
     Column("error", "string", "why the image failed; null otherwise"),
-    Column("warnings", "strings", "what to know of this row"),
-    Column("seconds", "float64", "to score the image"),
-    Column("missing", "bool", "whether the file was gone when the run was last finished"),
-    Column("finished_at", "time", "UTC"),
-    Column("host", "string", "name of the machine"),
+    Column("warnings", "strings", "what to know of this row", nullable=False),
+    Column("seconds", "float64", "to score the image", in_response=False),
+    Column("missing", "bool", "whether the file was gone when the run was last finished", in_response=False),
+    Column("finished_at", "time", "UTC", in_response=False),
+    Column("host", "string", "name of the machine", in_response=False),
     Column("class_logit", "float64", "log-odds of the class token's text score; null without one", False),
     Column("peaks", "floats", "highest value of each layer, log-odds", False),
     Column("medians", "floats", "median of each layer, log-odds", False),

@@ -129,7 +129,7 @@ class RayBackend:
         try:
             return await call
         except asyncio.CancelledError:
-            call.cancel()  # cancel explicitly: the replica would go on scoring
+            call.cancel()  # cancel explicitly: the replica would keep scoring
             raise
         except BackPressureError:
             raise ServiceError(

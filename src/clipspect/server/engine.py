@@ -22,7 +22,7 @@ from clipspect.server.product_store import ProductInfo, ProductStore, product_in
 from clipspect.server.reference_store import ReferenceStore
 from clipspect.server.requests import InspectRequest, Kept, PendingRequest, Progress
 from clipspect.server.settings import ServiceSettings
-from clipspect.types import Step
+from clipspect.types import Step, plural
 
 if TYPE_CHECKING:
     from clipspect.backbones.base import Backbone
@@ -182,7 +182,7 @@ class Engine:
             return Progress(message, tuple(found), perf_counter() - started, done, stage, scored, total)
 
         model, count = request.model, len(request.images)
-        images = "1 image" if count == 1 else f"{count} images"
+        images = plural(count, "image")
         given_name = request.object if product is None else product.profile.object
         object_name = clean_object_name(given_name)
         if product is None and model in self.models and model not in self._backbones:

@@ -6,9 +6,18 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from clipspect.registry import DEFAULT_METHOD
+from clipspect.results.schema import COLUMNS, REGION_FIELDS, Column
 from clipspect.server.product_store import NAME_PATTERN
 from clipspect.server.reference_store import ID_PATTERN
 from clipspect.server.requests import InspectRequest
@@ -128,39 +137,33 @@ class ReferencesRequest(_Request):
         return InspectRequest(tuple(self.images), self.object, (self.method,), self.model or default_model)
 
 
-class RegionOut(BaseModel):
+_TYPES: dict[str, Any] = {
+    "string": str, "bool": bool, "int32": int, "int64": int, "float64": float, "strings": list[str],
+}  # fmt: skip
+
+_region_fields: dict[str, Any] = {name: _TYPES[kind] for name, kind in REGION_FIELDS.items()}
+_Region: Any = create_model("_Region", **_region_fields)
+
+
+class RegionOut(_Region):  # type: ignore[misc]
     """Connected region at or above the threshold, in image pixels."""
 
-    left: int
-    top: int
-    width: int
-    height: int
-    area: int
-    peak: float
-    peak_x: int
-    peak_y: int
+
+def _field(column: Column) -> tuple[Any, Any]:
+    special: dict[str, Any] = {"verdict": Verdict, "regions": list[RegionOut]}
+    own = special.get(column.name) or _TYPES[column.kind]
+    return own | None if column.nullable else own, Field(description=column.about)
 
 
-class ResultOut(BaseModel):
+_columns: dict[str, Any] = {one.name: _field(one) for one in COLUMNS if one.is_light and one.in_response}
+_Columns: Any = create_model("_Columns", **_columns)
+
+
+class ResultOut(_Columns):  # type: ignore[misc]
     """Result of one image, in request order. If error is set, the image could not be scored."""
 
     index: int
     name: str | None = Field(None, description="Name of the image in the request, if it had one.")
-    content_hash: str = Field(description="SHA-256 of the image file.")
-    width: int
-    height: int
-    score: float | None = Field(description="Calibrated anomaly score in [0, 1].")
-    raw_score: float | None = Field(description="Uncalibrated image score of the method, for ranking.")
-    flag: bool | None = Field(description="Whether the verdict recommends an inspection.")
-    verdict: Verdict = Field(description="See docs/calibration.md.")
-    threshold: float | None = Field(
-        description="Scores at or above this value are flagged; null if there is no threshold."
-    )
-    threshold_source: str | None
-    profile: str | None = Field(description="Profile that judged it, as name@version.")
-    regions: list[RegionOut]
-    error: str | None
-    warnings: list[str]
     overlay: str | None = Field(None, description="PNG as base64: heatmap and regions over the image.")
     map: str | None = Field(None, description="16-bit grayscale PNG as base64, in image size; 65535 is 1.")
 

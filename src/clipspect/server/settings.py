@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from clipspect.config import MODEL, REFERENCES, DetectorConfig, check_bounds, option
 from clipspect.errors import UsageError, refuse_unknown
 from clipspect.server.limits import SAFETY, Limits
+from clipspect.types import plural
 
 API_KEY_VARIABLE = "CLIPSPECT_API_KEY"
 LEAST_KEY = 16
@@ -209,5 +210,5 @@ def _models_of(profiles: Sequence[Path]) -> tuple[str, ...]:
 
 def _strong(key: str) -> str:
     if len(key) < LEAST_KEY:
-        raise UsageError(f"the API key has {len(key)} characters; use at least {LEAST_KEY}")
+        raise UsageError(f"the API key has {plural(len(key), 'character')}; use at least {LEAST_KEY}")
     return key

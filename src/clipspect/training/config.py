@@ -119,7 +119,7 @@ def load_config(path: Path) -> TrainingConfig:
     Raises:
         UsageError: a setting is unknown or missing.
     """
-    table = tomllib.loads(path.read_text())
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
     known = {f.name for f in fields(TrainingConfig)}
     if unknown := sorted(set(table) - known):
         raise UsageError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")

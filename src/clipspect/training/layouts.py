@@ -102,7 +102,7 @@ def _visa(root: Path, category: str, pictures: Pictures) -> None:
         lines.append(f"{category},test,anomaly,{path.relative_to(root)},{mask.relative_to(root)}")
     table = root / "split_csv" / "1cls.csv"
     table.parent.mkdir(exist_ok=True)
-    known = table.read_text() if table.is_file() else "object,split,label,image,mask\n"
+    known = table.read_text(encoding="utf-8") if table.is_file() else "object,split,label,image,mask\n"
     table.write_text(known + "\n".join(lines) + "\n")
 
 

@@ -92,7 +92,7 @@ def render_store(
     if not missing:
         return
     started, done = time.monotonic(), 0
-    with multiprocessing.get_context("spawn").Pool(processes or len(os.sched_getaffinity(0))) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count() or 1) as pool:
         for _ in pool.imap_unordered(_write_shard, missing):
             done += 1
             print(

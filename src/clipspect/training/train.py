@@ -243,7 +243,7 @@ def train(trainer: Trainer, out: Path, minutes: float = math.inf) -> PlainCLIP:
     if checkpoint.exists():
         trainer.restore(torch.load(checkpoint, map_location=trainer.device, weights_only=True))
         print(f"resumed at step {trainer.step_number}", flush=True)
-    with (out / "log.jsonl").open("a") as log:
+    with (out / "log.jsonl").open("a", encoding="utf-8") as log:
         while trainer.stage < len(trainer.config.stages):
             _train_stage(trainer, out, 60 * minutes, log)
             trainer.end_stage()

@@ -17,6 +17,7 @@ from clipspect.results.rows import detection_to_row
 from clipspect.results.run import preview_of
 from clipspect.results.similar import group_rows
 from clipspect.server.limits import sniff
+from clipspect.types import plural
 
 SHOWN_SIDE = 1600
 SHOWN_BY_BROWSERS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
@@ -111,7 +112,7 @@ def view_data(
 
 def _without_threshold(good: int) -> str:
     """Return why there is no threshold, without names of the command line's options."""
-    given = "No known-good images" if not good else f"{good} known-good image{'s' if good > 1 else ''}"
+    given = "No known-good images" if not good else plural(good, "known-good image")
     return f"{given}: no threshold can be estimated from fewer than {MIN_GOOD}. Scores rank the images."
 
 

@@ -53,7 +53,9 @@ def onednn_is_faster() -> bool:
 def _maker() -> str:
     """Return the system's description of the CPU, which contains the vendor."""
     listing = Path("/proc/cpuinfo")
-    return listing.read_text(errors="replace") if listing.is_file() else platform.processor()
+    return (
+        listing.read_text(encoding="utf-8", errors="replace") if listing.is_file() else platform.processor()
+    )
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clipspect.training.render import HELD_OUT, TRAINING, Canvas, Scenes, draw_scenes
+from clipspect.types import plural
 
 _COLUMNS = 5
 
@@ -45,7 +46,9 @@ def main() -> None:
     for start in range(0, arguments.scenes, _COLUMNS):
         pairs = zip(scenes.nouns, scenes.defects, strict=True)
         print(" | ".join(f"{noun}: {defect}" for noun, defect in list(pairs)[start : start + _COLUMNS]))
-    print(f"{arguments.scenes} scenes in {seconds:.1f} s, {arguments.scenes / seconds:.1f} a second")
+    print(
+        f"{plural(arguments.scenes, 'scene')} in {seconds:.1f} s, {arguments.scenes / seconds:.1f} a second"
+    )
 
 
 if __name__ == "__main__":
