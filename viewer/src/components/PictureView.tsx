@@ -8,7 +8,7 @@ import { HeatControls } from "./Toolbar";
 
 export type Mode = "photo" | "heat" | "side" | "blink" | "methods";
 /** Name, label and key of each way to look at an image. */
-export const MODES: [Mode, string, string][] = [["photo", "Photo", "P"], ["heat", "Heat", "H"], ["side", "Side by side", "S"], ["blink", "Blink", "B"], ["methods", "All methods", "M"]];
+export const MODES: [Mode, string, string][] = [["photo", "Image", "P"], ["heat", "Heat", "H"], ["side", "Side by side", "S"], ["blink", "Blink", "B"], ["methods", "All methods", "M"]];
 /** Aspect ratio from which pictures are stacked instead of placed side by side. */
 const STACK_FROM = 1.7;
 const BLINK_MS = 600, SLOW_BLINK_MS = 1500;

@@ -126,7 +126,7 @@ export function Stage(props: StageProps) {
       onPointerMove={move} onPointerUp={up} onPointerCancel={up} onPointerLeave={() => onValue?.(null)}
       onDblClick={(event) => (zoom > 1 ? (view.value = WHOLE) : zoomAt(event.clientX, event.clientY, 4))}>
       <canvas ref={canvas} />
-      {!photo && <p class="no-photo">No photo is stored</p>}
+      {!photo && <p class="no-photo">No image is stored</p>}
     </div>
   );
 }
