@@ -22,8 +22,6 @@ from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
 from clipspect.methods.base import Method, MethodContext, Scores
-from clipspect.methods.scoring import enlarge_layers
-from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
 from clipspect.prompts import PromptConfig
 from clipspect.prompts.anchors import TextAnchors, encode_anchors
 
@@ -190,15 +188,20 @@ class AnomalyModel:
             sources: the origin of each row.
 
         Returns:
-            Features of N rows, or N times the number of rotations; copies have the source of their image.
+            Features of N rows, and those of their rotated copies, which have the source of their image.
         """
-        encoded = self.encode(images, sources).features
-        count = self.request.reference_rotations
+        return self.add_rotations(self.encode(images, sources))
+
+    def add_rotations(self, encoded: Encoded) -> Features:
+        """Return the features of encoded references, followed by those of their rotated copies."""
+        sources, count = encoded.features.sources, self.request.reference_rotations
+        assert sources is not None
         copies = [
-            self.encode(rotate(images, 2 * math.pi * turn / count), encoded.sources).features
-            for turn in range(1, count)
+            self.encode(rotate(encoded.images[rows], 2 * math.pi * turn / count), sources[rows]).features
+            for turn, rows in enumerate(sources.rotated_rows(count), start=1)
+            if rows
         ]
-        return Features.concat([encoded, *copies])
+        return Features.concat([encoded.features, *copies]) if copies else encoded.features
 
     def fit_set(self, pool: Encoded, paired: Features | None = None) -> AnomalyModel:
         """Let every method of scope "set" look once at the images that serve as each other's references.
@@ -371,37 +374,3 @@ class AnomalyModel:
 def _join(parts: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
     """Concatenate the scores of each method."""
     return {name: Scores.concat([part[name] for part in parts]) for name in parts[0]}
-
-
-def calibrated(
-    scores: Scores, calibration: Calibration, size: tuple[int, int], inside: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Apply a calibration to scores, as :class:`Calibration` does to stored layers.
-
-    Args:
-        scores: of N images, with layers.
-        calibration: of the method.
-        size: (S, T) of the maps.
-        inside: (h, w) float, 1 in the cells of the enlarged layers that are inspected and 0 in others; None = all.
-
-    Returns:
-        (N,) scores and (N, S, T) maps in [0, 1] with the threshold 0.5.
-    """
-    assert scores.layers is not None
-    layers = enlarge_layers(scores.layers)
-    centers, spreads = (
-        torch.tensor(values, device=layers.device).view(1, -1, 1, 1)
-        for values in (calibration.centers, calibration.spreads)
-    )
-    joined = ((layers - centers) / spreads).amax(1)  # (N, h, w)
-    if scores.class_logit is not None and calibration.class_spread is not None:
-        z = (scores.class_logit - calibration.class_center) / calibration.class_spread
-        joined = joined + CLASS_WEIGHT * z.clamp(-CLASS_LIMIT, CLASS_LIMIT)[:, None, None]
-    below = (0.5 * (joined - calibration.base) / calibration.width).clamp(0.0, 0.5)
-    above = 1 - 0.5 * torch.exp(-(joined - calibration.threshold).clamp_min(0.0) / calibration.width)
-    maps = torch.where(joined < calibration.threshold, below, above)
-    if inside is not None:
-        maps = maps * inside
-    image = maps.amax((1, 2))
-    resized = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return image, resized if inside is None else resized * F.interpolate(inside[None, None], size)[:, 0]

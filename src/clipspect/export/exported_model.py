@@ -15,8 +15,7 @@ from clipspect.detector import Detector
 from clipspect.errors import UsageError
 from clipspect.export.onnx_detector import CLASS_LOGIT, INPUT, KIND, LAYERS, MAP, RAW_MAP, RAW_SCORE, SCORE
 from clipspect.methods.base import Scores
-from clipspect.methods.scoring import enlarge_layers
-from clipspect.model import calibrated
+from clipspect.methods.scoring import calibrated, enlarge_layers
 from clipspect.postprocess.calibration import Calibration
 from clipspect.postprocess.verdict import describe
 from clipspect.prompts import clean_object_name

@@ -25,7 +25,8 @@ from clipspect.data.decode import hash_file
 from clipspect.errors import UsageError
 from clipspect.integrations.anomalib_resize import ClipspectResize
 from clipspect.methods.base import Method
-from clipspect.model import AnomalyModel, calibrated
+from clipspect.methods.scoring import calibrated
+from clipspect.model import AnomalyModel
 from clipspect.prompts import PromptConfig, load_prompts
 from clipspect.references import GoodImages
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipspect.methods.base import Scores
+from clipspect.postprocess.calibration import CLASS_LIMIT, CLASS_WEIGHT, Calibration
 from clipspect.postprocess.maps import enlarge_factor
 
 
@@ -88,3 +90,37 @@ def stitch(maps: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     total = torch.stack([placed(tile, *place) for tile, place in zip(maps, offsets, strict=True)]).sum(0)
     ones = torch.ones_like(maps[0, 0])
     return total / torch.stack([placed(ones, *place) for place in offsets]).sum(0)
+
+
+def calibrated(
+    scores: Scores, calibration: Calibration, size: tuple[int, int], inside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Apply a calibration to scores, as :class:`Calibration` does to stored layers.
+
+    Args:
+        scores: of N images, with layers.
+        calibration: of the method.
+        size: (S, T) of the maps.
+        inside: (h, w) float, 1 in the cells of the enlarged layers that are inspected and 0 in others; None = all.
+
+    Returns:
+        (N,) scores and (N, S, T) maps in [0, 1] with the threshold 0.5.
+    """
+    assert scores.layers is not None
+    layers = enlarge_layers(scores.layers)
+    centers, spreads = (
+        torch.tensor(values, device=layers.device).view(1, -1, 1, 1)
+        for values in (calibration.centers, calibration.spreads)
+    )
+    joined = ((layers - centers) / spreads).amax(1)  # (N, h, w)
+    if scores.class_logit is not None and calibration.class_spread is not None:
+        z = (scores.class_logit - calibration.class_center) / calibration.class_spread
+        joined = joined + CLASS_WEIGHT * z.clamp(-CLASS_LIMIT, CLASS_LIMIT)[:, None, None]
+    below = (0.5 * (joined - calibration.base) / calibration.width).clamp(0.0, 0.5)
+    above = 1 - 0.5 * torch.exp(-(joined - calibration.threshold).clamp_min(0.0) / calibration.width)
+    maps = torch.where(joined < calibration.threshold, below, above)
+    if inside is not None:
+        maps = maps * inside
+    image = maps.amax((1, 2))
+    resized = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return image, resized if inside is None else resized * F.interpolate(inside[None, None], size)[:, 0]
