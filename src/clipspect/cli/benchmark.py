@@ -152,7 +152,7 @@ def benchmark(
         typer.Option(
             "--out",
             "-o",
-            help="Results folder; a stopped run goes on there (default: DATA-benchmark).",
+            help="Results folder; a stopped run resumes there (default: DATA-benchmark).",
             rich_help_panel=TABLES,
         ),
     ] = None,
@@ -180,7 +180,7 @@ def benchmark(
 ) -> None:
     """Measure methods on a data set: image and pixel AUROC, AP and F1-max, AUPRO, seconds, memory.
 
-    Every image is encoded once per model. Run the same command again and it goes on where it stopped.
+    Every image is encoded once per model. Run the same command again and it resumes.
 
     Exit codes: 0 done, 2 wrong usage, 3 some images failed (the table says which).
     """
