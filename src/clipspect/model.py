@@ -188,15 +188,20 @@ class AnomalyModel:
             sources: the origin of each row.
 
         Returns:
-            Features of N rows, or N times the number of rotations; copies have the source of their image.
+            Features of N rows, and those of their rotated copies, which have the source of their image.
         """
-        encoded = self.encode(images, sources).features
-        count = self.request.reference_rotations
+        return self.add_rotations(self.encode(images, sources))
+
+    def add_rotations(self, encoded: Encoded) -> Features:
+        """Return the features of encoded references, followed by those of their rotated copies."""
+        sources, count = encoded.features.sources, self.request.reference_rotations
+        assert sources is not None
         copies = [
-            self.encode(rotate(images, 2 * math.pi * turn / count), encoded.sources).features
-            for turn in range(1, count)
+            self.encode(rotate(encoded.images[rows], 2 * math.pi * turn / count), sources[rows]).features
+            for turn, rows in enumerate(sources.rotated_rows(count), start=1)
+            if rows
         ]
-        return Features.concat([encoded, *copies])
+        return Features.concat([encoded.features, *copies]) if copies else encoded.features
 
     def fit_set(self, pool: Encoded, paired: Features | None = None) -> AnomalyModel:
         """Let every method of scope "set" look once at the images that serve as each other's references.

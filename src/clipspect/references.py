@@ -186,7 +186,7 @@ class GoodImages:
     calibrations: Mapping[str, Calibration]
     """method → calibration, each image scored without itself as reference."""
     pool: Encoded | None
-    """The encoded images, for methods that compare images; None where no method does."""
+    """The encoded images and their rotated copies, for methods that compare images; None where no method does."""
     paired: Features | None = None
     """Features of each pool image's own reference, where references go by file."""
     failed: tuple[tuple[str, str], ...] = ()
@@ -268,7 +268,11 @@ def calibrate(
     if len(calibrations) < len(detector.methods):
         raise UsageError(f"no known-good image could be scored; the first, {failed[0][0]}: {failed[0][1]}")
     compares = any(m.accepts_references for m in detector.methods)
-    return GoodImages(calibrations, run.model.pool if compares else None, run.paired, failed, notes)
+    pool = run.model.pool if compares else None
+    if pool is not None and references is None and detector.model.request.reference_rotations > 1:
+        rotated = run.model.references
+        pool = pool if rotated is None else as_pool(rotated, detector)
+    return GoodImages(calibrations, pool, run.paired, failed, notes)
 
 
 def _calibrate(

@@ -78,7 +78,8 @@ def begin(
         encoded = encode_pool(pool, model, detector.set_size)
     takes = any(m.accepts_references for m in model.methods)
     if own_references and takes and references is None and not templates and encoded is not None:
-        references = encoded[0].features
+        stored = good is not None and good.pool is not None  # with its rotated copies
+        references = encoded[0].features if stored else model.add_rotations(encoded[0])
     model.check_references(given=references is not None or templates)
     model = model.set_references(references)
     if encoded is not None:

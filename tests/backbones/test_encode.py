@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 
+import clipspect
 from clipspect.backbones.features import FeatureRequest, Features, parse_blocks
 from clipspect.backbones.loader import load_backbone
 from clipspect.backbones.openclip.backbone import OpenClipBackbone
@@ -40,6 +41,27 @@ def test_patches_come_on_the_grid_of_any_size_the_patch_divides(name):
         assert features.grid == grid
         assert features.values(-1).shape[:3] == (2, *grid)
         assert features.image.norm(dim=-1).sub(1).abs().max() < 1e-5
+
+
+def test_a_resnets_hidden_states_are_the_tokens_of_its_pool():
+    backbone, images = backbone_of("resnet"), normalised_images(2, 64)
+    ordinary = backbone.encode(images, FeatureRequest(ordinary_blocks=frozenset([-1]))).ordinary(-1)
+    wanted = FeatureRequest(hidden_spans=frozenset([(0.55, 0.725)]), unprojected=True)
+    features = backbone.encode(images, wanted)
+    torch.testing.assert_close(features.hidden_patches[1], ordinary, rtol=0, atol=0)
+    torch.testing.assert_close(features.unprojected, ordinary, rtol=0, atol=0)
+    with pytest.raises(UsageError, match="vision transformer; resnet is a ResNet"):
+        backbone.encode(images, FeatureRequest(windows=frozenset([2])))
+
+
+def test_what_a_resnet_cannot_give_is_refused_before_weights_are_downloaded(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("weights would have been downloaded")
+
+    monkeypatch.setattr("clipspect.backbones.openclip.checkpoints.build_model", refuse)
+    for method in ("winclip", "winclip+"):
+        with pytest.raises(UsageError, match="RN50 is a ResNet"):
+            clipspect.load(method, "RN50", "openai", device="cpu")
 
 
 def test_a_resnets_value_path_is_its_pool_with_unit_values_and_eightfold_scale():

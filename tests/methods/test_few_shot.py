@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import clipspect
+from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
 from clipspect.methods.few_shot import coreset, gaussian_smooth, highest_mean
@@ -58,6 +59,45 @@ def test_references_are_encoded_with_their_rotations(small_model, plates, name):
     assert all(d.error is None and np.isfinite(d.anomaly_map).all() for d in found)
     other = clipspect.load(name, str(small_model), device="cpu", settings={"rotations": "1"})
     assert len(other.encode_references(paths[:2])) == 2
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_known_good_images_are_rotated_as_references_are(small_model, plates, name):
+    paths = sorted(plates.rglob("*.png"))
+    detector = clipspect.load(name, str(small_model), device="cpu", settings={"rotations": 4})
+    good = detector.calibrate(paths[:4], "plate")
+    assert len(good.pool) == 16
+    explicit = detector.detect(paths[4:7], "plate", references=detector.encode_references(paths[:4]))
+    found = detector.detect(paths[4:7], "plate", good=good)
+    np.testing.assert_allclose([d.raw_score for d in found], [d.raw_score for d in explicit], atol=1e-6)
+    upright = clipspect.load(name, str(small_model), device="cpu", settings={"rotations": 1})
+    assert len(upright.calibrate(paths[:4], "plate").pool) == 4
+
+
+def test_each_tile_of_a_tiled_reference_is_rotated_once():
+    sources = Sources(("a",) * 9 + ("b",) * 2 + ("c",), (*range(9), 0, 1, 0))
+    turns = sources.rotated_rows(8)
+    assert len(turns) == 7
+    rows = [row for turn in turns for row in turn]
+    assert sorted(row for row in rows if row < 9) == list(range(9))
+    assert sorted(row for row in rows if row in (9, 10)) == [9] * 3 + [10] * 4
+    assert rows.count(11) == 7
+    assert sources.rotated_rows(1) == []
+
+
+def test_tiles_of_one_image_share_one_subspace(backbone, photos):
+    method = make_method("subspace", {"rotations": 1})
+    features = backbone.encode(photos[:5], method.request())
+    known = method.prepare_references(features)
+    rows = (0, 2, 3)
+    first = method.without(known, rows)
+    assert method.without(known, rows) is first
+    expected = method.prepare_references(features[list(rows)]).whole
+    torch.testing.assert_close(first.eigenvalues, expected.eigenvalues)
+    for left_out in range(4):
+        method.without(known, tuple(row for row in range(5) if row != left_out))
+    assert len(known.fits) == 4
+    assert rows not in known.fits
 
 
 def test_a_rotated_part_matches_its_rotated_reference(detect, photos):

@@ -108,10 +108,11 @@ class Sources:
 
     def distinct(self) -> list[int]:
         """Rows without copies: of several files of one image, the first."""
-        same = self.same_image(self)
+        tiles = torch.tensor(self.tiles)
+        same = (self.same_image(self) & (tiles[:, None] == tiles)).numpy()
         kept: list[int] = []
         for row in range(len(self)):
-            if not any(same[row, other] and self.tiles[other] == self.tiles[row] for other in kept):
+            if not same[row, kept].any():
                 kept.append(row)
         return kept
 
@@ -121,6 +122,31 @@ class Sources:
             return []
         near = self._near(self.signatures).fill_diagonal_(False)
         return torch.nonzero(near.any(1)).flatten().tolist()
+
+    def rotated_rows(self, count: int) -> list[list[int]]:
+        """Choose the rows of which each rotated copy is made: all of whole images, some of the tiles of tiled ones.
+
+        Each tile of an image of ``count - 1`` tiles or more is copied once, with turns that alternate from tile to
+        tile, so that a tiled image costs at most two encodings a tile.
+
+        Args:
+            count: rotations evenly spaced over 360°, the row itself among them.
+
+        Returns:
+            Rows for each of the ``count - 1`` turns.
+        """
+        tiles: dict[str, int] = {}
+        for digest, tile in self.keys:
+            tiles[digest] = max(tiles.get(digest, 0), tile + 1)
+        every = [min(tiles[digest], count - 1) for digest in self.hashes]
+        return [
+            [
+                row
+                for row, (tile, n) in enumerate(zip(self.tiles, every, strict=True))
+                if (tile + turn) % n == 0
+            ]
+            for turn in range(1, count)
+        ]
 
     def _near(self, others: Tensor) -> Tensor:
         assert self.signatures is not None

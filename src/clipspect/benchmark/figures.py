@@ -185,7 +185,7 @@ def _grid(
         _contour(axis, panel)
         axis.set_title(panel.name, fontsize=7)
     for line, label in zip(axes, ["image", *labels], strict=True):
-        text = "\n".join(textwrap.wrap(label, 20))
+        text = "\n".join(textwrap.wrap(label, 24, break_long_words=False))
         line[0].set_ylabel(text, fontsize=7, rotation=0, ha="right", va="center", labelpad=6)
     width = int(14 * (_CELL * columns + _LABEL))
     figure.suptitle("\n".join(textwrap.wrap(title, width)), fontsize=9)

@@ -55,7 +55,7 @@ def show(
     model: Annotated[str, typer.Argument(help="A preset, or what else --model takes.")],
     config: DetectorConfig,
 ) -> None:
-    """Load a model and show which weights it has: source, SHA-256 and fingerprint.
+    """Load a model and show which weights it has: source, SHA-256 of a downloaded file, and fingerprint.
 
     The fingerprint is the SHA-256 over all tensors. It is the same in every file format and on every machine.
     """

@@ -28,7 +28,7 @@ class FewShot(Method):
         8,
         "Rotated copies of each reference image, evenly spaced over 360°, the image itself among them; 1 "
         "= none. Use 1 where parts always lie the same way. Each copy costs one encoding when the "
-        "references are read.",
+        "references are read; of tiled images each tile has one copy or few.",
     )
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ code by ``tests/parity2/test_subspace.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +21,8 @@ from clipspect.methods.scoring import upsample, verdict_layers
 from clipspect.methods.visual import reference_notes
 
 Rule = Literal["reconstruction", "euclidean", "mahalanobis", "cosine"]
+_KEPT_FITS = 4
+"""An image's tiles leave out the same references and come in several batches."""
 _LEAST_VARIANCE = 1e-6
 """Added to the variances of "mahalanobis", as in the official code."""
 _BLUR_SIGMA, _BLUR_RADIUS = 4.0, 1
@@ -107,6 +109,8 @@ class Moments:
     """(D, D) float64 sum of outer products."""
     whole: Subspace
     """Fitted to all references."""
+    fits: dict[tuple[int, ...], Subspace] = field(default_factory=dict, repr=False, compare=False)
+    """Rows → subspace of these references, of the latest :data:`_KEPT_FITS`."""
 
 
 @dataclass(frozen=True)
@@ -210,13 +214,19 @@ class SubspaceAD(FewShot):
         """Return the subspace of some of the references: all but the image itself, its tiles and copies."""
         if len(rows) == len(known.tokens):
             return known.whole
+        if (found := known.fits.get(rows)) is not None:
+            return found
         others = sorted(set(range(len(known.tokens))) - set(rows))
         few = len(rows) < len(others)
         count, first, second = _sums(known.tokens[list(rows) if few else others], known.shift)
         if not few:
             total = known.tokens[..., 0].numel()
             count, first, second = total - count, known.first - first, known.second - second
-        return self.fit(count, first, second, known.shift)
+        fitted = self.fit(count, first, second, known.shift)
+        known.fits[rows] = fitted
+        for old in list(known.fits)[:-_KEPT_FITS]:
+            known.fits.pop(old, None)
+        return fitted
 
     def finish(self, grids: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, H, W) residuals → (B, S, T): brought to the input size, then blurred."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ class OpenClipBackbone(Backbone):
 
     def features(self, images: Tensor, request: FeatureRequest) -> Features:
         """Compute :meth:`encode` as a pure function, for export: images on the device, the request resolved."""
+        self.check(request)
         tokens, grid = self._forward(images, request)
         views = None
         if request.views:
@@ -125,8 +127,6 @@ class OpenClipBackbone(Backbone):
             views = F.normalize(flat.pooled.float(), dim=-1).unflatten(0, others.shape[:2])
         windows = {}
         if request.windows:
-            if not self.is_vit:
-                raise UsageError("WinCLIP's windows need a vision transformer; this backbone is a ResNet")
             windows = {
                 size: encode_windows(self._model.visual, images, size).float()
                 for size in sorted(request.windows)
@@ -163,14 +163,20 @@ class OpenClipBackbone(Backbone):
                 trunk=request.trunk,
                 positions=request.positions,
             )
-        if request.raw_class or request.positions != "bicubic":
-            raise UsageError("anomaly-clip needs a vision transformer; this backbone is a ResNet")
-        if request.unprojected or request.hidden_blocks:
-            raise UsageError("a ResNet backbone has no hidden states; use a ViT, or musc with path=ordinary")
-        images = images.to(self._dtype)
-        return encode_resnet(
-            visual, images, value=bool(request.value_blocks), ordinary=bool(request.ordinary_blocks)
+        whole = bool(request.ordinary_blocks or request.hidden_blocks or request.unprojected)
+        tokens, grid = encode_resnet(
+            visual, images.to(self._dtype), value=bool(request.value_blocks), ordinary=whole
         )
+        if not request.hidden_blocks and not request.unprojected:
+            return tokens, grid
+        # Neither a norm nor a projection follows the pool: its tokens are the hidden states too.
+        hidden = tokens.ordinary if request.hidden_blocks else {}
+        return replace(tokens, hidden=hidden, unprojected=tokens.ordinary[1]), grid
+
+    def check(self, request: FeatureRequest) -> None:
+        """Raise UsageError for what a ResNet cannot give."""
+        if not self.is_vit:
+            _refuse_resnet(self.name, request.merged())
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Return (P, context) token ids. Raises UsageError for a sentence longer than the context."""
@@ -250,18 +256,28 @@ def load_openclip(
 
 
 def _check(model: str, request: FeatureRequest, *, needs_text: bool) -> None:
-    """Refuse, before weights are downloaded, a timm tower of open_clip's that cannot serve a request."""
+    """Refuse, before weights are downloaded, a ResNet or timm tower of open_clip's that cannot serve a request."""
     name = PRESETS[model].architecture if model in PRESETS else model
     if name.startswith("hf-hub:") or Path(name).exists():
         return
     import open_clip
 
-    config = open_clip.get_model_config(name.replace("/", "-"))
-    architecture = (config or {}).get("vision_cfg", {}).get("timm_model_name")
+    vision = (open_clip.get_model_config(name.replace("/", "-")) or {}).get("vision_cfg", {})
+    architecture = vision.get("timm_model_name")
+    if isinstance(vision.get("layers"), list):
+        _refuse_resnet(model, request)
     if architecture:
         from clipspect.backbones.timm.loader import check_architecture
 
         check_architecture(architecture, model, request)
+
+
+def _refuse_resnet(name: str, request: FeatureRequest) -> None:
+    """Raise UsageError for windows and learned prompts, which a ResNet cannot serve."""
+    if request.windows:
+        raise UsageError(f"WinCLIP's windows need a vision transformer; {name} is a ResNet")
+    if request.raw_class or request.positions != "bicubic":
+        raise UsageError(f"anomaly-clip needs a vision transformer; {name} is a ResNet")
 
 
 load_openclip.check = _check  # type: ignore[attr-defined]
