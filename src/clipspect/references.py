@@ -288,18 +288,18 @@ def _calibrate(
     """
     sources: dict[str, Sources] = {}
     found: dict[str, list[Detection]] = {}
-    left_out: dict[str, str] = {}
+    alone: dict[str, str] = {}  # for methods with references; others can score them
     for detection in score_images(model, detector.reader, _with_sources(loaded, sources)):
         if ONLY_ITSELF in detection.warnings:
-            left_out[detection.path] = ONLY_ITSELF
+            alone[detection.path] = ONLY_ITSELF
         elif detection.error is None:
             found.setdefault(detection.method, []).append(detection)
-    names = [name for name in sources if name not in left_out]
+    names, copies = [name for name in sources if name not in alone], dict[str, str]()
     notes: tuple[str, ...] = ()
     if names:
         known = Sources.concat([sources[name] for name in names])
         distinct = known.distinct()
-        left_out |= {name: COPY for row, name in enumerate(names) if row not in set(distinct)}
+        copies = {name: COPY for row, name in enumerate(names) if row not in set(distinct)}
         alike = known[distinct].alike()
         notes = (ALIKE.format(alike=len(alike), count=plural(len(distinct), "image")),) if alike else ()
     calibrations = {
@@ -310,9 +310,9 @@ def _calibrate(
             detector.fingerprint(name),
         )
         for name, scored in found.items()
-        if (kept := [d for d in scored if d.path not in left_out])
+        if (kept := [d for d in scored if d.path not in copies])
     }
-    return calibrations, tuple(left_out.items()), notes
+    return calibrations, tuple((alone | copies).items()), notes
 
 
 def _with_sources(loaded: Iterable[LoadedImage], sources: dict[str, Sources]) -> Iterator[LoadedImage]:

@@ -112,7 +112,7 @@ def test_images_left_out_say_so():
     state = method.prepare(features, context)
     scores = method.score(features, MethodContext(None, (20, 20), rows, pool_index=rows, state=state))
     assert [bool(notes) for notes in scores.notes] == [row in SHARED for row in rows]
-    assert "4 are no references" in scores.notes[0][0]
+    assert "4 images with it are no references" in scores.notes[0][0]
 
 
 def test_errors_name_the_remedy(monkeypatch):

@@ -135,7 +135,7 @@ def published_rows(data: str, measured: int) -> list[Row]:
         if entry["data"] == data:
             series = {name: [entry[name] / 100 if name in entry else None] for name in METRICS}
             count = table["categories"][data]
-            over = "" if measured == count else f"; a mean over {count} categories, ours over {measured}"
+            over = "" if measured == count else f"; a mean over {count} categories, ours are over {measured}"
             undefined = {name: "not found in a public text" for name in METRICS if name not in entry}
             rows.append(
                 Row(
