@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 REMOVED = {
     **{f"--{name.replace('_', '-')}": words for name, words in server_settings.REMOVED.items()},
     "--compare": "give --method several times: -m anoclip -m dual-image",
+    "--bar": "it is an option of export alone; elsewhere a precision that does not agree with fp32 is refused",
     "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
 }
 """Option of an earlier version → what to do instead."""

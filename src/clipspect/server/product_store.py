@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from clipspect.errors import UsageError
+from clipspect.postprocess.verdict import threshold_of
 from clipspect.profile import SUFFIX, Profile, read_profile
 from clipspect.results.files import open_beside
 from clipspect.server.errors import ServiceError
@@ -24,7 +25,8 @@ class ProductInfo(TypedDict):
     object: str
     method: str
     model: str
-    threshold: float
+    threshold: float | None
+    """None with fewer than three known-good images."""
     good_images: int
     """Number of known-good images that the threshold is from."""
 
@@ -102,6 +104,6 @@ def product_info(profile: Profile) -> ProductInfo:
         object=profile.object,
         method=method,
         model=profile.backbone.model,
-        threshold=calibration.score_threshold,
+        threshold=threshold_of(calibration),
         good_images=calibration.images,
     )

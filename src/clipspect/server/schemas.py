@@ -198,7 +198,7 @@ class ProductOut(BaseModel):
     object: str
     method: str
     model: str
-    threshold: float
+    threshold: float | None = Field(description="None with fewer than three known-good images.")
     good_images: int
 
 

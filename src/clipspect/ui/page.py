@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from clipspect.demo import DEMO_GOOD, DEMO_IMAGES, DEMO_OBJECT
+from clipspect.postprocess.verdict import threshold_of
 from clipspect.profile import Profile
 from clipspect.server.app import create_app, read_request
 from clipspect.server.errors import ServiceError
@@ -48,7 +49,7 @@ def create_page(
                 "object": one.object,
                 "methods": list(one.methods),
                 "good": max(calibration.images for calibration in one.calibrations.values()),
-                "thresholds": [calibration.score_threshold for calibration in one.used_calibrations.values()],
+                "thresholds": [threshold_of(calibration) for calibration in one.used_calibrations.values()],
             }
             for one in served.values()
         ]

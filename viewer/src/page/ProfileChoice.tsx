@@ -31,4 +31,4 @@ export function ProfileChoice({ served, profile, onProfile }: ProfileChoiceProps
 }
 
 const describe = ({ object, methods, good, thresholds }: ServedProfile): string =>
-  `${object}: ${methods.join(", ")}; ${count(good, "known-good image")}; threshold ${thresholds.map((one) => one.toFixed(2)).join(", ")}`;
+  `${object}: ${methods.join(", ")}; ${count(good, "known-good image")}; threshold ${thresholds.map((one) => one?.toFixed(2) ?? "none").join(", ")}`;

@@ -21,7 +21,7 @@ export interface ServedProfile {
   object: string;
   methods: string[];
   good: number;
-  thresholds: number[];
+  thresholds: (number | null)[];
 }
 
 export interface Examples {
