@@ -65,7 +65,7 @@ def test_published_rows_name_their_sources_and_lie_in_range():
     rows = published_rows("mvtecad", 15) + published_rows("visa", 12)
     assert {row.method for row in rows} == {
         "WinCLIP", "AnomalyCLIP", "MuSc", "CoDeGraph", "AnomalyVFM", "AnomalyVFM, own code", "VisualAD",
-        "SubspaceAD 1-shot", "AnomalyDINO 1-shot", "AnoVL", "AnoVL, BaoIAD",
+        "SubspaceAD 1-shot", "AnomalyDINO 1-shot", "AnoVL", "AnoVL, BaoIAD", "Tipsomaly",
     }  # fmt: skip
     assert all(row.source for row in rows)
     assert all(0.1 < v < 1 for row in rows for v in row.values.values() if v is not None)
