@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clipspect
+from clipspect import scoring
 from clipspect.backbones.cpu.int8 import Int8Linear
 from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import FeatureRequest
@@ -166,7 +168,7 @@ def pipeline(detector: Detector, images: Path, count: int) -> Subject:
 
     busy: list[float] = []
     spans: list[tuple[float, float]] = []
-    score_batch: Any = detector._score
+    score_batch: Any = scoring._score
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -174,11 +176,9 @@ def pipeline(detector: Detector, images: Path, count: int) -> Subject:
         spans.append((started, time.perf_counter()))
         return scored
 
-    vars(detector)["_score"] = timed
-
     def run() -> None:
         spans.clear()
-        with tempfile.TemporaryDirectory() as out:
+        with tempfile.TemporaryDirectory() as out, patch.object(scoring, "_score", timed):
             run_folder(
                 detector, images, object=OBJECT, out=Path(out), overlays="none", report=False, **options
             )
