@@ -99,11 +99,11 @@ def main() -> None:
             "clipspect detect part.jpg": [*detect, "--object", OBJECT],
             "clipspect detect part.jpg --runtime onnx": [*detect, "--runtime", "onnx", "--model", exported],
             "clipspect demo": ["-m", "clipspect", "demo", "--out", f"{folder}/demo"],
-            "clipspect serve, ready": ["-m", "clipspect", "serve"],
+            "clipspect serve": ["-m", "clipspect", "serve"],
         }
         for _ in range(arguments.rounds + 1):
             for name, words in commands.items():
-                measure = run_until_ready if name.endswith("ready") else run
+                measure = run_until_ready if name.endswith("serve") else run
                 taken[name].append(measure(words, environment))
     rows: list[dict[str, Any]] = [
         {"name": name, "seconds": median(w for w, _ in each[1:]), "cpu": median(c for _, c in each[1:])}
