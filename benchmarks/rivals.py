@@ -2,7 +2,7 @@
 
     python benchmarks/rivals.py --out benchmarks/results/rivals.json --page docs/speed.md
 
-anomalib's WinCLIP (in an environment of its own, see ``benchmarks/baselines``) beside clipspect's methods on
+anomalib's WinCLIP (in a separate environment, see ``benchmarks/baselines``) beside clipspect's methods on
 ViT-B-16-plus-240, and anomalib's AnomalyDINO beside clipspect's on DINOv2-S at 252 pixels with four known-good images.
 anomalib's encoder is first checked to give the same tokens. A pipeline reads JPEGs of 1000×1000 and gives maps and
 scores. Figures are processor seconds of all threads of a process, so that other load on the machine counts little;
@@ -16,7 +16,6 @@ import argparse
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,20 +32,14 @@ from clipspect.backbones.features import FeatureRequest
 from clipspect.benchmark.provenance import provenance
 from clipspect.detector import Detector
 from pages import replace_between
-from speed_subjects import OBJECT, WINCLIP, folder_of_images
+from speed_subjects import OBJECT, WINCLIP, folder_of_images, load
 
+BATCH = 8
 START, END = "<!-- rivals -->", "<!-- end of rivals -->"
 CLIP, DINO, DINO_SIZE, SHOTS = "ViT-B-16-plus-240", "vit_small_patch14_dinov2", 252, 4
 METHODS = ("anoclip", "anoclip+", "dual-image", "dual-image+", "mutual", "musc", "winclip")
 SLOW = {WINCLIP: 2, "winclip": 4}
 """Subject → number of images per turn, where all of them would take minutes."""
-
-
-def load(method: str, model: str, weights: str, **options: Any) -> Detector:
-    """Return a detector without the warning about random weights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return clipspect.load(method, model, weights, **options)
 
 
 def pipeline(detector: Detector, images: Sequence[Path], references: Any = None) -> float:
@@ -121,12 +114,14 @@ def subjects(images: Sequence[Path], scratch: Path, parity: Path) -> tuple[dict[
     }
     for method in METHODS:
         some = images[: SLOW.get(method, len(images))]
-        detector = load(method, CLIP, "random")
+        detector = load(method, CLIP, "fp32", BATCH, "cpu")
         found[f"clipspect {method}"] = (f"{CLIP}, 240 px", len(some), partial(pipeline, detector, some))
     good, rest = images[:SHOTS], images[SHOTS:]
     dino = AnomalibDINO(good)
     dino.save(scratch / "dino.safetensors")
-    own = load("anomaly-dino", f"timm:{DINO}", str(scratch / "dino.safetensors"), image_size=DINO_SIZE)
+    own = clipspect.load(
+        "anomaly-dino", f"timm:{DINO}", str(scratch / "dino.safetensors"), image_size=DINO_SIZE
+    )
     checks = {"AnomalyDINO tokens": token_difference(dino, own, images[0]), **winclip.difference}
     if checks["AnomalyDINO tokens"] > 1e-4:
         raise RuntimeError(f"anomalib's encoder gives other tokens: {checks}")

@@ -183,14 +183,19 @@ def service(options: argparse.Namespace, batch: int) -> Iterator[str]:
             running.wait(60)
 
 
+def is_ready(url: str) -> bool:
+    """Return whether a service has loaded its models."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def _wait_until_ready(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until and running.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+        if is_ready(url):
+            return
         time.sleep(0.5)
     raise SystemExit(f"the service did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 from clipspect.benchmark.provenance import provenance
 from clipspect.demo import DEMO_IMAGES
 from pages import replace_between
+from service_load import is_ready
 
 START, END = "<!-- start-up -->", "<!-- end of start-up -->"
 OBJECT = "metal bracket"
@@ -53,7 +53,7 @@ def run_until_ready(words: Sequence[str], environment: dict[str, str]) -> tuple[
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
     )  # fmt: skip
     try:
-        while not _is_ready(port):
+        while not is_ready(f"http://127.0.0.1:{port}"):
             if service.poll() is not None:
                 raise RuntimeError(f"the service ended with {service.returncode} before it was ready")
             time.sleep(0.02)
@@ -63,14 +63,6 @@ def run_until_ready(words: Sequence[str], environment: dict[str, str]) -> tuple[
         service.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def main() -> None:

@@ -73,15 +73,14 @@ def calibrate(
 def warn_left_out(calibrated: GoodImages) -> None:
     """Name the known-good images that are left out, and say what may be wrong with them as a whole."""
     for note in calibrated.notes:
-        said = f"warning: {note}"
-        console(stderr=True).print(said, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        _warn(note)
     for name, reason in calibrated.failed:
-        console(stderr=True).print(
-            f"warning: {name}: left out of the known-good images ({reason})",
-            style="bold yellow",
-            markup=False,
-            soft_wrap=True,
-        )
+        _warn(f"{name}: left out of the known-good images ({reason})")
+
+
+def _warn(text: str) -> None:
+    said = f"warning: {text}"
+    console(stderr=True).print(said, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def score_one(
@@ -141,8 +140,7 @@ def _save(detection: Detection, overlay: Path) -> bool:
     except ResultsError as error:
         if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        said = f"warning: no overlay is written: {Path.cwd()} is read-only; give --out FOLDER for one"
-        console(stderr=True).print(said, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
+        _warn(f"no overlay is written: {Path.cwd()} is read-only; give --out FOLDER for one")
         return False
     return True
 

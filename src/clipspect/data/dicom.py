@@ -57,11 +57,8 @@ def decode_dicom(
         notes.append(f"The DICOM file has no window; the whole range of its {stored} bits is shown.")
         high = low + 2**stored - 1
         if "ModalityLUTSequence" not in dataset:
-            rescaled_ends = apply_modality_lut(np.array([low, high], np.int64), dataset)
-            values, low, high = (
-                rescaled,
-                *sorted(map(float, rescaled_ends)),
-            )  # a negative slope swaps the ends
+            values, ends = rescaled, apply_modality_lut(np.array([low, high], np.int64), dataset)
+            low, high = sorted(map(float, ends))  # a negative slope swaps them
         grey = _window(values, low, high, name)
     if photometric == "MONOCHROME1":
         grey = 255 - grey
