@@ -1,10 +1,12 @@
 """Time clipspect beside other packages in one run, on the same image files and with the same random weights.
 
-    python benchmarks/rivals.py --out benchmarks/results/rivals.json --page docs/speed.md
+    git clone https://github.com/xrli-U/MuSc
+    python benchmarks/rivals.py --musc MuSc --out benchmarks/results/rivals.json --page docs/speed.md
 
 anomalib's WinCLIP (in a separate environment, see ``benchmarks/baselines``) beside clipspect's methods on
-ViT-B-16-plus-240, and anomalib's AnomalyDINO beside clipspect's on DINOv2-S at 252 pixels with four known-good images.
-anomalib's encoder is first checked to give the same tokens. A pipeline reads JPEGs of 1000×1000 and gives maps and
+ViT-B-16-plus-240, MuSc's official modules beside ``musc`` there (``--musc``, a clone; no package index has them), and
+anomalib's AnomalyDINO beside clipspect's on DINOv2-S at 252 pixels with four known-good images. The other packages are
+first checked to give the same numbers. A pipeline reads JPEGs of 1000×1000 and gives maps and
 scores. Figures are processor seconds of all threads of a process, so that other load on the machine counts little;
 subjects take turns.
 
@@ -27,6 +29,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clipspect
+from baselines.musc import OfficialMuSc
 from baselines.process import Rival
 from clipspect.backbones.features import FeatureRequest
 from clipspect.benchmark.provenance import provenance
@@ -37,7 +40,8 @@ from speed_subjects import OBJECT, WINCLIP, folder_of_images, load
 BATCH = 8
 START, END = "<!-- rivals -->", "<!-- end of rivals -->"
 CLIP, DINO, DINO_SIZE, SHOTS = "ViT-B-16-plus-240", "vit_small_patch14_dinov2", 252, 4
-METHODS = ("anoclip", "anoclip+", "dual-image", "dual-image+", "mutual", "musc", "winclip")
+MUSC = "official MuSc"
+METHODS = ("anoclip", "anoclip+", "dual-image", "dual-image+", "mutual", "winclip", "musc")
 SLOW = {WINCLIP: 2, "winclip": 4}
 """Subject → number of images per turn, where all of them would take minutes."""
 
@@ -100,8 +104,23 @@ def token_difference(rival: AnomalibDINO, detector: Detector, image: Path) -> fl
     return float((unit(ours.flatten(1, 2)) - unit(theirs)).abs().max())
 
 
-def subjects(images: Sequence[Path], scratch: Path, parity: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return subject → (model, number of images, function), and what the checks of the other packages found."""
+def official_musc(clone: Path, images: Sequence[Path]) -> tuple[tuple[str, int, Callable[[], float]], float]:
+    """Return MuSc's official modules as a subject, and the largest difference of its image scores from ours."""
+    detector = load("musc", CLIP, "fp32", BATCH, "cpu")
+    official = OfficialMuSc(clone, CLIP, detector.backbone.network.state_dict(), BATCH)
+    ours = [one.raw_score for one in detector.stream(list(images), object=OBJECT)]
+    difference = float(abs(official.scores(images) - ours).max())
+    return (f"{CLIP}, 240 px", len(images), partial(official.run, images)), difference
+
+
+def subjects(
+    images: Sequence[Path], scratch: Path, parity: Path, musc: Path | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return subject → (model, number of images, function), and what the checks of the other packages found.
+
+    Raises:
+        RuntimeError: another package's numbers are not ours.
+    """
     winclip = Rival(CLIP, OBJECT, threads=1, device="cpu", parity=parity)
 
     def ask() -> float:
@@ -112,7 +131,10 @@ def subjects(images: Sequence[Path], scratch: Path, parity: Path) -> tuple[dict[
     found: dict[str, tuple[str, int, Callable[[], float]]] = {
         WINCLIP: (f"{CLIP}, 240 px", SLOW[WINCLIP], ask)
     }
+    checks: dict[str, float] = {}
     for method in METHODS:
+        if method == "musc" and musc is not None:
+            found[MUSC], checks[MUSC] = official_musc(musc, images)
         some = images[: SLOW.get(method, len(images))]
         detector = load(method, CLIP, "fp32", BATCH, "cpu")
         found[f"clipspect {method}"] = (f"{CLIP}, 240 px", len(some), partial(pipeline, detector, some))
@@ -122,9 +144,10 @@ def subjects(images: Sequence[Path], scratch: Path, parity: Path) -> tuple[dict[
     own = clipspect.load(
         "anomaly-dino", f"timm:{DINO}", str(scratch / "dino.safetensors"), image_size=DINO_SIZE
     )
-    checks = {"AnomalyDINO tokens": token_difference(dino, own, images[0]), **winclip.difference}
-    if checks["AnomalyDINO tokens"] > 1e-4:
-        raise RuntimeError(f"anomalib's encoder gives other tokens: {checks}")
+    checks["AnomalyDINO tokens"] = token_difference(dino, own, images[0])
+    if max(checks.values()) > 1e-4:
+        raise RuntimeError(f"another package gives other numbers: {checks}")
+    checks |= winclip.difference
     size = f"DINOv2-S, {DINO_SIZE} px"
     found["anomalib AnomalyDINO 4-shot"] = (size, len(rest), partial(dino.run, rest))
     references = own.encode_references(good)
@@ -141,11 +164,16 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="documentation page whose table is replaced")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--musc", type=Path, help="a clone of github.com/xrli-U/MuSc; without it, MuSc is left out"
+    )
     parser.add_argument("--parity", type=Path, default=Path("tests/fixtures/parity"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with folder_of_images(arguments.images) as folder, tempfile.TemporaryDirectory() as scratch:
-        found, checks = subjects(sorted(folder.glob("*.jpg")), Path(scratch), arguments.parity)
+        found, checks = subjects(
+            sorted(folder.glob("*.jpg")), Path(scratch), arguments.parity, arguments.musc
+        )
         taken: dict[str, list[float]] = {name: [] for name in found}
         for number in range(arguments.rounds + 1):  # the first round is not counted
             for name, (_, _, run) in found.items():
@@ -167,7 +195,7 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, str]) -> str:
     lines = ["| subject | model | images | processor s an image | times faster |", "|---|---|---:|---:|---:|"]
     slowest = 1.0
     for row in rows:
-        if row["name"].startswith("anomalib"):
+        if not row["name"].startswith("clipspect"):
             slowest = row["seconds"]
         ratio = slowest / row["seconds"]
         lines.append(

@@ -181,7 +181,7 @@ class Detection:
         """
         picture = self.overlay()
         try:
-            picture.save(path)
+            picture.save(path, compress_level=3)  # of PNG; other formats ignore it
         except ValueError as error:  # Pillow's error for a suffix it does not know
             raise UsageError(f"{path}: unknown image format; end it in .png or .jpg") from error
         except OSError as error:

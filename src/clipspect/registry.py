@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clipspect.errors import UsageError, suggest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from clipspect.backbones.base import Backbone
     from clipspect.methods.base import Method
 
@@ -78,6 +79,8 @@ class BackboneLoader(Protocol):
 
 @cache
 def _plugins(group: str) -> Mapping[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=group)}
 
 

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clipspect import __version__
-from clipspect.cli.benchmark import benchmark, figure
-from clipspect.cli.catalog import methods, models_app
-from clipspect.cli.demo import demo
-from clipspect.cli.detect import detect
-from clipspect.cli.export import export
 from clipspect.cli.output import console
-from clipspect.cli.profile import profile_app
-from clipspect.cli.references import references_app
-from clipspect.cli.results import results_app
-from clipspect.cli.review import review_app
-from clipspect.cli.serve import serve, ui
-from clipspect.cli.strict import EXIT_INTERRUPTED, PlainGroup, StrictCommand, interrupts
-from clipspect.cli.watch import watch
+from clipspect.cli.strict import EXIT_INTERRUPTED, CommandTable, PlainGroup, interrupts
 from clipspect.errors import ClipspectError
+
+COMMANDS = {
+    "detect": "detect:detect",
+    "watch": "watch:watch",
+    "demo": "demo:demo",
+    "methods": "catalog:methods",
+    "benchmark": "benchmark:benchmark",
+    "figure": "benchmark:figure",
+    "ui": "serve:ui",
+    "serve": "serve:serve",
+    "export": "export:export",
+    "models": "catalog:models_app",
+    "profile": "profile:profile_app",
+    "references": "references:references_app",
+    "results": "results:results_app",
+    "review": "review:review_app",
+}
+"""Command → module below ``clipspect.cli`` and the function or group in it, imported when the command is used."""
 
 EXIT_USAGE = 2
 
+class Commands(PlainGroup):
+    """The commands, of which only the used one is imported."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of the root group, and commands that were added to the app."""
+        super().__init__(**settings)
+        self.commands = CommandTable(COMMANDS, self.commands)
+
+
 app = typer.Typer(
-    cls=PlainGroup,
+    cls=Commands,
     name="clipspect",
     help="Zero-shot visual inspection with CLIP: name the object, get scores, heatmaps and a report.\n\n"
     "Start here: [bold]clipspect demo[/bold], then [bold]clipspect detect photos/ --object 'metal nut'[/bold].",
@@ -43,22 +59,6 @@ def _root(
     if version:
         typer.echo(f"clipspect {__version__}")
         raise typer.Exit
-
-
-app.command(cls=StrictCommand)(detect)
-app.command(cls=StrictCommand)(watch)
-app.command(cls=StrictCommand)(demo)
-app.command(cls=StrictCommand)(methods)
-app.command(cls=StrictCommand)(benchmark)
-app.command(cls=StrictCommand)(figure)
-app.command(cls=StrictCommand)(ui)
-app.command(cls=StrictCommand)(serve)
-app.command(cls=StrictCommand)(export)
-app.add_typer(models_app, name="models")
-app.add_typer(profile_app, name="profile")
-app.add_typer(references_app, name="references")
-app.add_typer(results_app, name="results")
-app.add_typer(review_app, name="review")
 
 
 def main() -> None:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipspect.errors import UsageError
-from clipspect.server import settings as server_settings
 
 EXIT_INTERRUPTED = 130
 
 
-REMOVED = {
-    **{f"--{name.replace('_', '-')}": words for name, words in server_settings.REMOVED.items()},
-    "--compare": "give --method several times: -m anoclip -m dual-image",
-    "--bar": "it is an option of export alone; elsewhere a precision that does not agree with fp32 is refused",
-    "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
-}
-"""Option of an earlier version → what to do instead."""
+@cache
+def removed_options() -> dict[str, str]:
+    """Option of an earlier version → what to do instead."""
+    from clipspect.server import settings as server_settings
+
+    return {
+        **{f"--{name.replace('_', '-')}": words for name, words in server_settings.REMOVED.items()},
+        "--compare": "give --method several times: -m anoclip -m dual-image",
+        "--bar": "it is an option of export alone; elsewhere a precision that does not agree with fp32 is refused",
+        "--pixel-threshold": "--threshold is one score from 0 to 1 for image and regions (docs/calibration.md)",
+    }
 
 
 def _without_flag_types(params: list[Any]) -> list[Any]:
@@ -56,9 +62,10 @@ class StrictCommand(TyperCommand):
         Raises:
             UsageError: an option given twice, an empty value, or an option of an earlier version.
         """
+        known = {name for param in self.params for name in param.opts}
         for name in (arg.partition("=")[0] for arg in args):
-            if name in REMOVED and not any(name in param.opts for param in self.params):
-                raise UsageError(f"{name} was removed: {REMOVED[name]}")
+            if name.startswith("--") and name not in known and name in removed_options():
+                raise UsageError(f"{name} was removed: {removed_options()[name]}")
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         seen: set[str] = set()
         for param in order:
@@ -75,6 +82,53 @@ class StrictCommand(TyperCommand):
                 )
                 raise UsageError(f"{name} is empty; give it a value")
         return super().parse_args(ctx, args)
+
+
+class CommandTable(MutableMapping[str, Any]):
+    """Name → command, of which each is imported and built when it is first asked for."""
+
+    def __init__(self, targets: Mapping[str, str], built: Mapping[str, Any]) -> None:
+        """Take name → "module:attribute" below ``clipspect.cli``, and commands that are built already.
+
+        An attribute is a function, or a Typer app of several commands.
+        """
+        self._targets = {**targets, **dict.fromkeys(built, "")}
+        self._built = dict(built)
+
+    def __getitem__(self, name: str) -> Any:
+        """The command; KeyError for an unknown name."""
+        if name not in self._built:
+            module, _, attribute = self._targets[name].partition(":")
+            found = getattr(import_module(f"clipspect.cli.{module}"), attribute)
+            if isinstance(found, typer.Typer):
+                self._built[name] = typer.main.get_group(found)
+            else:
+                single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+                single.command(name, cls=StrictCommand)(found)
+                self._built[name] = typer.main.get_command(single)
+            self._built[name].name = name
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        """Add a command that is built already."""
+        self._targets[name], self._built[name] = "", command
+
+    def __delitem__(self, name: str) -> None:
+        """Remove a command."""
+        del self._targets[name]
+        self._built.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in order; nothing is imported."""
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        """Number of commands."""
+        return len(self._targets)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a command; nothing is imported."""
+        return name in self._targets
 
 
 @contextmanager
