@@ -12,6 +12,7 @@ import time
 import pytest
 from typer.main import get_command
 
+from clipspect import __version__
 from clipspect.cli import app
 from helpers.rows import rows_of
 
@@ -182,6 +183,30 @@ def test_help_and_import_load_no_torch():
     ):
         check = f"{command}\nimport sys\nassert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
         subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_command_imports_no_other_command():
+    script = """
+import sys
+from clipspect.cli import main
+sys.argv = ["clipspect", *sys.argv[1:]]
+try:
+    main()
+except SystemExit:
+    pass
+print(*(name for name in sys.modules if name.startswith("clipspect.cli.") or name == "numpy"), sep="\\n")
+"""
+    loaded = {}
+    for words in (["--version"], ["review", "--help"], ["detct"]):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, check=True
+        )
+        loaded[words[0]] = set(ended.stdout.splitlines())
+    root = {"clipspect.cli.commands", "clipspect.cli.output", "clipspect.cli.strict"}
+    assert loaded["--version"] - {f"clipspect {__version__}"} == root
+    assert loaded["detct"] == root
+    assert "clipspect.cli.review" in loaded["review"]
+    assert not {"clipspect.cli.benchmark", "clipspect.cli.detect"} & loaded["review"]
 
 
 def test_methods_are_compared_over_one_encoding_side_by_side(run, plates, tmp_path):

@@ -17,6 +17,8 @@ from clipspect.backbones.openclip.plain_clip import LazyTokenizer, PlainCLIP, in
 from clipspect.backbones.presets import TINY_FOLDER
 from clipspect.backbones.trunk import TRUNKS, Trunk
 from clipspect.errors import WeightsError
+from clipspect.methods.base import MethodContext
+from clipspect.registry import make_method
 
 CONFIG = {
     "embed_dim": 16,
@@ -80,6 +82,33 @@ def test_a_backbone_gives_trunk_features_on_request_alone(backbone):
     assert without.trunk is None
     torch.testing.assert_close(with_trunk.values(-1), without.values(-1))
     assert with_trunk[[1]].trunk.shape == (1, 8, 8, 152)
+
+
+@pytest.mark.parametrize("name", ["dual-image", "dual-image+", "mutual"])
+def test_templates_are_compared_by_blocks_and_sets_by_the_trunk_too(backbone, name):
+    method = make_method(name)
+    features = backbone.encode(torch.randn(2, 3, 64, 64), method.request())
+    of_a_set = method.visual_patches(features)
+    assert [patches.shape[-1] for patches in of_a_set] == [152, 16]
+    beside_its_template = method.visual_patches(features, paired=True)
+    assert len(beside_its_template) == 1
+    assert torch.equal(beside_its_template[0], of_a_set[1])
+    both = make_method(name, {"visual_features": "both"})
+    assert len(both.visual_patches(features, paired=True)) == 2
+
+
+def test_a_map_beside_a_template_is_that_of_the_blocks(backbone):
+    images = torch.randn(2, 3, 64, 64)
+    rows = [0, 1]
+
+    def visual(choice):
+        method = make_method("dual-image", {"output": "visual", "visual_features": choice})
+        features = backbone.encode(images, method.request())
+        context = MethodContext(None, (64, 64), rows, pool_index=rows, paired_references=features[[1, 0]])
+        return method.visual_map(features, context, None)
+
+    torch.testing.assert_close(visual("auto"), visual("blocks"))
+    assert (visual("auto") - visual("both")).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

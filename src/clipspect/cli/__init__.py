@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clipspect import __version__
+from clipspect.cli.commands import Commands
 from clipspect.cli.output import console
-from clipspect.cli.strict import EXIT_INTERRUPTED, CommandTable, PlainGroup, interrupts
+from clipspect.cli.strict import EXIT_INTERRUPTED, interrupts
 from clipspect.errors import ClipspectError
 
-COMMANDS = {
-    "detect": "detect:detect",
-    "watch": "watch:watch",
-    "demo": "demo:demo",
-    "methods": "catalog:methods",
-    "benchmark": "benchmark:benchmark",
-    "figure": "benchmark:figure",
-    "ui": "serve:ui",
-    "serve": "serve:serve",
-    "export": "export:export",
-    "models": "catalog:models_app",
-    "profile": "profile:profile_app",
-    "references": "references:references_app",
-    "results": "results:results_app",
-    "review": "review:review_app",
-}
-"""Command → module below ``clipspect.cli`` and the function or group in it, imported when the command is used."""
-
 EXIT_USAGE = 2
-
-class Commands(PlainGroup):
-    """The commands, of which only the used one is imported."""
-
-    def __init__(self, **settings: Any) -> None:
-        """Take the settings of the root group, and commands that were added to the app."""
-        super().__init__(**settings)
-        self.commands = CommandTable(COMMANDS, self.commands)
-
 
 app = typer.Typer(
     cls=Commands,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import import_module
 from types import FrameType
 from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipspect.errors import UsageError
@@ -82,53 +80,6 @@ class StrictCommand(TyperCommand):
                 )
                 raise UsageError(f"{name} is empty; give it a value")
         return super().parse_args(ctx, args)
-
-
-class CommandTable(MutableMapping[str, Any]):
-    """Name → command, of which each is imported and built when it is first asked for."""
-
-    def __init__(self, targets: Mapping[str, str], built: Mapping[str, Any]) -> None:
-        """Take name → "module:attribute" below ``clipspect.cli``, and commands that are built already.
-
-        An attribute is a function, or a Typer app of several commands.
-        """
-        self._targets = {**targets, **dict.fromkeys(built, "")}
-        self._built = dict(built)
-
-    def __getitem__(self, name: str) -> Any:
-        """The command; KeyError for an unknown name."""
-        if name not in self._built:
-            module, _, attribute = self._targets[name].partition(":")
-            found = getattr(import_module(f"clipspect.cli.{module}"), attribute)
-            if isinstance(found, typer.Typer):
-                self._built[name] = typer.main.get_group(found)
-            else:
-                single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-                single.command(name, cls=StrictCommand)(found)
-                self._built[name] = typer.main.get_command(single)
-            self._built[name].name = name
-        return self._built[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        """Add a command that is built already."""
-        self._targets[name], self._built[name] = "", command
-
-    def __delitem__(self, name: str) -> None:
-        """Remove a command."""
-        del self._targets[name]
-        self._built.pop(name, None)
-
-    def __iter__(self) -> Iterator[str]:
-        """The names, in order; nothing is imported."""
-        return iter(self._targets)
-
-    def __len__(self) -> int:
-        """Number of commands."""
-        return len(self._targets)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is such a command; nothing is imported."""
-        return name in self._targets
 
 
 @contextmanager

@@ -86,13 +86,13 @@ class DualImage(JointMethod):
         self, features: Features, context: MethodContext, compared: PairedReferences | None
     ) -> Tensor:
         """Return the (B, H, W) distance to the nearest reference patch, mean over references and blocks."""
-        blocks = self.visual_tokens(features)
+        blocks = self.visual_tokens(features, paired=compared is None)
         allowed = self.allowed(features, context, compared)
 
         def compare(i: int) -> Tensor:
             if compared is None:
                 assert context.paired_references is not None
-                known = self.visual_tokens(context.paired_references[i : i + 1])
+                known = self.visual_tokens(context.paired_references[i : i + 1], paired=True)
                 rows = [0]
             else:
                 known, rows = compared.blocks, allowed[i]

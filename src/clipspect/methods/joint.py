@@ -76,10 +76,11 @@ class JointMethod(AnoCLIP):
         "score alone, hidden states: ordinary tokens before the final norm and projection, as MuSc takes "
         "them.",
     )
-    visual_features: Literal["both", "trunk", "blocks"] = setting(
-        "both",
+    visual_features: Literal["auto", "both", "trunk", "blocks"] = setting(
+        "auto",
         "Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of "
-        "blocks, or the mean of both scores. A backbone without a trunk always compares by blocks.",
+        'blocks, or the mean of both scores; "auto" = blocks beside a template of its own, both otherwise. '
+        "A backbone without a trunk always compares by blocks.",
     )
     blocks_from: float = setting(
         0.75,
@@ -100,7 +101,7 @@ class JointMethod(AnoCLIP):
         check_choice("output", self.output, ("joint", "text", "visual"))
         check_choice("fusion", self.fusion, RULES)
         check_choice("image_rule", self.image_rule, ("mean", "map", "text"))
-        check_choice("visual_features", self.visual_features, ("both", "trunk", "blocks"))
+        check_choice("visual_features", self.visual_features, ("auto", "both", "trunk", "blocks"))
         if self.blocks:
             parse_blocks(self.blocks)
         check_range("text_weight", self.text_weight, 0, 1)
@@ -271,12 +272,17 @@ class JointMethod(AnoCLIP):
             return language, joint
         return state.scores(language, highest, self.text_weight), joint
 
-    def visual_tokens(self, features: Features) -> list[Tensor]:
-        """(B, N, D) unit tokens of each visual block, and of the trunk."""
-        return [normalize_tokens(patches) for patches in self.visual_patches(features)]
+    def visual_tokens(self, features: Features, *, paired: bool = False) -> list[Tensor]:
+        """(B, N, D) unit tokens of each visual block, and of the trunk; see :meth:`visual_patches`."""
+        return [normalize_tokens(patches) for patches in self.visual_patches(features, paired=paired)]
 
-    def visual_patches(self, features: Features) -> list[Tensor]:
-        """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized."""
+    def visual_patches(self, features: Features, *, paired: bool = False) -> list[Tensor]:
+        """(B, H, W, D) features of the trunk and tokens of each visual block, not normalized.
+
+        Args:
+            features: of B images, or of B references.
+            paired: whether each image is compared with a template of its own.
+        """
         features = features.compared
         kinds: dict[str, Mapping[int, Tensor]] = {
             "value": features.value_patches,
@@ -284,6 +290,9 @@ class JointMethod(AnoCLIP):
             "hidden": features.hidden_patches,
         }
         blocks = [kinds[self.path][block] for block in self.visual_blocks(features.depth)]
-        if features.trunk is None or self.visual_features == "blocks":
+        chosen = self.visual_features
+        if chosen == "auto":
+            chosen = "blocks" if paired else "both"
+        if features.trunk is None or chosen == "blocks":
             return blocks
-        return [features.trunk, *(blocks if self.visual_features == "both" else [])]
+        return [features.trunk, *(blocks if chosen == "both" else [])]

@@ -45,7 +45,7 @@ class MuSc(Mutual):
 
     output: Literal["joint", "text", "visual"] = setting("visual", "Only the visual score exists.")
     fusion: Rule = setting("mean", "Unused: there is one score.")
-    visual_features: Literal["both", "trunk", "blocks"] = setting(
+    visual_features: Literal["auto", "both", "trunk", "blocks"] = setting(
         "blocks",
         "Only tokens of blocks are compared, as published.",
     )
