@@ -1,10 +1,11 @@
-"""Compare the features that an image is compared with its own template by, on rendered held-out scenes.
+"""Compare how an image is compared with its own template, on rendered held-out scenes.
 
     python benchmarks/own_templates.py --page src/clipspect/backbones/tiny/MODEL_CARD.md
 
 Every scene is there with and without its defect; the template is its clean twin with other exposure, displaced by at
-most so many pixels, and a tenth of that number in degrees and percent. Kinds that no training renders; the joint map of
-``dual-image``. Random weights are the control.
+most so many pixels, and an eighth of that number in degrees and percent. Scenes of all kinds, and parts of which one is
+missing, turned, displaced or of another size; kinds that no training renders. The joint map of ``dual-image``. Random
+weights are the control.
 """
 
 from __future__ import annotations
@@ -27,13 +28,23 @@ from clipspect.benchmark.provenance import provenance
 from clipspect.detector import Detector
 from clipspect.methods.base import MethodContext
 from clipspect.registry import make_method
-from clipspect.training.evaluate import held_out_scenes
+from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, Scenes, World, draw_scenes
 from pages import replace_between
 
 START, END = "<!-- own templates -->", "<!-- end of own templates -->"
 SIDE, MASK_SIDE, BATCH = 256, 64, 8
-FEATURES = ("both", "trunk", "blocks")
-EXPOSURE = 0.04
+VARIANTS = {
+    "trunk and block": {"visual_features": "both", "reach": 0.0},
+    "trunk": {"visual_features": "trunk", "reach": 0.0},
+    "block": {"visual_features": "blocks", "reach": 0.0},
+    "block, near patches (shipped)": {},
+}
+DISPLACEMENTS = (0, 8, 40)
+WORLDS = {
+    "all kinds": HELD_OUT,
+    "odd part": replace(HELD_OUT, object_share=1.0, defects={"odd part": DEFECTS["odd part"]}),
+}
+EXPOSURE, SEED = 0.04, 77
 
 
 def displaced(images: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
@@ -62,27 +73,36 @@ def encode(detector: Detector, images: Tensor) -> Features:
     return Features.concat([backbone.encode((part - mean) / std, request) for part in images.split(BATCH)])
 
 
-def figures(detector: Detector, scenes: int, pixels: float) -> Iterator[tuple[str, str]]:
-    """Yield (features, pixel AUROC / AUPRO / image AUROC of the map's maximum)."""
-    drawn = held_out_scenes(SIDE, scenes)
-    seen = (drawn.mask.flatten(1).amax(1) > 0).nonzero().flatten()
-    generator = torch.Generator().manual_seed(3)
-    clean = drawn.clean[seen]
-    images = encode(detector, torch.cat([drawn.defective[seen], displaced(clean, 0, generator)]))
-    templates = encode(detector, torch.cat([displaced(clean, pixels, generator) for _ in range(2)]))
-    small = F.adaptive_max_pool2d(drawn.mask[seen][:, None], MASK_SIDE)[:, 0] > 0
+def scenes_of(world: World, count: int) -> Scenes:
+    """Render scenes with a visible defect, ``count`` at most."""
+    canvas = Canvas(SIDE, SEED)
+    parts = [draw_scenes(canvas, min(24, count - done), world) for done in range(0, count, 24)]
+    clean, defective, mask = (
+        torch.cat([getattr(p, n) for p in parts]) for n in ("clean", "defective", "mask")
+    )
+    seen = mask.flatten(1).amax(1) > 0
+    return Scenes(clean[seen], defective[seen], mask[seen], [], [])
+
+
+def figures(detector: Detector, drawn: Scenes) -> Iterator[tuple[str, int, str]]:
+    """Yield (variant, displacement, pixel AUROC / AUPRO / image AUROC of the map's maximum)."""
+    generator, count = torch.Generator().manual_seed(3), len(drawn.mask)
+    images = encode(detector, torch.cat([drawn.defective, displaced(drawn.clean, 0, generator)]))
+    small = F.adaptive_max_pool2d(drawn.mask[:, None], MASK_SIDE)[:, 0] > 0
     masks = list(torch.cat([small, torch.zeros_like(small)]).numpy())
-    labels = np.arange(len(images)) < len(seen)
-    rows = list(range(len(images)))
+    labels, rows = np.arange(len(images)) < count, list(range(len(images)))
     anchors = detector.model.set_object("part").anchors["dual-image"]
-    context = MethodContext(anchors, (SIDE, SIDE), rows, pool_index=rows, paired_references=templates)
-    for name in FEATURES:
-        method = make_method("dual-image", {"visual_features": name})
-        scores = method.score(images, replace(context, state=method.prepare(images, context)))
-        maps = F.adaptive_avg_pool2d(scores.map[:, None], MASK_SIDE)[:, 0]
-        pixel = pixel_metrics(masks, list(maps.numpy()))
-        image = image_metrics(labels, maps.flatten(1).amax(1).numpy())
-        yield name, f"{pixel.auroc:.3f} / {pixel.aupro:.3f} / {image.auroc:.3f}"
+    for pixels in DISPLACEMENTS:
+        twins = torch.cat([displaced(drawn.clean, pixels, generator) for _ in range(2)])
+        known = encode(detector, twins)
+        context = MethodContext(anchors, (SIDE, SIDE), rows, pool_index=rows, paired_references=known)
+        for name, settings in VARIANTS.items():
+            method = make_method("dual-image", settings)
+            scores = method.score(images, replace(context, state=method.prepare(images, context)))
+            maps = F.adaptive_avg_pool2d(scores.map[:, None], MASK_SIDE)[:, 0]
+            pixel = pixel_metrics(masks, list(maps.numpy()))
+            image = image_metrics(labels, maps.flatten(1).amax(1).numpy())
+            yield name, pixels, f"{pixel.auroc:.3f} / {pixel.aupro:.3f} / {image.auroc:.3f}"
 
 
 def main() -> None:
@@ -90,17 +110,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenes", type=int, default=120)
+    parser.add_argument("--scenes", type=int, default=60, help="scenes of each group")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
-    lines = ["| features | displaced by at most | tiny | random weights |", "|---|---|---|---|"]
+    lines = [
+        "| scenes | displaced by at most | compared by | tiny | random weights |",
+        "|---|---|---|---|---|",
+    ]
     detectors = [
         clipspect.load("dual-image", "tiny", weights, image_size=SIDE) for weights in (None, "random")
     ]
-    for pixels in (0, 8, 16):
-        found = [dict(figures(detector, arguments.scenes, pixels)) for detector in detectors]
-        for name in FEATURES:
-            lines.append(f"| {name} | {pixels} px | {found[0][name]} | {found[1][name]} |")
+    for kinds, world in WORLDS.items():
+        drawn = scenes_of(world, arguments.scenes)
+        for own, control in zip(*(figures(one, drawn) for one in detectors), strict=True):
+            name, pixels, found = own
+            lines.append(f"| {kinds} | {pixels} px | {name} | {found} | {control[2]} |")
             print(lines[-1], flush=True)
     about = ", ".join(f"{k}: {v}" for k, v in provenance("python benchmarks/own_templates.py").items())
     if arguments.page:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from clipspect.errors import ReferencesError, UsageError
+from clipspect.methods.visual import template_distances
 from clipspect.registry import make_method
 
 from .conftest import make_backbone, make_images
@@ -104,6 +105,41 @@ def test_each_image_can_bring_its_own_reference(detect, photos):
     paired = detect(method, photos[:3], paired=photos[3:], batch=2)
     alone = detect(method, photos[1:2], reference_images=photos[4:5])
     torch.testing.assert_close(paired.map[1], alone.map[0], rtol=0, atol=2e-6)
+
+
+def template_tokens(side, dim=48):
+    """(N, D) unit tokens of a template, all unlike, and their grid."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.nn.functional.normalize(torch.randn(side * side, dim, generator=generator), dim=-1), (
+        side,
+        side,
+    )
+
+
+def test_a_missing_part_is_not_excused_by_a_like_one_elsewhere():
+    template, grid = template_tokens(32)
+    image = template.clone()
+    image[5 * 32 + 5] = template[28 * 32 + 28]  # what is there belongs elsewhere
+    image[9 * 32 + 9] = template[10 * 32 + 11]  # moved by two patches at most
+    anywhere = template_distances(image, template, grid, 0)
+    assert anywhere.max() < 1e-6
+    near = template_distances(image, template, grid, 0.0625)
+    assert near[5 * 32 + 5] == pytest.approx(0.02, abs=1e-6)
+    near[5 * 32 + 5] = 0
+    assert near.max() < 1e-6
+
+
+def test_a_template_that_does_not_lie_on_the_image_costs_little():
+    template, grid = template_tokens(32)
+    image = template.unflatten(0, grid).roll((9, 0), (0, 1)).flatten(0, 1)
+    assert template_distances(image, template, grid, 0.0625).max() == pytest.approx(0.02, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [8, 15])
+def test_on_a_coarse_grid_all_patches_of_a_template_count_alike(side):
+    template, grid = template_tokens(side)
+    image = template.flip(0)
+    assert template_distances(image, template, grid, 0.0625).max() < 1e-6
 
 
 def test_references_of_another_size_are_refused(detect, backbone, photos):

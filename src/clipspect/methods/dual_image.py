@@ -17,7 +17,7 @@ from clipspect.methods.base import MethodContext, check_choice, check_range, set
 from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import map_images, nearest_distances
+from clipspect.methods.visual import map_images, nearest_distances, template_distances
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class DualImage(JointMethod):
         "Rule for several explicit references, such as known-good images: the nearest patch of any, or "
         "the mean.",
     )
+    reach: float = setting(
+        0.0625,
+        "Beside a template of its own, patches farther away than this share of the side count as a little less "
+        "alike; less than one patch = all count alike.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -62,6 +67,7 @@ class DualImage(JointMethod):
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
         check_choice("explicit", self.explicit, ("nearest", "mean"))
+        check_range("reach", self.reach, 0, 1)
 
     @property
     def uses_seed(self) -> bool:
@@ -92,18 +98,16 @@ class DualImage(JointMethod):
         def compare(i: int) -> Tensor:
             if compared is None:
                 assert context.paired_references is not None
-                known = self.visual_tokens(context.paired_references[i : i + 1], paired=True)
-                rows = [0]
-            else:
-                known, rows = compared.blocks, allowed[i]
-                if compared.pairing is not None:
-                    rows = compared.pairing.of(
-                        context.pool_index[i], context.seeds[i], features.image[i], rows
-                    )
+                own = self.visual_tokens(context.paired_references[i : i + 1], paired=True)
+                pairs = zip(blocks, own, strict=True)
+                beside = [template_distances(t[i], k[0], features.grid, self.reach) for t, k in pairs]
+                return torch.stack(beside).mean(0)
+            known, rows = compared.blocks, allowed[i]
+            if compared.pairing is not None:
+                rows = compared.pairing.of(context.pool_index[i], context.seeds[i], features.image[i], rows)
             if not rows:  # the row's note reports that there is no other image
                 return blocks[-1].new_zeros(blocks[-1].shape[1])
-            is_explicit = compared is not None and compared.pairing is None
-            join = torch.amin if is_explicit and self.explicit == "nearest" else torch.mean
+            join = torch.amin if compared.pairing is None and self.explicit == "nearest" else torch.mean
             distances = [
                 join(nearest_distances(tokens[i], others, rows), dim=0)
                 for tokens, others in zip(blocks, known, strict=True)
