@@ -54,7 +54,7 @@ def nearest_distances(tokens: Tensor, references: Tensor, rows: Sequence[int] | 
 
 
 _FARTHER = 0.02
-"""Added to the distance to a patch of a template that is out of reach; chosen on rendered scenes (tiny's model card)."""
+"""Added to the distance to a patch of a template out of reach; chosen on rendered scenes (tiny's model card)."""
 
 
 def template_distances(tokens: Tensor, template: Tensor, grid: tuple[int, int], reach: float) -> Tensor:
