@@ -167,6 +167,17 @@ def test_fast_search_compares_with_a_bounded_number_of_patches(monkeypatch):
     assert (bounded - every).max() > 1e-3
 
 
+@pytest.mark.parametrize("euclidean", [False, True])
+def test_an_image_without_numbers_leaves_the_fast_scores_of_others_as_they_are(euclidean):
+    known, tokens = random_tokens(6, 40, 8), random_tokens(30, 8, seed=1)
+    known[2] = float("nan")
+    found = FastSearch.fit(known, None).lowest_mean(tokens, range(6), 5, euclidean=euclidean)
+    distances = nearest_distances(tokens, known, [0, 1, 3, 4, 5])
+    distances = distances.sqrt() if euclidean else distances
+    torch.testing.assert_close(found, lowest_mean(distances, 5), rtol=0, atol=1e-4)
+    assert FastSearch.fit(known[2:3], None).lowest_mean(tokens, [0], 1).isnan().all()
+
+
 def test_fast_scores_do_not_depend_on_the_order_of_the_set(backbone, anchors, monkeypatch):
     monkeypatch.setattr(fast_search, "MAX_PATCHES", 200)
     photos = make_images(6, seed=4)

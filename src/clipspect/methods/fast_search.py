@@ -26,6 +26,8 @@ MAX_PATCHES = 1 << 15
 """Most reference patches that one patch is compared with; beyond it each image keeps an equal share."""
 _MAX_FITTED = 1 << 14
 _DISTANCES_AT_ONCE = 1 << 13
+_NEVER = -1e4
+"""Similarity of patches that are no numbers: far below all others, which are at least −1½."""
 _PERMUTATION_SEED = 0
 
 
@@ -50,6 +52,7 @@ class FastSearch:
         """
         count, length, dim = tokens.shape
         sample = tokens[:, :: math.ceil(count * length / _MAX_FITTED)].flatten(0, 1).double().cpu()
+        sample = sample[sample.isfinite().all(1)]
         directions = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -min(COLUMNS - 1, dim) :]
         basis = directions.to(tokens)
         kept = min(max(MAX_PATCHES // count, 1), length)
@@ -60,7 +63,10 @@ class FastSearch:
             tokens = tokens.gather(1, places[:, :, None].expand(-1, -1, dim))
         components = tokens @ basis
         squared = components.square().sum(-1, keepdim=True)
-        return cls(tokens, basis, torch.cat([components, squared / -2], -1))
+        # One image whose encoding overflowed must not disturb the others.
+        finite, never = squared.isfinite(), squared.new_tensor(_NEVER)
+        components = torch.where(finite, components, squared.new_zeros(()))
+        return cls(tokens, basis, torch.cat([components, torch.where(finite, squared / -2, never)], -1))
 
     def lowest_mean(
         self, tokens: Tensor, rows: Sequence[int], count: int, *, euclidean: bool = False
