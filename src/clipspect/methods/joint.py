@@ -181,6 +181,7 @@ class JointMethod(AnoCLIP):
         if not any(self.allowed(pool, context, compared)):
             raise UsageError(
                 "every image has only itself or a copy of it as reference; add other images or references"
+                + _set_size_hint(pool)
             )
         return self.align(pool, context, compared, *self.visual_scores(pool, context, compared))
 
@@ -287,3 +288,9 @@ class JointMethod(AnoCLIP):
         if features.trunk is None or self.visual_features == "blocks":
             return blocks
         return [features.trunk, *(blocks if self.visual_features == "both" else [])]
+
+
+def _set_size_hint(pool: Features) -> str:
+    """Return what to do if the tiles of one image fill the set."""
+    tiles = 1 if pool.sources is None else 1 + max(pool.sources.tiles)
+    return "" if tiles == 1 else f", or raise --set-size, which counts tiles: one image has {tiles}"
