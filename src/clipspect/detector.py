@@ -164,13 +164,13 @@ class Detector:
             UsageError: a method that needs references or a pair has none.
         """
         learns = self.uses_sets and good is None
-        images = list(images) if learns else images
         load = partial(load_images, reader=self.reader, ahead=self.ahead, templates=templates)
         pool: Iterable[LoadedImage] = ()
         cache: dict[int, LoadedImage] = {}  # of the pool, which is bounded: its images are decoded once
         if learns:
-            sampled = self.sample_pool([source_name(s, i) for i, s in enumerate(images)])
-            pool = cache_loaded(load([images[i] for i in sampled]), cache, sampled)
+            images = known = list(images)
+            sampled = self.sample_pool([source_name(s, i) for i, s in enumerate(known)])
+            pool = cache_loaded(load([known[i] for i in sampled]), cache, sampled)
             pool = counted(pool, len(sampled), "encoding the images of the set", on_step)
         run = self.begin(
             object,
