@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.errors import UsageError
-from clipspect.methods import fast_search, mutual
+from clipspect.methods import fast_search
 from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.set_scoring import lowest_mean
@@ -150,7 +150,7 @@ def test_large_sets_are_searched_fast_by_default(detect, photos, monkeypatch):
     exact, fast = (detect(make_method("mutual", {"search": how}), photos) for how in ("exact", "fast"))
     assert not torch.equal(exact.map, fast.map)
     assert torch.equal(detect(make_method("mutual"), photos).map, exact.map)
-    monkeypatch.setattr(mutual, "AUTO_EXACT", len(photos) - 1)
+    monkeypatch.setattr(fast_search, "AUTO_EXACT", len(photos) - 1)
     assert torch.equal(detect(make_method("mutual"), photos).map, fast.map)
     assert make_method("mutual", {"repeated": "leave-out"}).search_of(100) == "exact"
     assert make_method("musc").search_of(100) == "exact", "as published"

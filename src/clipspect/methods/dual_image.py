@@ -6,6 +6,7 @@ Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from clipspect.backbones.features import Features
 from clipspect.methods.base import MethodContext, check_choice, check_range, setting
+from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
@@ -28,6 +30,8 @@ class PairedReferences(References):
     """Per visual block (M, N, D) unit tokens."""
     pairing: Pairing | None
     """Pairing; None if every image is compared with all of them."""
+    searches: Sequence[FastSearch] = ()
+    """Per visual block a fast search; empty if all patches are compared."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,12 @@ class DualImage(JointMethod):
         "Rule for several explicit references, such as known-good images: the nearest patch of any, or "
         "the mean.",
     )
+    search: Search = setting(
+        "auto",
+        'Comparison with explicit references: "exact" with all patches; "fast" as in ``mutual``, so that an image '
+        'costs the same with any number of references (docs/speed.md); "auto" is exact up to 32 images or tiles '
+        "and fast beyond.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -62,6 +72,7 @@ class DualImage(JointMethod):
         check_choice("pairing", self.pairing, ("random", "nearest"))
         check_range("references", self.references, 1, 1024)
         check_choice("explicit", self.explicit, ("nearest", "mean"))
+        check_choice("search", self.search, ("auto", "exact", "fast"))
 
     @property
     def uses_seed(self) -> bool:
@@ -80,7 +91,10 @@ class DualImage(JointMethod):
             pairing = pair(self.pairing, self.references, context.seeds, pool.image, self.pair_seed)
             return PairedReferences(pool.sources, len(pool), True, self.visual_tokens(pool), pairing)
         known = context.references
-        return PairedReferences(known.sources, len(known), False, self.visual_tokens(known), None)
+        blocks = self.visual_tokens(known)
+        is_fast = resolve_search(self.search, len(known)) == "fast"
+        searches = [FastSearch.fit(tokens, known.sources) for tokens in blocks] if is_fast else []
+        return PairedReferences(known.sources, len(known), False, blocks, None, searches)
 
     def visual_map(
         self, features: Features, context: MethodContext, compared: PairedReferences | None
@@ -102,6 +116,13 @@ class DualImage(JointMethod):
                     )
             if not rows:  # the row's note reports that there is no other image
                 return blocks[-1].new_zeros(blocks[-1].shape[1])
+            if compared is not None and compared.searches:
+                count = 1 if self.explicit == "nearest" else len(rows)
+                found = [
+                    s.lowest_mean(own[i], rows, count)
+                    for own, s in zip(blocks, compared.searches, strict=True)
+                ]
+                return torch.stack(found).mean(0)
             is_explicit = compared is not None and compared.pairing is None
             join = torch.amin if is_explicit and self.explicit == "nearest" else torch.mean
             distances = [

@@ -1,4 +1,4 @@
-"""Fast mutual scoring: find near patches in few dimensions, then measure their distances in all dimensions.
+"""Fast comparison of patches: find near patches in few dimensions, then measure their distances in all dimensions.
 
 The search multiplies 32 values per patch instead of several hundred, with a bounded number of reference patches, so
 that the cost per image does not depend on the size of the set. The distances that are averaged are exact; only the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -24,11 +24,21 @@ COLUMNS = 32
 """Values per patch in the search: principal components, and one for the length. Chosen on rendered images."""
 MAX_PATCHES = 1 << 15
 """Most reference patches that one patch is compared with; beyond it each image keeps an equal share."""
+AUTO_EXACT = 32
+"""Maximum number of images or tiles that search="auto" compares exactly."""
+Search = Literal["auto", "exact", "fast"]
 _MAX_FITTED = 1 << 14
 _DISTANCES_AT_ONCE = 1 << 13
 _NEVER = -1e4
 """Similarity of patches that are no numbers: far below all others, which are at least −1½."""
 _PERMUTATION_SEED = 0
+
+
+def resolve_search(search: Search, count: int) -> Literal["exact", "fast"]:
+    """Return how ``count`` images or tiles are searched: "auto" is exact up to :data:`AUTO_EXACT` and fast beyond."""
+    if search != "auto":
+        return search
+    return "fast" if count > AUTO_EXACT else "exact"
 
 
 @dataclass(frozen=True)
