@@ -5,6 +5,7 @@ import pytest
 
 import clipspect
 from clipspect.data import prepare
+from clipspect.model import AnomalyModel
 
 
 @pytest.fixture
@@ -46,6 +47,26 @@ def test_a_set_is_encoded_as_many_at_once_as_the_batch_has(counted, plates):
     detector.backbone.encode = sized
     assert len(detector.detect(plates, "plate")) == 10
     assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth image when its turn comes
+
+
+@pytest.mark.parametrize("method", ["anoclip", "mutual"])
+def test_features_of_many_tiles_are_not_kept_together(small_model, plates, monkeypatch, method):
+    detector = clipspect.load(method, str(small_model), tile=16, batch_size=4)
+    paths = sorted(plates.rglob("*.png"))[:3]
+    assert len(detector.reader.read(paths[0]).pieces) > 8
+    together, sizes, score = list(detector.stream(paths, object="plate")), [], AnomalyModel.score
+
+    def sized(model, features, *others, **named):
+        sizes.append(len(features))
+        return score(model, features, *others, **named)
+
+    monkeypatch.setattr(AnomalyModel, "score", sized)
+    apart = list(detector.stream(paths, object="plate"))
+    assert max(sizes) == 4
+    whole = clipspect.load(method, str(small_model), tile=16, batch_size=400)
+    for one, again, other in zip(together, apart, whole.stream(paths, object="plate"), strict=True):
+        np.testing.assert_array_equal(one.score_map, again.score_map)
+        np.testing.assert_allclose(one.score_map, other.score_map, atol=1e-5)
 
 
 def test_several_methods_share_the_one_encoding(counted, plates):
