@@ -181,7 +181,8 @@ class Mutual(JointMethod):
         references = pool if context.references is None else context.references
         if context.references is None and len(pool) < 2:
             raise UsageError(
-                f"{self.name} compares images with each other and was given one; give it a folder"
+                f"{self.name} compares images with each other and was given one (copies count once); give it a folder"
+                " of different images"
             )
         patches = self.visual_patches(references)
         kept = None
