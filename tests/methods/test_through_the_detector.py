@@ -50,6 +50,25 @@ def test_a_set_is_encoded_as_many_at_once_as_the_batch_has(counted, plates):
     assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth image when its turn comes
 
 
+@pytest.mark.parametrize("method", ["mutual", "dual-image", "dual-image+"])
+def test_images_of_the_set_are_compared_once_in_a_batch_with_others(counted, plates, monkeypatch, method):
+    detector, _ = counted(method, set_size=4, batch_size=5)
+    kind = type(detector.methods[0])
+    paths, sizes, visual_scores = sorted(plates.rglob("*.png")), [], kind.visual_scores
+
+    def sized(own, features, *others):
+        sizes.append(len(features))
+        return visual_scores(own, features, *others)
+
+    monkeypatch.setattr(kind, "visual_scores", sized)
+    together = list(detector.stream(paths, object="plate"))
+    assert sum(sizes) == len(paths)
+    alone, _ = counted(method, set_size=4, batch_size=1)
+    for one, other in zip(together, alone.stream(paths, object="plate"), strict=True):
+        np.testing.assert_allclose(one.score_map, other.score_map, atol=1e-5)
+        assert one.raw_score == pytest.approx(other.raw_score, abs=1e-5)
+
+
 @pytest.mark.parametrize("method", ["anoclip", "mutual"])
 def test_features_of_many_tiles_are_not_kept_together(small_model, plates, monkeypatch, method):
     detector = clipspect.load(method, str(small_model), tile=16, batch_size=4)

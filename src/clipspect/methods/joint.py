@@ -245,10 +245,15 @@ class JointMethod(AnoCLIP):
         """
         state: SetState = context.state
         text = self.patch_map(features, context) if self.needs_text else None
-        if min(context.pool_index) >= 0:
-            rows = list(context.pool_index)
-            return text, state.visual[rows], state.highest[rows]
-        return text, *self.visual_scores(features, context, state.compared)
+        index = list(context.pool_index) or [-1] * len(features)
+        new = [row for row, place in enumerate(index) if place < 0]
+        if len(new) == len(index):
+            return text, *self.visual_scores(features, context, state.compared)
+        visual, highest = state.visual[index], state.highest[index]
+        if new:
+            found = self.visual_scores(features[new], context.part(new), state.compared)
+            visual[new], highest[new] = found
+        return text, visual, highest
 
     def join(
         self,
