@@ -117,7 +117,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     about = provenance("python benchmarks/finish_run.py")
     table = [
-        "| rows | verdicts | writing rows, ms a row | finishing | finishing again, with report | memory, MB |"
+        "| rows | verdicts | writing, ms a row | finishing, ms a row | again with report, ms a row | memory, MB |"
     ]
     table.append("|---:|---|" + "---:|" * 4)
     for row in rows:

@@ -174,9 +174,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with magnetic_tile/ and deep_pcb/")
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 128])
     parser.add_argument(
-        "--runs", type=int, nargs="+", default=[128, 512, 2048], help="multiples of 8 from 128"
-    )
-    parser.add_argument(
         "--accuracy-images", type=int, default=128, help="images of a set in the accuracy table"
     )
     parser.add_argument(

@@ -334,10 +334,35 @@ def test_steps_before_the_first_image_are_counted(small_model, plates):
     said.clear()
     paths = sorted(plates.rglob("*.png"))
     next(detector.stream(paths, object="plate", on_step=lambda *step: said.append(step)))
-    assert said == [("encoding the images of the set", n, 10) for n in range(11)]
+    compared = ("comparing the images of the set", 0, 10), ("comparing the images of the set", 10, 10)
+    assert said == [*(("encoding the images of the set", n, 10) for n in range(11)), *compared]
     said.clear()
     next(detector.stream(paths, object="plate", good=good, on_step=lambda *step: said.append(step)))
-    assert said == []
+    assert [step[0] for step in said] == ["comparing the known-good images"] * 2
+
+
+def test_tiles_that_fill_the_set_end_its_progress_and_give_the_same_set_in_any_order(small_model, plates):
+    detector = clipspect.load("mutual", str(small_model), tile=24, set_size=30)
+    paths = sorted(plates.rglob("*.png"))
+    fitting = 30 // len(detector.reader.read(paths[0]).pieces)
+    assert 2 <= fitting < len(paths)
+    said: list[tuple[str, int, int]] = []
+    there = list(detector.stream(paths, object="plate", on_step=lambda *step: said.append(step)))
+    stages = {stage: (done, total) for stage, done, total in said}
+    assert [stage for stage, *_ in said[-2:]] == ["comparing the images of the set"] * 2
+    assert stages["comparing the images of the set"] == (fitting, fitting)
+    done, total = stages["encoding the images of the set"]
+    assert done == total < len(paths)
+    back = list(detector.stream(paths[::-1], object="plate"))[::-1]
+    for one, other in zip(there, back, strict=True):
+        assert one.path == other.path
+        assert one.raw_score == pytest.approx(other.raw_score, abs=1e-5)
+
+
+def test_an_image_whose_tiles_fill_the_set_is_told_what_to_raise(small_model, plates):
+    detector = clipspect.load("mutual", str(small_model), tile=24, set_size=5)
+    with pytest.raises(UsageError, match=r"--set-size, which counts tiles: one image has \d+$"):
+        list(detector.stream(sorted(plates.rglob("*.png")), object="plate"))
 
 
 def test_an_unknown_keyword_is_a_usage_error_with_the_nearest_one(detector):

@@ -83,6 +83,16 @@ def test_the_offline_model_in_bfloat16_is_measured_once_and_says_so(monkeypatch)
     assert again.backbone.fingerprint == first.backbone.fingerprint
 
 
+def test_a_processor_with_other_instructions_measures_again(monkeypatch):
+    """Machines that share a cache folder round differently: int8 weights have half the range without VNNI."""
+    backbone = load_backbone("tiny", image_size=64)
+    here = precision._cached(backbone, "int8")
+    assert precision._cached(backbone, "int8") == here
+    other = not precision.has_vnni()
+    monkeypatch.setattr(precision, "has_vnni", lambda: other)
+    assert precision._cached(backbone, "int8") != here
+
+
 def test_float32_is_not_measured_and_a_rounded_copy_leaves_it_as_it_is():
     backbone = load_backbone("tiny", image_size=128)
     before = backbone.fingerprint

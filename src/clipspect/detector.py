@@ -155,7 +155,7 @@ class Detector:
             templates: gives each image's own reference file.
             should_score: which files to score; the others only belong to the set.
             good: known-good images, which then serve as references and calibration.
-            on_step: called while the images of the set are encoded, before the first Detection.
+            on_step: called while the images of the set are encoded and compared, before the first Detection.
 
         Yields:
             One Detection per image and method; those of an image that cannot be read or scored carry the error.
@@ -164,25 +164,32 @@ class Detector:
             UsageError: a method that needs references or a pair has none.
         """
         learns = self.uses_sets and good is None
-        images = list(images) if learns else images
-        load = partial(load_images, images, self.reader, ahead=self.ahead, templates=templates)
+        load = partial(load_images, reader=self.reader, ahead=self.ahead, templates=templates)
         pool: Iterable[LoadedImage] = ()
         cache: dict[int, LoadedImage] = {}  # of the pool, which is bounded: its images are decoded once
         if learns:
-            names = [source_name(s, i) for i, s in enumerate(images)]
-            chosen = self.sample_pool(names)
-            pool = cache_loaded(load(keep=lambda i, _: i in chosen), cache, len(names))
-            pool = counted(pool, len(chosen), "encoding the images of the set", on_step)
-        run = self.begin(object, references=references, templates=templates is not None, pool=pool, good=good)
+            images = known = list(images)
+            sampled = self.sample_pool([source_name(s, i) for i, s in enumerate(known)])
+            pool = cache_loaded(load([known[i] for i in sampled]), cache, sampled)
+            pool = counted(pool, len(sampled), "encoding the images of the set", on_step)
+        run = self.begin(
+            object,
+            references=references,
+            templates=templates is not None,
+            pool=pool,
+            good=good,
+            on_step=on_step,
+        )
         loaded = load(
+            images,
             root=root,
             keep=lambda _, s: should_score is None or not isinstance(s, str | Path) or should_score(Path(s)),
             cache=cache,
         )
         yield from self.score(loaded, run)
 
-    def sample_pool(self, names: Sequence[str]) -> set[int]:
-        """Positions of the images of a set that :meth:`begin` is to be given, from their names alone."""
+    def sample_pool(self, names: Sequence[str]) -> list[int]:
+        """Positions of the images of a set that :meth:`begin` is to be given, in order, from their names alone."""
         return sample_pool(names, self.set_size)
 
     def score(self, loaded: Iterable[LoadedImage], run: RunContext) -> Iterator[Detection]:

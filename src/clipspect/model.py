@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
+from itertools import chain
 from operator import or_
 from typing import Any
 
@@ -288,11 +289,19 @@ class AnomalyModel:
     def _in_parallel(
         self, rows: _Rows, *, with_tokens: bool = False
     ) -> list[tuple[dict[str, Scores], Tensor | None]]:
-        """Scores, and tokens if asked for, of consecutive shares of the rows."""
+        """Scores, and tokens if asked for, of consecutive parts of the rows.
+
+        A part has at most ``batch_size`` rows, so that the features of an image of many tiles are not kept together.
+        """
         score = partial(self._score_rows, with_tokens=with_tokens)
         if any(method.joins_tiles for method in self.methods):
             return [score(rows)]
-        return parallel_map(score, rows, self.backbone.device)
+
+        def score_share(share: _Rows) -> list[tuple[dict[str, Scores], Tensor | None]]:
+            starts = range(0, len(share), self.batch_size)
+            return [score(share[start : start + self.batch_size]) for start in starts]
+
+        return list(chain.from_iterable(parallel_map(score_share, rows, self.backbone.device)))
 
     def _score_rows(self, rows: _Rows, *, with_tokens: bool) -> tuple[dict[str, Scores], Tensor | None]:
         encoded, pool_index = self._encode_new(rows)

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from clipspect.backbones.base import Backbone
-from clipspect.backbones.cpu.int8 import fast_int8
+from clipspect.backbones.cpu.int8 import fast_int8, has_vnni
+from clipspect.backbones.cpu.linear import onednn_is_faster
 from clipspect.backbones.openclip.blocks import fast_bf16
 from clipspect.data.decode import read_image
 from clipspect.data.transforms import ResizeSpec, normalize
@@ -153,12 +154,17 @@ def _make_probe_images(backbone: Backbone) -> NDArray[np.float32]:
     return normalize(pieces, backbone.mean, backbone.std)
 
 
+def _device_key(device: torch.device) -> list[str | bool]:
+    """What rounding and speed depend on: machines of several kinds may share a cache folder."""
+    if device.type == "cuda":
+        return [torch.cuda.get_device_name(device)]
+    capability = torch.backends.cpu.get_cpu_capability()
+    return [device.type, platform.machine(), capability, has_vnni(), fast_bf16(), onednn_is_faster()]
+
+
 def _cached(backbone: Backbone, name: str) -> Path:
-    device = (
-        torch.cuda.get_device_name(backbone.device) if backbone.device.type == "cuda" else platform.machine()
-    )
-    threads = torch.get_num_threads()
-    what = [1, backbone.fingerprint, backbone.image_size, name, device, threads, torch.__version__]
+    device, threads = _device_key(backbone.device), torch.get_num_threads()
+    what = [2, backbone.fingerprint, backbone.image_size, name, device, threads, torch.__version__]
     return cache_folder() / "precision" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.json"
 
 

@@ -261,6 +261,7 @@ def calibrate(
         templates=templates is not None,
         own_references=True,
         pool=counted(readable, len(readable), "encoding the known-good images", on_step),
+        on_step=on_step,
     )
     waiting = counted(loaded, len(loaded), "scoring the known-good images", on_step)
     calibrations, left_out, notes = _calibrate(detector, run.model, waiting, false_alarm_rate)

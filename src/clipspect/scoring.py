@@ -21,6 +21,7 @@ from clipspect.model import AnomalyModel
 from clipspect.postprocess.calibration import Calibration, Summary, calibrate_unlabeled
 from clipspect.results.detections import Detections
 from clipspect.tensors import encode_pool, make_detections, to_tensors
+from clipspect.types import Step
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -48,6 +49,7 @@ def begin(
     pool: Iterable[LoadedImage] = (),
     good: GoodImages | None = None,
     own_references: bool = False,
+    on_step: Step | None = None,
 ) -> RunContext:
     """Prepare to :meth:`Detector.score`: anchors, and what methods of scope "set" learn from the set's pool.
 
@@ -59,6 +61,7 @@ def begin(
         pool: the images of the set that :meth:`Detector.sample_pool` names; ignored where no method needs them.
         good: known-good images; they take the place of the pool.
         own_references: whether the images of the pool are the references, as known-good images are.
+        on_step: called before and after the images of the pool are compared with each other.
 
     Raises:
         UsageError: a method that needs references or a pair has none, or a calibration of another detector.
@@ -82,9 +85,17 @@ def begin(
         references = encoded[0].features if stored else model.add_rotations(encoded[0])
     model.check_references(given=references is not None or templates)
     model = model.set_references(references)
-    if encoded is not None:
-        model = model.fit_set(*encoded)
-    return RunContext(model, calibrations, encoded[1] if encoded is not None else None)
+    if encoded is None:
+        return RunContext(model, calibrations)
+    sources = encoded[0].features.sources
+    if on_step is None or not model.uses_sets or sources is None:
+        return RunContext(model.fit_set(*encoded), calibrations, encoded[1])
+    stage = f"comparing the {'known-good images' if own_references else 'images of the set'}"
+    count = len(set(sources.hashes))
+    on_step(stage, 0, count)
+    model = model.fit_set(*encoded)
+    on_step(stage, count, count)
+    return RunContext(model, calibrations, encoded[1])
 
 
 def score_images(

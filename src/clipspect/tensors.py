@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -87,8 +87,10 @@ def encode_pool(
             parts.append(model.encode(images, sources))
             if templates is not None:
                 paired.append(model.encode(templates).features)
-        if len(fitting) < len(readable):
-            break  # the limit
+        if len(fitting) < len(readable):  # the limit
+            if isinstance(loaded, Generator):
+                loaded.close()  # reads no further image, and tells the progress so
+            break
     if not parts:
         return None
     return Encoded.concat(parts), Features.concat(paired) if paired else None

@@ -50,14 +50,19 @@ _T = TypeVar("_T")
 
 
 def counted(items: Iterable[_T], total: int, what: str, step: Step | None) -> Iterator[_T]:
-    """Yield the items; tell ``step`` how many have been used so far."""
+    """Yield the items; tell ``step`` how many have been used so far, and if no more are wanted, that these were all."""
     if step is None:
         yield from items
         return
     step(what, 0, total)
-    for number, item in enumerate(items, 1):
-        yield item
-        step(what, number, total)
+    number = 0
+    try:
+        for number, item in enumerate(items, 1):
+            yield item
+            step(what, number, total)
+    except GeneratorExit:  # the last item was not used
+        step(what, number - 1, number - 1)
+        raise
 
 
 def plural(count: int, noun: str) -> str:

@@ -35,7 +35,7 @@ def score(build, plates: Path, blocks: list[list[str]], references=None) -> dict
     """Rows of a worker that is handed blocks of names."""
     detector, source = build(), LocalFolder(plates)
     names = list(source.names())
-    pool = sorted(detector.sample_pool([pool_name(name) for name in names])) if detector.uses_sets else []
+    pool = detector.sample_pool([pool_name(name) for name in names]) if detector.uses_sets else []
     worker = ScoreBatch(
         build, source, object="plate", references=references, pool=[(p, names[p]) for p in pool],
         settings=detector.settings(),

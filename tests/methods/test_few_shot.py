@@ -11,6 +11,7 @@ import clipspect
 from clipspect.backbones.sources import Sources
 from clipspect.backbones.views import rotate
 from clipspect.errors import UsageError
+from clipspect.methods import fast_search
 from clipspect.methods.few_shot import coreset, gaussian_smooth, highest_mean
 from clipspect.registry import make_method
 
@@ -125,6 +126,44 @@ def test_a_bounded_bank_keeps_a_coreset_of_each_image(detect, photos):
     references = torch.cat([photos[1:]] * 8)  # 40 images of 64 patches
     bounded = detect(method, photos[:1], reference_images=references)
     assert (bounded.image >= whole.image - 1e-6).all()
+
+
+MANY_REFERENCES = [
+    ("dual-image", {"output": "visual"}),
+    ("dual-image", {"output": "visual", "explicit": "mean"}),
+    ("anomaly-dino", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), MANY_REFERENCES)
+def test_many_references_are_searched_fast_with_almost_the_same_scores(
+    detect, photos, monkeypatch, name, settings
+):
+    exact, fast, auto = (make_method(name, {**settings, "search": s}) for s in ("exact", "fast", "auto"))
+    among = detect(exact, photos[:2], reference_images=photos)  # neither is compared with itself
+    found = detect(fast, photos[:2], reference_images=photos)
+    torch.testing.assert_close(found.map, among.map, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.image, among.image, rtol=0, atol=0.01)
+    assert among.map.max() > 1e-3
+    monkeypatch.setattr(fast_search, "COLUMNS", 3)  # few components, so that fast and exact differ
+    rough = detect(fast, photos[:2], reference_images=photos)
+    assert not torch.equal(rough.map, found.map)
+    assert torch.equal(detect(auto, photos[:2], reference_images=photos).map, among.map)
+    monkeypatch.setattr(fast_search, "AUTO_EXACT", len(photos) - 1)
+    assert torch.equal(detect(auto, photos[:2], reference_images=photos).map, rough.map)
+
+
+@pytest.mark.parametrize(("name", "settings"), MANY_REFERENCES)
+def test_a_fast_search_notes_an_image_without_other_references(detect, photos, name, settings):
+    method = make_method(name, {**settings, "search": "fast"})
+    scores = detect(method, photos[:2], reference_images=photos[:1])
+    assert "only reference is the image itself" in scores.notes[0][0]
+    assert scores.notes[1] == ()
+
+
+def test_a_fast_search_finds_one_neighbor():
+    with pytest.raises(UsageError, match="search=exact"):
+        make_method("anomaly-dino", {"neighbors": 3, "search": "fast"})
 
 
 def test_the_highest_share_is_rounded_down():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from clipspect.errors import UsageError
-from clipspect.methods import fast_search, mutual
+from clipspect.methods import fast_search
 from clipspect.methods.fast_search import FastSearch
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.set_scoring import lowest_mean
@@ -150,7 +150,7 @@ def test_large_sets_are_searched_fast_by_default(detect, photos, monkeypatch):
     exact, fast = (detect(make_method("mutual", {"search": how}), photos) for how in ("exact", "fast"))
     assert not torch.equal(exact.map, fast.map)
     assert torch.equal(detect(make_method("mutual"), photos).map, exact.map)
-    monkeypatch.setattr(mutual, "AUTO_EXACT", len(photos) - 1)
+    monkeypatch.setattr(fast_search, "AUTO_EXACT", len(photos) - 1)
     assert torch.equal(detect(make_method("mutual"), photos).map, fast.map)
     assert make_method("mutual", {"repeated": "leave-out"}).search_of(100) == "exact"
     assert make_method("musc").search_of(100) == "exact", "as published"
@@ -165,6 +165,17 @@ def test_fast_search_compares_with_a_bounded_number_of_patches(monkeypatch):
     bounded, every = search.lowest_mean(tokens, range(6), 1), nearest_distances(tokens, known).amin(0)
     assert (bounded >= every - 1e-5).all()
     assert (bounded - every).max() > 1e-3
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+def test_an_image_without_numbers_leaves_the_fast_scores_of_others_as_they_are(euclidean):
+    known, tokens = random_tokens(6, 40, 8), random_tokens(30, 8, seed=1)
+    known[2] = float("nan")
+    found = FastSearch.fit(known, None).lowest_mean(tokens, range(6), 5, euclidean=euclidean)
+    distances = nearest_distances(tokens, known, [0, 1, 3, 4, 5])
+    distances = distances.sqrt() if euclidean else distances
+    torch.testing.assert_close(found, lowest_mean(distances, 5), rtol=0, atol=1e-4)
+    assert FastSearch.fit(known[2:3], None).lowest_mean(tokens, [0], 1).isnan().all()
 
 
 def test_fast_scores_do_not_depend_on_the_order_of_the_set(backbone, anchors, monkeypatch):

@@ -5,6 +5,8 @@ import pytest
 
 import clipspect
 from clipspect.data import prepare
+from clipspect.errors import UsageError
+from clipspect.model import AnomalyModel
 
 
 @pytest.fixture
@@ -46,6 +48,45 @@ def test_a_set_is_encoded_as_many_at_once_as_the_batch_has(counted, plates):
     detector.backbone.encode = sized
     assert len(detector.detect(plates, "plate")) == 10
     assert sizes == [4, 4, 1, 1]  # nine of the set, and the tenth image when its turn comes
+
+
+@pytest.mark.parametrize("method", ["mutual", "dual-image", "dual-image+"])
+def test_images_of_the_set_are_compared_once_in_a_batch_with_others(counted, plates, monkeypatch, method):
+    detector, _ = counted(method, set_size=4, batch_size=5)
+    kind = type(detector.methods[0])
+    paths, sizes, visual_scores = sorted(plates.rglob("*.png")), [], kind.visual_scores
+
+    def sized(own, features, *others):
+        sizes.append(len(features))
+        return visual_scores(own, features, *others)
+
+    monkeypatch.setattr(kind, "visual_scores", sized)
+    together = list(detector.stream(paths, object="plate"))
+    assert sum(sizes) == len(paths)
+    alone, _ = counted(method, set_size=4, batch_size=1)
+    for one, other in zip(together, alone.stream(paths, object="plate"), strict=True):
+        np.testing.assert_allclose(one.score_map, other.score_map, atol=1e-5)
+        assert one.raw_score == pytest.approx(other.raw_score, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["anoclip", "mutual"])
+def test_features_of_many_tiles_are_not_kept_together(small_model, plates, monkeypatch, method):
+    detector = clipspect.load(method, str(small_model), tile=16, batch_size=4)
+    paths = sorted(plates.rglob("*.png"))[:3]
+    assert len(detector.reader.read(paths[0]).pieces) > 8
+    together, sizes, score = list(detector.stream(paths, object="plate")), [], AnomalyModel.score
+
+    def sized(model, features, *others, **named):
+        sizes.append(len(features))
+        return score(model, features, *others, **named)
+
+    monkeypatch.setattr(AnomalyModel, "score", sized)
+    apart = list(detector.stream(paths, object="plate"))
+    assert max(sizes) == 4
+    whole = clipspect.load(method, str(small_model), tile=16, batch_size=400)
+    for one, again, other in zip(together, apart, whole.stream(paths, object="plate"), strict=True):
+        np.testing.assert_array_equal(one.score_map, again.score_map)
+        np.testing.assert_allclose(one.score_map, other.score_map, atol=1e-5)
 
 
 def test_several_methods_share_the_one_encoding(counted, plates):
@@ -119,3 +160,11 @@ def test_the_images_of_a_pool_are_decoded_once(counted, plates, monkeypatch):
     read.clear()
     small.detect(plates, object="plate")
     assert sorted(read) == names
+
+
+@pytest.mark.parametrize("method", ["mutual", "dual-image"])
+def test_copies_of_one_image_are_no_set(counted, method):
+    detector, _ = counted(method)
+    images = [np.arange(3 * 40 * 40, dtype=np.uint8).reshape(40, 40, 3)] * 5
+    with pytest.raises(UsageError, match=r"given one \(copies count once\)"):
+        detector.detect(images, "plate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -96,12 +96,11 @@ def load_images(
 
 
 def cache_loaded(
-    entries: Iterable[LoadedImage], cache: MutableMapping[int, LoadedImage], count: int
+    entries: Iterable[LoadedImage], cache: MutableMapping[int, LoadedImage], positions: Sequence[int]
 ) -> Iterator[LoadedImage]:
-    """Yield the entries; also store those of the first ``count`` positions, for :func:`load_images`."""
+    """Yield the entries; also store each at its position in the run, for :func:`load_images`."""
     for entry in entries:
-        if entry.position < count:
-            cache[entry.position] = entry
+        cache[positions[entry.position]] = entry
         yield entry
 
 

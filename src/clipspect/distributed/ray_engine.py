@@ -185,7 +185,7 @@ class RayEngine:
         if not self.detector.uses_sets:
             return []
         chosen = self.detector.sample_pool([pool_name(name) for name in self._names])
-        return [(position, self._names[position]) for position in sorted(chosen)]
+        return [(position, self._names[position]) for position in chosen]
 
     def _resources(self) -> tuple[int, int, int]:
         """Return the number of workers, cores per worker and GPUs per worker."""

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from clipspect.backbones.cpu.linear import linear
 from clipspect.backbones.features import FeatureRequest, Features
+from clipspect.errors import UsageError
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
+from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.few_shot import FewShot, coreset, gaussian_smooth, highest_mean
 from clipspect.methods.scoring import upsample, verdict_layers
 from clipspect.methods.visual import map_images, normalize_tokens, reference_notes
@@ -57,6 +59,12 @@ class AnomalyDINO(FewShot):
         "Most reference patches kept; beyond it each image keeps a coreset. Bounds memory: D · 4 bytes a "
         "patch.",
     )
+    search: Search = setting(
+        "exact",
+        '"exact" compares all patches, as published; "fast" as in ``mutual``, so that an image costs the same with '
+        'any number of references (docs/speed.md); "auto" is exact up to 32 references, rotated copies and tiles '
+        "among them, and fast beyond.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -67,6 +75,11 @@ class AnomalyDINO(FewShot):
         check_range("top_share", self.top_share, 1e-6, 1)
         check_range("sigma", self.sigma, 0.1, 100)
         check_range("bank_limit", self.bank_limit, 1000, 1e9)
+        check_choice("search", self.search, ("auto", "exact", "fast"))
+        if self.search != "exact" and self.neighbors > 1:
+            raise UsageError(
+                f"search={self.search} finds one neighbor, not {self.neighbors}; use search=exact"
+            )
 
     def request(self) -> FeatureRequest:
         """One block's tokens."""
@@ -78,16 +91,18 @@ class AnomalyDINO(FewShot):
         )
         return super().request() | tokens
 
-    def prepare_references(self, references: Features) -> list[Tensor]:
-        """Per reference image (N, D) unit tokens; a coreset of them where there are too many."""
+    def prepare_references(self, references: Features) -> list[Tensor] | FastSearch:
+        """Per reference image (N, D) unit tokens, a coreset of them where there are too many; or a fast search."""
         tokens = normalize_tokens(self.patches(references))
+        if resolve_search(self.search, len(tokens)) == "fast":
+            return FastSearch.fit(tokens, references.sources)
         count = max(self.bank_limit // len(tokens), 1)
         return [coreset(image, count) for image in tokens]
 
     def score(self, features: Features, context: MethodContext) -> Scores:
         """Map of halved cosine distances, smoothed, and the mean of the highest patch distances as image score."""
         references = self.references(features, context)
-        known: list[Tensor] = context.reference_state or self.prepare_references(references)
+        known: list[Tensor] | FastSearch = context.reference_state or self.prepare_references(references)
         allowed = self.allowed(features, context)
         patches = self.patches(features)
         tokens = normalize_tokens(patches)
@@ -95,6 +110,8 @@ class AnomalyDINO(FewShot):
         def compare(i: int) -> Tensor:
             if not allowed[i]:  # the row's note says that no other image was there
                 return tokens.new_zeros(tokens.shape[1])
+            if isinstance(known, FastSearch):
+                return known.lowest_mean(tokens[i], allowed[i], 1)
             bank = [known[row] for row in allowed[i]]
             # ‖a − b‖² of unit vectors is 2 (1 − cos); a quarter of it is in [0, 1].
             return nearest_squared(tokens[i], bank, self.neighbors) / 4

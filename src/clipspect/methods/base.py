@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
@@ -107,6 +107,16 @@ class MethodContext:
         """Return the text embeddings of a method that needs text."""
         assert self.text_anchors is not None
         return self.text_anchors
+
+    def part(self, rows: Sequence[int]) -> MethodContext:
+        """Return the context of some of the N images."""
+        return replace(
+            self,
+            seeds=[self.seeds[row] for row in rows] if self.seeds else [],
+            images=None if self.images is None else self.images[list(rows)],
+            paired_references=None if self.paired_references is None else self.paired_references[list(rows)],
+            pool_index=[self.pool_index[row] for row in rows] if self.pool_index else [],
+        )
 
 
 @dataclass(frozen=True)

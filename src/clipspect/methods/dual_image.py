@@ -6,6 +6,7 @@ Zhang, Deng, Bao, Li (arXiv 2405.04782), §3; docs/methods.md §5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from clipspect.backbones.features import Features
 from clipspect.methods.base import MethodContext, check_choice, check_range, setting
+from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
@@ -28,6 +30,8 @@ class PairedReferences(References):
     """Per visual block (M, N, D) unit tokens."""
     pairing: Pairing | None
     """Pairing; None if every image is compared with all of them."""
+    searches: Sequence[FastSearch] = ()
+    """Per visual block a fast search; empty if all patches are compared."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class DualImage(JointMethod):
         "Beside a template of its own, patches farther away than this share of the side count as a little less "
         "alike; less than one patch = all count alike.",
     )
+    search: Search = setting(
+        "auto",
+        'Comparison with explicit references: "exact" with all patches; "fast" as in ``mutual``, so that an image '
+        'costs the same with any number of references (docs/speed.md); "auto" is exact up to 32 images or tiles '
+        "and fast beyond.",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -68,6 +78,7 @@ class DualImage(JointMethod):
         check_range("references", self.references, 1, 1024)
         check_choice("explicit", self.explicit, ("nearest", "mean"))
         check_range("reach", self.reach, 0, 1)
+        check_choice("search", self.search, ("auto", "exact", "fast"))
 
     @property
     def uses_seed(self) -> bool:
@@ -86,7 +97,10 @@ class DualImage(JointMethod):
             pairing = pair(self.pairing, self.references, context.seeds, pool.image, self.pair_seed)
             return PairedReferences(pool.sources, len(pool), True, self.visual_tokens(pool), pairing)
         known = context.references
-        return PairedReferences(known.sources, len(known), False, self.visual_tokens(known), None)
+        blocks = self.visual_tokens(known)
+        is_fast = resolve_search(self.search, len(known)) == "fast"
+        searches = [FastSearch.fit(tokens, known.sources) for tokens in blocks] if is_fast else []
+        return PairedReferences(known.sources, len(known), False, blocks, None, searches)
 
     def visual_map(
         self, features: Features, context: MethodContext, compared: PairedReferences | None
@@ -107,6 +121,10 @@ class DualImage(JointMethod):
                 rows = compared.pairing.of(context.pool_index[i], context.seeds[i], features.image[i], rows)
             if not rows:  # the row's note reports that there is no other image
                 return blocks[-1].new_zeros(blocks[-1].shape[1])
+            if compared.searches:
+                count = 1 if self.explicit == "nearest" else len(rows)
+                searched = zip(blocks, compared.searches, strict=True)
+                return torch.stack([s.lowest_mean(t[i], rows, count) for t, s in searched]).mean(0)
             join = torch.amin if compared.pairing is None and self.explicit == "nearest" else torch.mean
             distances = [
                 join(nearest_distances(tokens[i], others, rows), dim=0)

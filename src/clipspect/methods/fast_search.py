@@ -1,4 +1,4 @@
-"""Fast mutual scoring: find near patches in few dimensions, then measure their distances in all dimensions.
+"""Fast comparison of patches: find near patches in few dimensions, then measure their distances in all dimensions.
 
 The search multiplies 32 values per patch instead of several hundred, with a bounded number of reference patches, so
 that the cost per image does not depend on the size of the set. The distances that are averaged are exact; only the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -24,9 +24,21 @@ COLUMNS = 32
 """Values per patch in the search: principal components, and one for the length. Chosen on rendered images."""
 MAX_PATCHES = 1 << 15
 """Most reference patches that one patch is compared with; beyond it each image keeps an equal share."""
+AUTO_EXACT = 32
+"""Maximum number of images or tiles that search="auto" compares exactly."""
+Search = Literal["auto", "exact", "fast"]
 _MAX_FITTED = 1 << 14
 _DISTANCES_AT_ONCE = 1 << 13
+_NEVER = -1e4
+"""Similarity of patches that are no numbers: far below all others, which are at least −1½."""
 _PERMUTATION_SEED = 0
+
+
+def resolve_search(search: Search, count: int) -> Literal["exact", "fast"]:
+    """Return how ``count`` images or tiles are searched: "auto" is exact up to :data:`AUTO_EXACT` and fast beyond."""
+    if search != "auto":
+        return search
+    return "fast" if count > AUTO_EXACT else "exact"
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class FastSearch:
         """
         count, length, dim = tokens.shape
         sample = tokens[:, :: math.ceil(count * length / _MAX_FITTED)].flatten(0, 1).double().cpu()
+        sample = sample[sample.isfinite().all(1)]
         directions = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -min(COLUMNS - 1, dim) :]
         basis = directions.to(tokens)
         kept = min(max(MAX_PATCHES // count, 1), length)
@@ -60,7 +73,10 @@ class FastSearch:
             tokens = tokens.gather(1, places[:, :, None].expand(-1, -1, dim))
         components = tokens @ basis
         squared = components.square().sum(-1, keepdim=True)
-        return cls(tokens, basis, torch.cat([components, squared / -2], -1))
+        # One image whose encoding overflowed must not disturb the others.
+        finite, never = squared.isfinite(), squared.new_tensor(_NEVER)
+        components = torch.where(finite, components, squared.new_zeros(()))
+        return cls(tokens, basis, torch.cat([components, torch.where(finite, squared / -2, never)], -1))
 
     def lowest_mean(
         self, tokens: Tensor, rows: Sequence[int], count: int, *, euclidean: bool = False

@@ -182,6 +182,7 @@ class JointMethod(AnoCLIP):
         if not any(self.allowed(pool, context, compared)):
             raise UsageError(
                 "every image has only itself or a copy of it as reference; add other images or references"
+                + _set_size_hint(pool)
             )
         return self.align(pool, context, compared, *self.visual_scores(pool, context, compared))
 
@@ -245,10 +246,15 @@ class JointMethod(AnoCLIP):
         """
         state: SetState = context.state
         text = self.patch_map(features, context) if self.needs_text else None
-        if min(context.pool_index) >= 0:
-            rows = list(context.pool_index)
-            return text, state.visual[rows], state.highest[rows]
-        return text, *self.visual_scores(features, context, state.compared)
+        index = list(context.pool_index) or [-1] * len(features)
+        new = [row for row, place in enumerate(index) if place < 0]
+        if len(new) == len(index):
+            return text, *self.visual_scores(features, context, state.compared)
+        visual, highest = state.visual[index], state.highest[index]
+        if new:
+            found = self.visual_scores(features[new], context.part(new), state.compared)
+            visual[new], highest[new] = found
+        return text, visual, highest
 
     def join(
         self,
@@ -296,3 +302,9 @@ class JointMethod(AnoCLIP):
         if features.trunk is None or chosen == "blocks":
             return blocks
         return [features.trunk, *(blocks if chosen == "both" else [])]
+
+
+def _set_size_hint(pool: Features) -> str:
+    """Return what to do if the tiles of one image fill the set."""
+    tiles = 1 if pool.sources is None else 1 + max(pool.sources.tiles)
+    return "" if tiles == 1 else f", or raise --set-size, which counts tiles: one image has {tiles}"

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from clipspect.methods.base import MethodContext, check_choice, setting
+from clipspect.methods.fast_search import Search
 from clipspect.methods.fusion import Rule
 from clipspect.methods.mutual import Mutual
 from clipspect.methods.scoring import upsample
@@ -57,7 +58,7 @@ class MuSc(Mutual):
         "25%,50%,75%,100%",
         "Blocks by number, such as 6,12,18,24, or by relative depth; four evenly spaced ones as published.",
     )
-    search: Literal["auto", "exact", "fast"] = setting(
+    search: Search = setting(
         "exact",
         '"exact" compares all patches, as published; "fast" and "auto" as in ``mutual``.',
     )

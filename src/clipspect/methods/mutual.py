@@ -17,7 +17,7 @@ from clipspect.backbones.features import Features
 from clipspect.backbones.sources import Sources
 from clipspect.errors import UsageError
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
-from clipspect.methods.fast_search import FastSearch
+from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.joint import JointMethod, References, SetState
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.repeated import link_images, repeated_images
@@ -40,8 +40,6 @@ from clipspect.methods.visual import (
 
 Compare = Callable[[int], Tensor]
 """Function that returns the (N,) distances of the patches of an image of the batch."""
-AUTO_EXACT = 32
-"""Maximum number of images or tiles that search="auto" compares exactly."""
 _MUTUAL_DISTANCES = 1 << 26
 """Most distances of all pairs of images kept at once, 256 MiB; beyond it every image is compared on its own."""
 
@@ -101,7 +99,7 @@ class Mutual(JointMethod):
         'Maximum number of images or tiles that search="exact" compares exactly; the cost grows with its '
         "square. Beyond it an index is built (FAISS).",
     )
-    search: Literal["auto", "exact", "fast"] = setting(
+    search: Search = setting(
         "auto",
         '"exact" compares all patches, or uses the index beyond exact_limit. "fast" finds the nearest '
         "patches in 32 dimensions among at most 32,768, then measures their distances exactly "
@@ -156,10 +154,9 @@ class Mutual(JointMethod):
 
     def search_of(self, count: int) -> Literal["exact", "fast"]:
         """Return how ``count`` images are searched: what "auto" stands for."""
-        if self.search != "auto":
-            return self.search
-        # Repeated patterns are looked for in all distances.
-        return "fast" if count > AUTO_EXACT and self.repeated == "keep" else "exact"
+        if self.search == "auto" and self.repeated == "leave-out":
+            return "exact"  # repeated patterns are looked for in all distances
+        return resolve_search(self.search, count)
 
     @property
     def map_degrees(self) -> list[int]:
@@ -184,7 +181,8 @@ class Mutual(JointMethod):
         references = pool if context.references is None else context.references
         if context.references is None and len(pool) < 2:
             raise UsageError(
-                f"{self.name} compares images with each other and was given one; give it a folder"
+                f"{self.name} compares images with each other and was given one (copies count once); give it a folder"
+                " of different images"
             )
         patches = self.visual_patches(references)
         kept = None

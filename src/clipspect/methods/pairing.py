@@ -67,8 +67,8 @@ def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor, run_s
     """
     if len(seeds) < 2:
         raise UsageError(
-            "this method compares images with each other and was given one; give it a folder of the same"
-            " product, or known-good images with --reference"
+            "this method compares images with each other and was given one (copies count once); give it a folder"
+            " of different images of the same product, or known-good images with --reference"
         )
     cycle = sorted(range(len(seeds)), key=lambda i: (seeds[i], i))
     drawn_from = repr(sorted(seeds)) + (f" {run_seed}" if run_seed else "")
