@@ -32,6 +32,7 @@ COMMANDS = {
 
 EXIT_USAGE = 2
 
+
 class Commands(PlainGroup):
     """The commands, of which only the used one is imported."""
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def finish_run(
     calibrations: Mapping[str, Calibration],
     threshold: float | None,
     present: Collection[str] | None,
+    levels: Mapping[str, Calibration] = MappingProxyType({}),
     maps: MapFormat = "none",
     masks: bool = False,
     overlays: OverlayChoice,
@@ -101,6 +103,7 @@ def finish_run(
         threshold: a score chosen by the user instead of 0.5.
         present: names of the existing images; rows of others are excluded from everything but the rows. None = those
             that existed when the rows were last judged.
+        levels: method → level of one image alone, for a run of a single image.
         maps: whether calibrated maps in image size are written, and in which format.
         masks: whether the regions are written as masks in image size: 255 in a region, 0 elsewhere.
         overlays: which images get an overlay.
@@ -114,7 +117,7 @@ def finish_run(
     from clipspect.results.report import write_report
 
     methods = list(store.manifest["settings"]["methods"])
-    found = _all_calibrations(store.out, methods, calibrations, present)
+    found = _all_calibrations(store.out, methods, calibrations, present, levels)
     judged = at_thresholds(found, threshold)
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
     for name in (
@@ -230,12 +233,18 @@ def _count(names: Collection[str]) -> str:
 
 
 def _all_calibrations(
-    out: Path, methods: Sequence[str], given: Mapping[str, Calibration], present: Collection[str] | None
+    out: Path,
+    methods: Sequence[str],
+    given: Mapping[str, Calibration],
+    present: Collection[str] | None,
+    levels: Mapping[str, Calibration],
 ) -> dict[str, Calibration]:
     """Return the calibration of each method and, in a run with several objects, of each method and object."""
     objects = sorted({row["object"] for row in iterate_rows(out, ["object"])})
     if len(objects) < 2:
-        return {m: given.get(m) or calibrate_rows(out, m, present) for m in methods}
+        found = {m: given.get(m) or calibrate_rows(out, m, present) for m in methods}
+        is_alone = {m: one.images == 1 and not one.hashes for m, one in found.items()}
+        return {m: levels.get(m, one) if is_alone[m] else one for m, one in found.items()}
     pairs = {calibration_key(m, o): (m, o) for m in methods for o in objects}
     own = {
         key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o)
