@@ -6,6 +6,7 @@ import csv
 import gc
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 import clipspect
 import clipspect.results.run as run_module
+from clipspect.data.find import scan_folder
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.results.merge import merge_results
@@ -350,3 +352,11 @@ def test_a_folder_of_one_image_is_judged_as_that_image_alone(tmp_path: Path):
     Image.fromarray(plate(4)).save(folder / "other.png")
     run_folder(detector, folder, object="plate", out=out)
     assert {row["threshold_source"] for row in rows_by_path(out).values()} == {"none"}
+
+
+def test_a_pipe_among_the_images_is_an_error_row_and_the_run_ends(photos: Path, tmp_path: Path):
+    os.mkfifo(photos / "pipe.png")
+    summary = run_folder(clipspect.load("anoclip", device="cpu"), photos, object="part", out=tmp_path / "out")
+    assert dict(summary.errors) == {"pipe.png": "not a regular file; give the path of one image"}
+    with pytest.raises(UsageError, match="not a regular file"):
+        scan_folder(photos / "pipe.png")
