@@ -16,11 +16,13 @@ from PIL import Image
 import clipspect
 import clipspect.results.run as run_module
 from clipspect.data.find import scan_folder
+from clipspect.data.objects import read_objects
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
 from clipspect.results.merge import merge_results
+from clipspect.results.mixed import mixed_engine
 from clipspect.results.outputs import output_path
-from clipspect.results.run import LocalEngine, Progress, run_folder
+from clipspect.results.run import LocalEngine, Progress, run_engine, run_folder
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
 from helpers.images import plate
 from helpers.links import link
@@ -352,6 +354,13 @@ def test_a_folder_of_one_image_is_judged_as_that_image_alone(tmp_path: Path):
     Image.fromarray(plate(4)).save(folder / "other.png")
     run_folder(detector, folder, object="plate", out=out)
     assert {row["threshold_source"] for row in rows_by_path(out).values()} == {"none"}
+
+    table = tmp_path / "objects.csv"
+    table.write_text("image,object\npart.png,plate\nother.png,board\n")
+    run_engine(mixed_engine(detector, folder, read_objects(table), table, {}), out=tmp_path / "mixed")
+    rows = rows_by_path(tmp_path / "mixed")
+    assert {row["threshold_source"] for row in rows.values()} == {"shipped level"}
+    assert rows["part.png"]["score"] == pytest.approx(alone.score)
 
 
 def test_a_pipe_among_the_images_is_an_error_row_and_the_run_ends(photos: Path, tmp_path: Path):

@@ -242,12 +242,10 @@ def _all_calibrations(
     """Return the calibration of each method and, in a run with several objects, of each method and object."""
     objects = sorted({row["object"] for row in iterate_rows(out, ["object"])})
     if len(objects) < 2:
-        found = {m: given.get(m) or calibrate_rows(out, m, present) for m in methods}
-        is_alone = {m: one.images == 1 and not one.hashes for m, one in found.items()}
-        return {m: levels.get(m, one) if is_alone[m] else one for m, one in found.items()}
+        return {m: given.get(m) or calibrate_rows(out, m, present, None, levels.get(m)) for m in methods}
     pairs = {calibration_key(m, o): (m, o) for m in methods for o in objects}
     own = {
-        key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o)
+        key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o, levels.get(m))
         for key, (m, o) in pairs.items()
     }
     # what reads calibrations by method alone finds that of the first object
@@ -255,11 +253,15 @@ def _all_calibrations(
 
 
 def calibrate_rows(
-    out: Path, method: str, present: Collection[str] | None, object: str | None = None
+    out: Path,
+    method: str,
+    present: Collection[str] | None,
+    object: str | None = None,
+    level: Calibration | None = None,
 ) -> Calibration:
     """Return the calibration of a run without known-good images, of all objects or one.
 
-    Without rows it is one that flags nothing.
+    Without rows it is one that flags nothing, and ``level`` for one image alone.
     """
     summaries = [
         summary
@@ -271,7 +273,7 @@ def calibrate_rows(
     ]
     if not summaries:
         return Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
-    return calibrate_unlabeled(summaries)
+    return level if level is not None and len(summaries) == 1 else calibrate_unlabeled(summaries)
 
 
 def _draw(
