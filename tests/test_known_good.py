@@ -85,3 +85,35 @@ def test_the_command_line_says_once_that_a_good_image_is_judged(run, good, tmp_p
         1,
     )
     assert AMONG_GOOD in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_images_in_place_of_what_is_made_of_them_are_refused_with_what_to_do(detector, good):
+    dual, one = detector("dual-image"), good / "01.png"
+    calibrated = dual.calibrate(good, "plate")
+    for wrong in (good, str(good), [one]):
+        with pytest.raises(clipspect.UsageError, match=r"pass what calibrate\(images, object\) returns"):
+            dual.detect(one, "plate", good=wrong)
+        with pytest.raises(clipspect.UsageError, match=r"pass what encode_references\(images\) returns"):
+            dual.detect(one, "plate", references=wrong)
+    with pytest.raises(clipspect.UsageError, match="good was calibrated for dual-image, and the detector"):
+        detector("anoclip").detect(one, "plate", good=calibrated)
+
+
+def test_references_are_an_image_a_folder_or_several_images(detector, good):
+    dual, one = detector("dual-image"), good / "01.png"
+    for given, count in ((one, 1), (str(one), 1), (good, 4), (str(good), 4), ([one], 1)):
+        assert len(dual.encode_references(given)) == count
+
+
+def test_a_folder_of_copies_or_of_one_image_that_can_be_read_is_told(detector, tmp_path, good):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(good / "01.png", folder / "a.png")
+    for method in ("dual-image", "mutual"):
+        for name, data in (("copy.png", (good / "01.png").read_bytes()), ("broken.png", b"no image")):
+            (folder / name).write_bytes(data)
+            with pytest.raises(
+                clipspect.UsageError, match=r"only one that can be read \(copies count once\)"
+            ):
+                detector(method).detect(folder, "plate")
+            (folder / name).unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -24,6 +24,7 @@ from clipspect.identity import fingerprint, set_identity, settings
 from clipspect.methods.base import Method
 from clipspect.model import AnomalyModel
 from clipspect.postprocess.agreement import MapAgreement
+from clipspect.postprocess.calibration import Calibration
 from clipspect.references import (
     Given,
     GoodImages,
@@ -35,6 +36,7 @@ from clipspect.references import (
 )
 from clipspect.results.detections import Detections
 from clipspect.scoring import RunContext, begin, judge_together, score_images
+from clipspect.tensors import levels_of
 from clipspect.types import Step, counted
 
 
@@ -79,6 +81,11 @@ class Detector:
     def uses_sets(self) -> bool:
         """Whether a score depends on the set an image is in."""
         return self.model.uses_sets
+
+    @property
+    def levels(self) -> Mapping[str, Calibration]:
+        """Method → level of one image alone, where the model has one."""
+        return levels_of(self.model)
 
     @overload
     def detect(

@@ -41,14 +41,24 @@ ALIKE = (
 )
 
 
-def encode_references(detector: Detector, images: Iterable[Source]) -> Features:
+def encode_references(detector: Detector, images: str | Path | Iterable[Source]) -> Features:
     """Encode reference images once; every tile of every image becomes a reference.
+
+    Args:
+        detector: whose settings the references are encoded with.
+        images: an image, a folder, or an iterable of images.
 
     Raises:
         ImageError: one of them cannot be read. A reference is chosen on purpose: none is left out silently.
         UsageError: there are none.
     """
-    return _encode_named(detector, images)[0]
+    return _encode_named(detector, _listed(images))[0]
+
+
+def _listed(images: str | Path | Iterable[Source]) -> list[Source]:
+    """The images of a folder, one file, or an iterable. Raises UsageError."""
+    check_source(images)
+    return list(find_images(Path(images)) if isinstance(images, str | Path) else images)
 
 
 def _encode_named(detector: Detector, images: Iterable[Source]) -> tuple[Features, dict[str, str]]:
@@ -92,7 +102,7 @@ def write_references(
         ImageError: one of them cannot be read.
         ReferencesError: the file cannot be written.
     """
-    images = list(find_images(good) if isinstance(good, Path) else good)
+    images = _listed(good)
     features, hashes = _encode_named(detector, images)
     calibrations: dict[str, Calibration] = {}
     if len(hashes) >= MIN_GOOD:
@@ -241,8 +251,7 @@ def calibrate(
     """
     refuse_unknown(unknown, ["good", "object", "false_alarm_rate", "references", "templates", "on_step"])
     check_rate(false_alarm_rate)
-    check_source(good)
-    images = find_images(Path(good)) if isinstance(good, str | Path) else list(good)
+    images = _listed(good)
     loaded = list(load_images(images, detector.reader, ahead=detector.ahead, templates=templates))
     failed = tuple((one.name, str(one.error)) for one in loaded if one.error is not None)
     readable = [one for one in loaded if one.image is not None]

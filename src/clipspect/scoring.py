@@ -66,6 +66,7 @@ def begin(
     Raises:
         UsageError: a method that needs references or a pair has none, or a calibration of another detector.
     """
+    _check_given(detector, references, good)
     calibrations = {} if good is None else good.calibrations
     for name, one in calibrations.items():
         if one.fingerprint and one.fingerprint != detector.fingerprint(name):
@@ -96,6 +97,21 @@ def begin(
     model = model.fit_set(*encoded)
     on_step(stage, count, count)
     return RunContext(model, calibrations, encoded[1])
+
+
+def _check_given(detector: Detector, references: object, good: object) -> None:
+    """Raise UsageError for images in place of what is made of them, and for a calibration of other methods."""
+    if references is not None and not isinstance(references, Features):
+        raise UsageError("references: pass what encode_references(images) returns, not the images")
+    calibrations = {} if good is None else getattr(good, "calibrations", None)
+    if calibrations is None:
+        raise UsageError("good: pass what calibrate(images, object) returns, not the images")
+    names = [method.name for method in detector.methods]
+    if calibrations and set(calibrations) != set(names):
+        raise UsageError(
+            f"good was calibrated for {', '.join(calibrations)}, and the detector has {', '.join(names)}; calibrate"
+            " with this detector"
+        )
 
 
 def score_images(
@@ -135,7 +151,10 @@ def _score(
 
 
 def judge_together(found: Iterable[Detection], good: GoodImages | None) -> Detections:
-    """Detections that belong together; without good images, those of each method are judged by one calibration."""
+    """Detections that belong together; without good images, those of each method are judged by one calibration.
+
+    One image alone keeps its own, the level that the model ships with.
+    """
     detections = Detections(found)
     if good is not None:
         return detections
@@ -143,5 +162,7 @@ def judge_together(found: Iterable[Detection], good: GoodImages | None) -> Detec
     for one in detections:
         if one.error is None:
             summaries.setdefault(one.method, []).append(one.summary)
-    calibrations = {method: calibrate_unlabeled(several) for method, several in summaries.items()}
-    return Detections(replace(d, calibration=calibrations.get(d.method)) for d in detections)
+    calibrations = {
+        method: calibrate_unlabeled(several) for method, several in summaries.items() if len(several) > 1
+    }
+    return Detections(replace(d, calibration=calibrations.get(d.method, d.calibration)) for d in detections)

@@ -175,7 +175,7 @@ def _make_detection(
             "method": method.name,
             "model": model.backbone.name,
             "weights": model.backbone.weights,
-            "calibration": calibration or _shipped_level(method, model),
+            "calibration": calibration or levels_of(model).get(method.name),
         },
     )
 
@@ -208,9 +208,10 @@ def _to_numpy(scores: Scores) -> TileScores:
     return TileScores(scores.image.float().cpu().numpy(), scores.map.float().cpu().numpy(), layers, logits)
 
 
-def _shipped_level(method: Method, model: AnomalyModel) -> Calibration | None:
-    """The level that the model ships with for one image under this method, if there is one."""
-    return model.backbone.levels.get(method.name) if method.scope == "image" else None
+def levels_of(model: AnomalyModel) -> dict[str, Calibration]:
+    """Method → level that the model ships with for one image alone."""
+    shipped = model.backbone.levels
+    return {m.name: shipped[m.name] for m in model.methods if m.scope == "image" and m.name in shipped}
 
 
 def calibrated(

@@ -70,7 +70,7 @@ def test_what_other_images_lack_stands_out_even_with_random_weights(detect, phot
 
 @pytest.mark.parametrize("name", ["dual-image", "mutual"])
 def test_one_image_alone_needs_a_pair(detect, photos, name):
-    with pytest.raises(UsageError, match="given one"):
+    with pytest.raises(UsageError, match="there is only one"):
         detect(make_method(name), photos[:1])
 
 

@@ -51,7 +51,7 @@ def test_identical_images_get_identical_scores(detect, photos, name):
 @pytest.mark.parametrize("name", REFERENCE_FREE)
 def test_methods_of_one_image_need_no_second(detect, photos, name):
     if method_class(name).scope == "set":
-        with pytest.raises(UsageError, match="given one"):
+        with pytest.raises(UsageError, match="there is only one"):
             detect(make_method(name), photos[:1])
     else:
         assert detect(make_method(name), photos[:1]).map.shape == (1, 64, 64)

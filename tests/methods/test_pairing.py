@@ -70,7 +70,7 @@ def test_copies_of_an_image_are_never_its_references(rule):
 
 
 def test_a_pool_of_one_is_refused():
-    with pytest.raises(UsageError, match="given one"):
+    with pytest.raises(UsageError, match="there is only one"):
         pair("random", 1, [5], EMBEDDINGS[:1])
 
 

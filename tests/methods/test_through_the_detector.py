@@ -113,7 +113,7 @@ def test_the_order_of_the_files_changes_nothing(counted, plates):
 
 def test_one_image_without_another_is_told_so(counted, plates):
     detector, _ = counted("dual-image")
-    with pytest.raises(clipspect.UsageError, match="given one"):
+    with pytest.raises(clipspect.UsageError, match="there is only one"):
         detector.detect(sorted(plates.rglob("*.png"))[0], "plate")
 
 

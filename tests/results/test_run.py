@@ -6,18 +6,25 @@ import csv
 import gc
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import clipspect
 import clipspect.results.run as run_module
+from clipspect.data.find import scan_folder
+from clipspect.data.objects import read_objects
 from clipspect.detection import Detection
 from clipspect.errors import ImageError, ResultsError, UsageError
+from clipspect.results.merge import merge_results
+from clipspect.results.mixed import mixed_engine
 from clipspect.results.outputs import output_path
-from clipspect.results.run import LocalEngine, Progress, run_folder
+from clipspect.results.run import LocalEngine, Progress, run_engine, run_folder
 from helpers.fake_detector import KNOWN_GOOD, DarkSpotDetector, write_parts
+from helpers.images import plate
 from helpers.links import link
 from helpers.rows import rows_by_path
 
@@ -327,3 +334,38 @@ def test_overlays_are_read_with_the_detector_s_own_limit_of_pixels(photos: Path,
         64,
         3,
     )
+
+
+def test_a_folder_of_one_image_is_judged_as_that_image_alone(tmp_path: Path):
+    detector = clipspect.load("anoclip", device="cpu")
+    folder, out, filtered = tmp_path / "photos", tmp_path / "out", tmp_path / "filtered"
+    folder.mkdir()
+    path = folder / "part.png"
+    Image.fromarray(plate(3, blot=True)).save(path)
+    alone = detector.detect(path, "plate")
+    assert alone.calibration_used.rule == "shipped level"
+    run_folder(detector, folder, object="plate", out=out)
+    merge_results([out], filtered)
+    (listed,) = detector.detect([path], "plate")
+    for row in (*rows_by_path(out).values(), *rows_by_path(filtered).values()):
+        found = (row["score"], row["verdict"], row["threshold"], row["threshold_source"])
+        assert found == (pytest.approx(alone.score), alone.verdict, 0.5, "shipped level")
+    assert (listed.score, listed.verdict) == (alone.score, alone.verdict)
+    Image.fromarray(plate(4)).save(folder / "other.png")
+    run_folder(detector, folder, object="plate", out=out)
+    assert {row["threshold_source"] for row in rows_by_path(out).values()} == {"none"}
+
+    table = tmp_path / "objects.csv"
+    table.write_text("image,object\npart.png,plate\nother.png,board\n")
+    run_engine(mixed_engine(detector, folder, read_objects(table), table, {}), out=tmp_path / "mixed")
+    rows = rows_by_path(tmp_path / "mixed")
+    assert {row["threshold_source"] for row in rows.values()} == {"shipped level"}
+    assert rows["part.png"]["score"] == pytest.approx(alone.score)
+
+
+def test_a_pipe_among_the_images_is_an_error_row_and_the_run_ends(photos: Path, tmp_path: Path):
+    os.mkfifo(photos / "pipe.png")
+    summary = run_folder(clipspect.load("anoclip", device="cpu"), photos, object="part", out=tmp_path / "out")
+    assert dict(summary.errors) == {"pipe.png": "not a regular file; give the path of one image"}
+    with pytest.raises(UsageError, match="not a regular file"):
+        scan_folder(photos / "pipe.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -54,6 +55,22 @@ def test_each_image_is_judged_once(product, incoming, tmp_path):
     assert sorted(row["path"] for row in found) == sorted([*(f"{n}.png" for n in range(5)), "broken.png"])
     assert {row["profile"] for row in found} == {product.profile.label}
     assert next(row for row in found if row["path"] == "broken.png")["verdict"] == "error"
+
+
+def test_an_empty_file_is_an_error_after_a_longer_time_and_ends_no_watch(product, incoming, tmp_path):
+    (incoming / "empty.png").write_bytes(b"")
+    os.mkfifo(incoming / "pipe.png")  # never complete, and read by nobody
+    clock = [0.0]
+    source = FolderSource(incoming, settle=2.0, clock=lambda: clock[0])
+    for clock[0] in (0.0, 19.0):
+        assert source.take(10, lambda stamp: False) == []
+        assert not source.is_finished()
+    clock[0] = 20.0
+    assert [one.name for one in source.take(10, lambda stamp: False)] == ["empty.png"]
+    assert source.is_finished()
+    watcher(product, incoming, tmp_path / "out").run(once=True)
+    ((path, verdict),) = [(row["path"], row["verdict"]) for row in rows_of(tmp_path / "out")]
+    assert (path, verdict) == ("empty.png", "error")
 
 
 def test_a_file_is_taken_when_it_is_complete(incoming):

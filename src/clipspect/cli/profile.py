@@ -149,7 +149,8 @@ def update(
     )
     if not again and threshold is None:
         raise UsageError(
-            "nothing to change; give --good, --from-review, --threshold, --false-alarm-rate or --roi"
+            "nothing to change; give --good, --from-review, --threshold, --false-alarm-rate, --roi or"
+            " --ignore-border"
         )
     after = before.with_threshold(threshold)
     if again:

@@ -255,6 +255,8 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes, for a page also of its number. Raises ImageError if unreadable."""
     file, page = split_page(path)
     try:
+        if file.exists() and not file.is_file():  # opening a pipe waits for a writer
+            raise ImageError(str(path), "not a regular file; give the path of one image")
         with file.open("rb") as opened:
             return _page_hash(hashlib.file_digest(opened, "sha256"), page)
     except OSError as error:

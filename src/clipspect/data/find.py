@@ -73,6 +73,8 @@ def scan_folder(folder: Path, *, all_pages: bool = False) -> Scan:
         return Scan(list(_pages([folder])) if all_pages else [folder])
     if not folder.exists():
         raise UsageError(f"{folder}: no such file or folder; give an image or a folder of images")
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: not a regular file; give an image or a folder of images")
     files = [path for path in _walk(folder, set()) if not path.name.endswith(OVERLAY_SUFFIX)]
     images, left_out = sort_out([path.relative_to(folder) for path in files])
     if not images:

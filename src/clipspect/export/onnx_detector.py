@@ -177,15 +177,20 @@ class OnnxDetector:
         return (RANDOM_WEIGHTS, *notes) if self.about["weights"].startswith("random") else notes
 
     @cached_property
+    def levels(self) -> dict[str, Calibration]:
+        """Method → level of one image alone, where the file has one."""
+        if "level" not in self.about:
+            return {}
+        return {self.method: Calibration.from_dict(json.loads(self.about["level"]))}
+
+    @cached_property
     def _common(self) -> dict[str, Any]:
-        level = json.loads(self.about["level"]) if "level" in self.about else None
-        shipped = None if level is None else Calibration.from_dict(level)
         return {
             "object": self.object,
             "method": self.method,
             "model": self.about["model"],
             "weights": self.about["weights"],
-            "calibration": self.calibrations.get(self.method, shipped),
+            "calibration": self.calibrations.get(self.method, self.levels.get(self.method)),
         }
 
 

@@ -19,6 +19,7 @@ from clipspect.errors import UsageError
 from clipspect.methods.base import MethodContext, Scores, check_choice, check_range, setting
 from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.joint import JointMethod, References, SetState
+from clipspect.methods.pairing import ONLY_ONE
 from clipspect.methods.patch_index import PatchIndex
 from clipspect.methods.repeated import link_images, repeated_images
 from clipspect.methods.set_scoring import (
@@ -180,10 +181,7 @@ class Mutual(JointMethod):
             )
         references = pool if context.references is None else context.references
         if context.references is None and len(pool) < 2:
-            raise UsageError(
-                f"{self.name} compares images with each other and was given one (copies count once); give it a folder"
-                " of different images"
-            )
+            raise UsageError(f"{self.name} {ONLY_ONE}")
         patches = self.visual_patches(references)
         kept = None
         if self.left_out > 0:

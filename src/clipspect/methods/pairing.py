@@ -13,6 +13,10 @@ from torch import Tensor
 from clipspect.errors import UsageError
 
 Rule = Literal["random", "nearest"]
+ONLY_ONE = (
+    "compares different images with each other, and there is only one that can be read (copies count once); give it"
+    " a folder of the same product, or known-good images as references"
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,7 @@ def pair(rule: Rule, count: int, seeds: Sequence[int], embeddings: Tensor, run_s
         UsageError: a pool of one image, which has no partner.
     """
     if len(seeds) < 2:
-        raise UsageError(
-            "this method compares images with each other and was given one (copies count once); give it a folder"
-            " of different images of the same product, or known-good images with --reference"
-        )
+        raise UsageError(f"this method {ONLY_ONE}")
     cycle = sorted(range(len(seeds)), key=lambda i: (seeds[i], i))
     drawn_from = repr(sorted(seeds)) + (f" {run_seed}" if run_seed else "")
     contents = hashlib.sha256(drawn_from.encode()).digest()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def finish_run(
     calibrations: Mapping[str, Calibration],
     threshold: float | None,
     present: Collection[str] | None,
+    levels: Mapping[str, Calibration] = MappingProxyType({}),
     maps: MapFormat = "none",
     masks: bool = False,
     overlays: OverlayChoice,
@@ -101,6 +103,7 @@ def finish_run(
         threshold: a score chosen by the user instead of 0.5.
         present: names of the existing images; rows of others are excluded from everything but the rows. None = those
             that existed when the rows were last judged.
+        levels: method → level of one image alone, for a run of a single image.
         maps: whether calibrated maps in image size are written, and in which format.
         masks: whether the regions are written as masks in image size: 255 in a region, 0 elsewhere.
         overlays: which images get an overlay.
@@ -114,7 +117,7 @@ def finish_run(
     from clipspect.results.report import write_report
 
     methods = list(store.manifest["settings"]["methods"])
-    found = _all_calibrations(store.out, methods, calibrations, present)
+    found = _all_calibrations(store.out, methods, calibrations, present, levels)
     judged = at_thresholds(found, threshold)
     store.update_manifest(calibrations={method: one.to_dict() for method, one in judged.items()})
     for name in (
@@ -230,15 +233,19 @@ def _count(names: Collection[str]) -> str:
 
 
 def _all_calibrations(
-    out: Path, methods: Sequence[str], given: Mapping[str, Calibration], present: Collection[str] | None
+    out: Path,
+    methods: Sequence[str],
+    given: Mapping[str, Calibration],
+    present: Collection[str] | None,
+    levels: Mapping[str, Calibration],
 ) -> dict[str, Calibration]:
     """Return the calibration of each method and, in a run with several objects, of each method and object."""
     objects = sorted({row["object"] for row in iterate_rows(out, ["object"])})
     if len(objects) < 2:
-        return {m: given.get(m) or calibrate_rows(out, m, present) for m in methods}
+        return {m: given.get(m) or calibrate_rows(out, m, present, None, levels.get(m)) for m in methods}
     pairs = {calibration_key(m, o): (m, o) for m in methods for o in objects}
     own = {
-        key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o)
+        key: given.get(key) or given.get(m) or calibrate_rows(out, m, present, o, levels.get(m))
         for key, (m, o) in pairs.items()
     }
     # what reads calibrations by method alone finds that of the first object
@@ -246,11 +253,15 @@ def _all_calibrations(
 
 
 def calibrate_rows(
-    out: Path, method: str, present: Collection[str] | None, object: str | None = None
+    out: Path,
+    method: str,
+    present: Collection[str] | None,
+    object: str | None = None,
+    level: Calibration | None = None,
 ) -> Calibration:
     """Return the calibration of a run without known-good images, of all objects or one.
 
-    Without rows it is one that flags nothing.
+    Without rows it is one that flags nothing, and ``level`` for one image alone.
     """
     summaries = [
         summary
@@ -262,7 +273,7 @@ def calibrate_rows(
     ]
     if not summaries:
         return Calibration("none", 1.0, 0.0, (0.0,), (1.0,))
-    return calibrate_unlabeled(summaries)
+    return level if level is not None and len(summaries) == 1 else calibrate_unlabeled(summaries)
 
 
 def _draw(

@@ -108,6 +108,7 @@ def merge_results(
             calibrations={method: found for method, found in known.items() if found is not None},
             threshold=threshold,
             present=None,
+            levels=_levels(manifests),
             overlays="none",
             csv=False,
             report=True,
@@ -201,6 +202,12 @@ def _common_calibration(
                 " images, or filter them one by one"
             )
     return good[0]
+
+
+def _levels(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Calibration]:
+    """Return the levels of one image alone that the folders were judged with."""
+    found = {m: c for manifest in manifests for m, c in manifest.get("calibrations", {}).items()}
+    return {m: Calibration.from_dict(c) for m, c in found.items() if c["rule"] == "shipped level"}
 
 
 def _grouped_rows(

@@ -37,6 +37,11 @@ class MixedEngine:
     def _first(self) -> LocalEngine:
         return next(iter(self.parts.values()))
 
+    @property
+    def levels(self) -> Mapping[str, Calibration]:
+        """Return the level of one image alone by method, where the model has one."""
+        return self._first.levels
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of the detector and of this run."""
         own = [part.settings() for part in self.parts.values()]

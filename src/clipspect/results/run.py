@@ -180,6 +180,11 @@ class LocalEngine:
         return self.detector.config.to_dict()
 
     @property
+    def levels(self) -> Mapping[str, Calibration]:
+        """Return the level of one image alone by method, where the model has one."""
+        return getattr(self.detector, "levels", {})
+
+    @property
     def template_folder(self) -> str | None:
         """Return the folder of the images' own references, which the report shows."""
         folder = getattr(self.templates, "folder", None)
@@ -330,6 +335,7 @@ def run_engine(
             calibrations=calibrations or {},
             threshold=threshold,
             present=set(images),
+            levels=getattr(engine, "levels", {}),
             maps=maps,
             masks=masks,
             overlays=overlays,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ class Arrival:
     stamp: Stamp | None = None
 
 
+EMPTY_SETTLES = 10
+"""How many times longer an empty file must stay the same: many writers create a file before they fill it."""
+
+
 class ImageSource(Protocol):
     """Where images come from."""
 
@@ -52,7 +57,8 @@ class FolderSource:
     """Files of a folder, once they have not changed for a while.
 
     Files that are renamed into the folder, that grow, or that are written slowly are all taken when their size and
-    time of change have stayed the same for ``settle`` seconds. The folder may disappear and return.
+    time of change have stayed the same for ``settle`` seconds; empty files, to which a writer may still have to come,
+    for ten times as long. The folder may disappear and return.
     """
 
     folder: Path
@@ -78,13 +84,16 @@ class FolderSource:
                 state = path.stat()
             except OSError:
                 continue  # removed or renamed meanwhile
+            if not stat.S_ISREG(state.st_mode):
+                continue  # a pipe, which is never complete
             stamp = Stamp(row_path(name), state.st_size, state.st_mtime_ns)
             if is_judged(stamp):
                 continue
             before = self._seen.get(name)
             same = before is not None and before[:2] == (state.st_size, state.st_mtime_ns)
             since = before[2] if same and before is not None else now
-            if now - since >= self.settle and state.st_size and len(ready) < limit:
+            needed = self.settle if state.st_size else EMPTY_SETTLES * self.settle
+            if now - since >= needed and len(ready) < limit:
                 ready.append(Arrival(stamp.name, path, stamp))
             seen[name] = (state.st_size, state.st_mtime_ns, since)
         self._seen = seen
