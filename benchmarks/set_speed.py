@@ -1,11 +1,12 @@
-"""Compare exact and fast mutual scoring: accuracy on the same sets, and cost per image relative to AnoCLIP.
+"""Compare exact and fast search: accuracy on the same sets, and cost per image relative to AnoCLIP.
 
     python benchmarks/set_speed.py --out benchmarks/results/set_speed.json --page docs/speed.md --data data
 
 Accuracy: AUPRO and image AUROC of both on rendered products, and on real images where ``--data`` has them, with a
 control under random weights. Cost: processor time of one thread, for images in memory, so that other load on the
 machine counts little; the methods take turns. A run of n images is a set of at most ``--set-size`` images, which serve
-as references, and further images. The cost of a further image does not depend on n.
+as references, and further images. The cost of a further image does not depend on n. ``references`` compares
+``dual-image`` and ``anomaly-dino`` with known-good images: cost by their number, and accuracy with 60 of them.
 
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 import clipspect
 from ablation_sets import MASK_SIDE, PictureSet, deep_pcb, magnetic_tile, rendered
@@ -135,6 +137,54 @@ def costs(images: torch.Tensor, sizes: Sequence[int], repeats: int) -> list[dict
     return rows
 
 
+def with_good(model: AnomalyModel, images: torch.Tensor) -> AnomalyModel:
+    """Return the model with known-good images as references."""
+    encoded = model.encode(images)
+    return model.set_references(encoded.features).fit_set(encoded)
+
+
+@torch.inference_mode()
+def with_references(
+    sets: Sequence[PictureSet], counts: Sequence[int], good: int, repeats: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return cost per image by the number of known-good images, and accuracy with ``good`` of them."""
+    anoclip = make_model("anoclip", None).set_object("surface")
+    costs, accuracies = [], []
+    for method in ("dual-image", "anomaly-dino"):
+        models = {search: make_model(method, None, search).set_object("surface") for search in SEARCHES}
+        for pictures in sets:
+            images = tensors(pictures, anoclip)
+            clean = (~pictures.masks.any((1, 2))).nonzero()[0].tolist()
+            rest = [i for i in range(len(images)) if i not in clean[:good]]
+            masks = pictures.masks[rest]
+            row: dict[str, Any] = {
+                "method": method,
+                "object": pictures.object,
+                "references": len(clean[:good]),
+            }
+            for search, model in models.items():
+                fitted = with_good(model, images[clean[:good]])
+                scores = [fitted(images[rest[i : i + BATCH]])[method] for i in range(0, len(rest), BATCH)]
+                maps = F.adaptive_avg_pool2d(torch.cat([s.map for s in scores])[:, None], MASK_SIDE)[:, 0]
+                image = torch.cat([s.image for s in scores])
+                row[f"aupro_{search}"] = pixel_metrics(list(masks), list(maps.numpy())).aupro
+                row[f"auroc_{search}"] = image_metrics(masks.any((1, 2)), image.numpy()).auroc
+            accuracies.append(row)
+            print(json.dumps(row), flush=True)
+        images = tensors(sets[0], anoclip)
+        for count in counts:
+            row = {"method": method, "references": count}
+            fitted = {search: with_good(model, images[:count]) for search, model in models.items()}
+            batch, times = images[-BATCH:], defaultdict(list)
+            for _ in range(repeats + 1):  # the first round is not counted
+                for name, model in {"anoclip": anoclip, **fitted}.items():
+                    times[name].append(seconds(partial(model, batch)) / BATCH)
+            row |= {name: float(np.median(each[1:])) for name, each in times.items()}
+            costs.append(row)
+            print(json.dumps(row), flush=True)
+    return {"costs": costs, "accuracy": accuracies}
+
+
 def tables(found: dict[str, Any]) -> str:
     """Return the page's tables."""
     out = [
@@ -155,6 +205,26 @@ def tables(found: dict[str, Any]) -> str:
         f"| {r['images']} | {1000 * r['anoclip']:.0f} | {_cell(r, 'exact')} | {_cell(r, 'fast')}"
         f" | {_cell(r, 'further_exact')} | {_cell(r, 'further_fast')} |"
         for r in found.get("costs", [])
+    ]
+    known = found.get("references", {})
+    out += [
+        "",
+        "| method | known-good images | data | AUPRO exact | fast | image AUROC exact | fast |",
+        "|---|---:|---|" + "---:|" * 4,
+    ]
+    out += [
+        f"| {r['method']} | {r['references']} | rendered, {r['object']} | {r['aupro_exact']:.3f}"
+        f" | {r['aupro_fast']:.3f} | {r['auroc_exact']:.3f} | {r['auroc_fast']:.3f} |"
+        for r in known.get("accuracy", [])
+    ]
+    out += [
+        "",
+        "| method | known-good images | exact, times AnoCLIP | fast, times AnoCLIP |",
+        "|---|---:|---:|---:|",
+    ]
+    out += [
+        f"| {r['method']} | {r['references']} | {r['exact'] / r['anoclip']:.2f} | {r['fast'] / r['anoclip']:.2f} |"
+        for r in known.get("costs", [])
     ]
     made = ", ".join(f"{key}: {value}" for key, value in found["about"].items())
     return "\n".join([*out, "", made])
@@ -177,7 +247,9 @@ def main() -> None:
         "--accuracy-images", type=int, default=128, help="images of a set in the accuracy table"
     )
     parser.add_argument(
-        "--only", choices=("costs", "accuracy"), help="measure this and keep the rest of the file"
+        "--only",
+        choices=("costs", "accuracy", "references"),
+        help="measure this and keep the rest of the file",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--products", type=int, default=3, help="rendered products of 128 images each")
@@ -197,14 +269,16 @@ def main() -> None:
         if arguments.only and arguments.out.is_file()
         else {}
     )
-    found["about"] = {
-        **provenance("python benchmarks/set_speed.py"),
-        "model": f"tiny at {size} px",
-        "batch": BATCH,
-    }
-    if arguments.only != "accuracy":
+    about = provenance("python benchmarks/set_speed.py")
+    if found:
+        found["about"][arguments.only] = f"{about['command']} ({about['date']})"
+    else:
+        found["about"] = {**about, "model": f"tiny at {size} px", "batch": BATCH}
+    if arguments.only in (None, "references"):
+        found["references"] = with_references(sets[: arguments.products], (4, 33, 64), 60, arguments.repeats)
+    if arguments.only in (None, "costs"):
         found["costs"] = costs(images, arguments.sizes, arguments.repeats)
-    if arguments.only != "costs":
+    if arguments.only in (None, "accuracy"):
         found["accuracy"] = [
             row for weights in (None, "random") for row in accuracy(sets, weights, arguments.accuracy_images)
         ]

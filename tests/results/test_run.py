@@ -363,6 +363,7 @@ def test_a_folder_of_one_image_is_judged_as_that_image_alone(tmp_path: Path):
     assert rows["part.png"]["score"] == pytest.approx(alone.score)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
 def test_a_pipe_among_the_images_is_an_error_row_and_the_run_ends(photos: Path, tmp_path: Path):
     os.mkfifo(photos / "pipe.png")
     summary = run_folder(clipspect.load("anoclip", device="cpu"), photos, object="part", out=tmp_path / "out")

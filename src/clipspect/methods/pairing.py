@@ -14,7 +14,7 @@ from clipspect.errors import UsageError
 
 Rule = Literal["random", "nearest"]
 ONLY_ONE = (
-    "compares different images with each other, and there is only one that can be read (copies count once); give it"
+    "compares images with each other and was given one: there is only one that can be read (copies count once); give it"
     " a folder of the same product, or known-good images as references"
 )
 
