@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipspect.cli.output import console
-from clipspect.cli.profile import open_product
 from clipspect.cli.run import calibrate, load_detector, load_exported
 from clipspect.config import DetectorConfig
 from clipspect.data.find import scan_folder
 from clipspect.data.objects import ObjectTable, read_objects
 from clipspect.errors import UsageError
-from clipspect.prompts import clean_object_name
 
 if TYPE_CHECKING:
     from clipspect.detector import Detector
@@ -65,6 +63,8 @@ def judge_by_profile(profile: Path, given: Given) -> Judge:
     """Judge by a product profile. Raises UsageError, ProfileError, WeightsError."""
     beside = ("object", "objects", "good", "reference", "templates")
     given.refuse(beside, "is set by the profile; leave it out, or make another profile")
+    from clipspect.cli.profile import open_product
+
     product = open_product(profile, given.config)
     if given.on_ray and product.detector.uses_sets:
         raise UsageError("with --engine ray profiles serve methods that score single images")
@@ -93,6 +93,8 @@ def judge_by_options(given: Given) -> Judge:
     object = given.object if table is None else ", ".join(table.objects)
     assert object is not None  # the option's callback saw to it
     if table is None:
+        from clipspect.prompts import clean_object_name
+
         clean_object_name(object)  # a name that says nothing is an error before the model is loaded
     config = given.config
     if config.method is None:

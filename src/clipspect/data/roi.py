@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from clipspect.data.convert import MAX_PIXELS, check_size, upright
 from clipspect.data.find import find_images
@@ -293,6 +293,8 @@ def _check_shape(mask: NDArray[np.bool_], height: int, width: int, name: str) ->
 
 
 def _fill(polygons: tuple[Polygon, ...], height: int, width: int) -> NDArray[np.bool_]:
+    from PIL import ImageDraw
+
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
