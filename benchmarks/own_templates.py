@@ -28,7 +28,7 @@ from clipspect.benchmark.provenance import provenance
 from clipspect.detector import Detector
 from clipspect.methods.base import MethodContext
 from clipspect.registry import make_method
-from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, Scenes, World, draw_scenes
+from clipspect.training.render import DEFECTS, HELD_OUT, Canvas, Scenes, World, draw_in_batches
 from pages import replace_between
 
 START, END = "<!-- own templates -->", "<!-- end of own templates -->"
@@ -75,13 +75,9 @@ def encode(detector: Detector, images: Tensor) -> Features:
 
 def scenes_of(world: World, count: int) -> Scenes:
     """Render scenes with a visible defect, ``count`` at most."""
-    canvas = Canvas(SIDE, SEED)
-    parts = [draw_scenes(canvas, min(24, count - done), world) for done in range(0, count, 24)]
-    clean, defective, mask = (
-        torch.cat([getattr(p, n) for p in parts]) for n in ("clean", "defective", "mask")
-    )
-    seen = mask.flatten(1).amax(1) > 0
-    return Scenes(clean[seen], defective[seen], mask[seen], [], [])
+    drawn = draw_in_batches(Canvas(SIDE, SEED), count, world, 24)
+    seen = drawn.mask.flatten(1).amax(1) > 0
+    return Scenes(drawn.clean[seen], drawn.defective[seen], drawn.mask[seen], [], [])
 
 
 def figures(detector: Detector, drawn: Scenes) -> Iterator[tuple[str, int, str]]:

@@ -192,8 +192,7 @@ def tables(found: dict[str, Any]) -> str:
         "|---|---|---:|" + "---:|" * 4,
     ]
     out += [
-        f"| {r['data']}, {r['object']} | {r['weights']} | {r['images']} | {r['aupro_exact']:.3f}"
-        f" | {r['aupro_fast']:.3f} | {r['auroc_exact']:.3f} | {r['auroc_fast']:.3f} |"
+        f"| {r['data']}, {r['object']} | {r['weights']} | {r['images']} | {_agreement(r)} |"
         for r in found.get("accuracy", [])
     ]
     out += [
@@ -213,8 +212,7 @@ def tables(found: dict[str, Any]) -> str:
         "|---|---:|---|" + "---:|" * 4,
     ]
     out += [
-        f"| {r['method']} | {r['references']} | rendered, {r['object']} | {r['aupro_exact']:.3f}"
-        f" | {r['aupro_fast']:.3f} | {r['auroc_exact']:.3f} | {r['auroc_fast']:.3f} |"
+        f"| {r['method']} | {r['references']} | rendered, {r['object']} | {_agreement(r)} |"
         for r in known.get("accuracy", [])
     ]
     out += [
@@ -228,6 +226,11 @@ def tables(found: dict[str, Any]) -> str:
     ]
     made = ", ".join(f"{key}: {value}" for key, value in found["about"].items())
     return "\n".join([*out, "", made])
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    figures = (row[f"{metric}_{search}"] for metric in ("aupro", "auroc") for search in SEARCHES)
+    return " | ".join(f"{figure:.3f}" for figure in figures)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

@@ -33,7 +33,7 @@ from clipspect.benchmark.provenance import provenance
 from clipspect.training.config import Stage, TrainingConfig, load_config
 from clipspect.training.evaluate import validate
 from clipspect.training.model import build_tiny
-from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_scenes
+from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_in_batches
 from pages import replace_between
 
 CONTROL, SHIPPED = "random weights, not trained", "the shipped weights"
@@ -112,13 +112,7 @@ def share_scenes(folder: Path, leave_out: str) -> None:
 
 def held_out(device: torch.device, count: int) -> Scenes:
     """Render held-out scenes on the device."""
-    canvas = Canvas(256, 7_654_321, device)
-    parts = [draw_scenes(canvas, min(64, count - done), HELD_OUT) for done in range(0, count, 64)]
-    return Scenes(
-        *(torch.cat([getattr(p, name) for p in parts]).cpu() for name in ("clean", "defective", "mask")),
-        nouns=[noun for p in parts for noun in p.nouns],
-        defects=[kind for p in parts for kind in p.defects],
-    )
+    return draw_in_batches(Canvas(256, 7_654_321, device), count, HELD_OUT, 64)
 
 
 def train_one(name: str, out: Path, minutes: float, batch_share: float, scenes: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipspect.errors import ReferencesError, UsageError
-from clipspect.methods.visual import template_distances
+from clipspect.methods.visual import near_patches, template_distances
 from clipspect.registry import make_method
 
 from .conftest import make_backbone, make_images
@@ -121,9 +121,9 @@ def test_a_missing_part_is_not_excused_by_a_like_one_elsewhere():
     image = template.clone()
     image[5 * 32 + 5] = template[28 * 32 + 28]  # what is there belongs elsewhere
     image[9 * 32 + 9] = template[10 * 32 + 11]  # moved by two patches at most
-    anywhere = template_distances(image, template, grid, 0)
+    anywhere = template_distances(image, template, near_patches(grid, 0, image.device))
     assert anywhere.max() < 1e-6
-    near = template_distances(image, template, grid, 0.0625)
+    near = template_distances(image, template, near_patches(grid, 0.0625, image.device))
     assert near[5 * 32 + 5] == pytest.approx(0.02, abs=1e-6)
     near[5 * 32 + 5] = 0
     assert near.max() < 1e-6
@@ -132,14 +132,16 @@ def test_a_missing_part_is_not_excused_by_a_like_one_elsewhere():
 def test_a_template_that_does_not_lie_on_the_image_costs_little():
     template, grid = template_tokens(32)
     image = template.unflatten(0, grid).roll((9, 0), (0, 1)).flatten(0, 1)
-    assert template_distances(image, template, grid, 0.0625).max() == pytest.approx(0.02, abs=1e-6)
+    assert template_distances(
+        image, template, near_patches(grid, 0.0625, image.device)
+    ).max() == pytest.approx(0.02, abs=1e-6)
 
 
 @pytest.mark.parametrize("side", [8, 15])
 def test_on_a_coarse_grid_all_patches_of_a_template_count_alike(side):
     template, grid = template_tokens(side)
     image = template.flip(0)
-    assert template_distances(image, template, grid, 0.0625).max() < 1e-6
+    assert template_distances(image, template, near_patches(grid, 0.0625, image.device)).max() < 1e-6
 
 
 def test_references_of_another_size_are_refused(detect, backbone, photos):

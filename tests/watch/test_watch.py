@@ -60,7 +60,7 @@ def test_each_image_is_judged_once(product, incoming, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
 def test_an_empty_file_is_an_error_after_a_longer_time_and_ends_no_watch(product, incoming, tmp_path):
     (incoming / "empty.png").write_bytes(b"")
-    os.mkfifo(incoming / "pipe.png")  # never complete, and read by nobody
+    os.mkfifo(incoming / "pipe.png")  # without a reader
     clock = [0.0]
     source = FolderSource(incoming, settle=2.0, clock=lambda: clock[0])
     for clock[0] in (0.0, 19.0):

@@ -19,7 +19,7 @@ from clipspect.methods.fast_search import FastSearch, Search, resolve_search
 from clipspect.methods.joint import JointMethod, References
 from clipspect.methods.pairing import Pairing, pair
 from clipspect.methods.pairing import Rule as PairingRule
-from clipspect.methods.visual import map_images, nearest_distances, template_distances
+from clipspect.methods.visual import map_images, near_patches, nearest_distances, template_distances
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PairedReferences(References):
     """Reference tokens of a set, and the references of each image."""
 
     blocks: list[Tensor]
-    """Per visual block (M, N, D) unit tokens."""
+    """Per visual block (M, N, D) unit tokens; empty with a fast search, which holds those it needs."""
     pairing: Pairing | None
     """Pairing; None if every image is compared with all of them."""
     searches: Sequence[FastSearch] = ()
@@ -61,7 +61,7 @@ class DualImage(JointMethod):
     )
     reach: float = setting(
         0.0625,
-        "Beside a template of its own, patches farther away than this share of the side count as a little less "
+        "Beside an image's template, patches farther away than this share of the side count as a little less "
         "alike; less than one patch = all count alike.",
     )
     search: Search = setting(
@@ -98,9 +98,10 @@ class DualImage(JointMethod):
             return PairedReferences(pool.sources, len(pool), True, self.visual_tokens(pool), pairing)
         known = context.references
         blocks = self.visual_tokens(known)
-        is_fast = resolve_search(self.search, len(known)) == "fast"
-        searches = [FastSearch.fit(tokens, known.sources) for tokens in blocks] if is_fast else []
-        return PairedReferences(known.sources, len(known), False, blocks, None, searches)
+        if resolve_search(self.search, len(known)) == "exact":
+            return PairedReferences(known.sources, len(known), False, blocks, None)
+        searches = [FastSearch.fit(tokens, known.sources) for tokens in blocks]
+        return PairedReferences(known.sources, len(known), False, [], None, searches)
 
     def visual_map(
         self, features: Features, context: MethodContext, compared: PairedReferences | None
@@ -108,13 +109,15 @@ class DualImage(JointMethod):
         """Return the (B, H, W) distance to the nearest reference patch, mean over references and blocks."""
         blocks = self.visual_tokens(features, paired=compared is None)
         allowed = self.allowed(features, context, compared)
+        device = features.image.device
+        near = near_patches(features.grid, self.reach, device) if compared is None else None
 
         def compare(i: int) -> Tensor:
             if compared is None:
                 assert context.paired_references is not None
                 own = self.visual_tokens(context.paired_references[i : i + 1], paired=True)
                 pairs = zip(blocks, own, strict=True)
-                beside = [template_distances(t[i], k[0], features.grid, self.reach) for t, k in pairs]
+                beside = [template_distances(t[i], k[0], near) for t, k in pairs]
                 return torch.stack(beside).mean(0)
             known, rows = compared.blocks, allowed[i]
             if compared.pairing is not None:

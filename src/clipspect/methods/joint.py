@@ -79,7 +79,7 @@ class JointMethod(AnoCLIP):
     visual_features: Literal["auto", "both", "trunk", "blocks"] = setting(
         "auto",
         "Features that images are compared by: those of the backbone's convolutional trunk, V-V tokens of "
-        'blocks, or the mean of both scores; "auto" = blocks beside a template of its own, both otherwise. '
+        'blocks, or the mean of both scores; "auto" = blocks beside an image\'s template, both otherwise. '
         "A backbone without a trunk always compares by blocks.",
     )
     blocks_from: float = setting(
@@ -287,7 +287,7 @@ class JointMethod(AnoCLIP):
 
         Args:
             features: of B images, or of B references.
-            paired: whether each image is compared with a template of its own.
+            paired: whether each image is compared with its template.
         """
         features = features.compared
         kinds: dict[str, Mapping[int, Tensor]] = {

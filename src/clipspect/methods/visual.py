@@ -57,8 +57,19 @@ _FARTHER = 0.02
 """Added to the distance to a patch of a template out of reach; chosen on rendered scenes (tiny's model card)."""
 
 
-def template_distances(tokens: Tensor, template: Tensor, grid: tuple[int, int], reach: float) -> Tensor:
-    """Return the distance of each patch of one image to the nearest patch of its own template.
+def near_patches(grid: tuple[int, int], reach: float, device: torch.device) -> Tensor | None:
+    """Return (N, N), whether patches lie within a share of the grid's side of each other; None below one patch."""
+    most = [int(reach * side) for side in grid]
+    if min(most) == 0:
+        return None
+    places = (torch.arange(side, device=device) for side in grid)
+    rows, columns = ((p[:, None] - p).abs() <= far for p, far in zip(places, most, strict=True))
+    near = rows[:, None, :, None] & columns[None, :, None]  # (H, W, H, W)
+    return near.flatten(2).flatten(0, 1)
+
+
+def template_distances(tokens: Tensor, template: Tensor, near: Tensor | None) -> Tensor:
+    """Return the distance of each patch of one image to the nearest patch of its template.
 
     Patches of the template out of reach count as a little farther away: a missing part is not excused by a like part
     elsewhere, and a template that does not lie on the image costs little.
@@ -66,19 +77,14 @@ def template_distances(tokens: Tensor, template: Tensor, grid: tuple[int, int], 
     Args:
         tokens: (N, D) unit.
         template: (N, D) unit.
-        grid: the (H, W) of both.
-        reach: share of the image's side; less than one patch = all patches count alike.
+        near: (N, N) of :func:`near_patches`; None = all patches of the template count alike.
 
     Returns:
         (N,) in [0, 1].
     """
     cosines = linear(tokens, template)
     distances = (1 - cosines.amax(1)) / 2
-    most = [int(reach * side) for side in grid]
-    if min(most) > 0:
-        places = (torch.arange(side, device=tokens.device) for side in grid)
-        rows, columns = ((p[:, None] - p).abs() <= far for p, far in zip(places, most, strict=True))
-        near = (rows[:, None, :, None] & columns[None, :, None]).reshape(cosines.shape)
+    if near is not None:
         within = (1 - cosines.masked_fill(~near, -1).amax(1)) / 2
         distances = torch.minimum(distances + _FARTHER, within)
     return distances.clamp(0, 1)

@@ -16,7 +16,7 @@ from clipspect.prompts import load_prompts
 from clipspect.training.captions import CaptionSource
 from clipspect.training.config import TrainingConfig
 from clipspect.training.model import encode_captions, normalize
-from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_scenes
+from clipspect.training.render import HELD_OUT, Canvas, Scenes, draw_in_batches
 
 _SEED = 1_234_567
 _MAP_SIDE = 64
@@ -26,15 +26,7 @@ _BATCH = 8
 @cache
 def held_out_scenes(size: int, count: int) -> Scenes:
     """Render fixed scenes of kinds that training never renders."""
-    canvas = Canvas(size, _SEED)
-    parts = [draw_scenes(canvas, min(32, count - done), HELD_OUT) for done in range(0, count, 32)]
-    return Scenes(
-        clean=torch.cat([part.clean for part in parts]),
-        defective=torch.cat([part.defective for part in parts]),
-        mask=torch.cat([part.mask for part in parts]),
-        nouns=[noun for part in parts for noun in part.nouns],
-        defects=[kind for part in parts for kind in part.defects],
-    )
+    return draw_in_batches(Canvas(size, _SEED), count, HELD_OUT, 32)
 
 
 @torch.inference_mode()

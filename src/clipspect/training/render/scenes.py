@@ -134,6 +134,18 @@ def visible_change(clean: Tensor, defective: Tensor, region: Tensor, noise_level
     return mask * seen
 
 
+def draw_in_batches(c: Canvas, n: int, world: World, batch: int) -> Scenes:
+    """Draw N scenes, at most ``batch`` at once; what is drawn depends on that number too. Results are on the CPU."""
+    parts = [draw_scenes(c, min(batch, n - done), world) for done in range(0, n, batch)]
+    return Scenes(
+        clean=torch.cat([part.clean for part in parts]).cpu(),
+        defective=torch.cat([part.defective for part in parts]).cpu(),
+        mask=torch.cat([part.mask for part in parts]).cpu(),
+        nouns=[noun for part in parts for noun in part.nouns],
+        defects=[kind for part in parts for kind in part.defects],
+    )
+
+
 def draw_scenes(c: Canvas, n: int, world: World = TRAINING) -> Scenes:
     """Draw N scenes; about one in twelve has an invisible defect and so an empty mask."""
     ground, nouns = _draw_ground(c, n, world)
